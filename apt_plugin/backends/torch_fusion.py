@@ -1,0 +1,181 @@
+"""The fusion rule in PyTorch; `apt_plugin.fusion` is its oracle (tests/backends).
+
+    B batch   K noise draws   T suffix tokens   S prefix tokens   D width   H heads   G key/value heads   C head width
+
+The suffix stream is [B*K, T, D]: draws are folded into the batch wherever layers act on single tokens, and
+unfolded where attention meets prefix keys, which all draws of a sample share without a copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from apt_plugin.errors import AptError
+from apt_plugin.fusion import EPS, gate_size
+from apt_plugin.recipe import Fusion
+
+
+@dataclass
+class Logits:
+    """Scaled query-key products against one key/value set."""
+
+    scores: Tensor  # [B, K, H, T, S] float32
+    v: Tensor  # [B, G, S, C], or [B, K, G, S, C] for keys that each draw has for itself
+
+
+def scores(q: Tensor, k: Tensor) -> Tensor:
+    """q [B, K, H, T, C], k [B, G, S, C] (shared by the draws) or [B, K, G, S, C] -> [B, K, H, T, S] float32."""
+    b, draws, heads, t, c = q.shape
+    g = k.shape[-3]
+    grouped = q.reshape(b, draws, g, heads // g, t, c)
+    letters = "bkghtc,bgsc->bkghts" if k.dim() == 4 else "bkghtc,bkgsc->bkghts"
+    out = torch.einsum(letters, grouped, k) * c**-0.5
+    return out.reshape(b, draws, heads, t, -1).float()
+
+
+def weigh(weights: Tensor, v: Tensor) -> Tensor:
+    """weights [B, K, H, T, S], v as in `scores` -> [B, K, H, T, C] in v's dtype."""
+    b, draws, heads, t, s = weights.shape
+    g = v.shape[-3]
+    grouped = weights.to(v.dtype).reshape(b, draws, g, heads // g, t, s)
+    letters = "bkghts,bgsc->bkghtc" if v.dim() == 4 else "bkghts,bkgsc->bkghtc"
+    return torch.einsum(letters, grouped, v).reshape(b, draws, heads, t, -1)
+
+
+def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the keys that `mask` (bool, broadcastable) allows; rows without any key are exactly zero.
+
+    The large finite value keeps the result exact (masked weights underflow to 0.0) without the NaN that
+    -inf gives in an empty row, e.g. the instruction branch of an empty instruction.
+    """
+    filled = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    return torch.softmax(filled, -1).masked_fill(~mask, 0.0)
+
+
+class Gate(nn.Module):
+    """The gate of one fusion; a module, not a bare parameter, because PEFT saves modules (modules_to_save).
+
+    float32 whatever the model's dtype: it starts at 0 and moves by about the learning rate per step.
+    """
+
+    def __init__(self, fusion: Fusion, heads: int, width: int):
+        super().__init__()
+        self.granularity, self.kind = fusion.gate, fusion.kind
+        self.w = nn.Parameter(torch.zeros(gate_size(fusion.gate, heads, width), dtype=torch.float32))
+
+    def openness(self) -> Tensor:
+        g = torch.sigmoid(self.w)
+        return g if self.kind == "interleaved" else 2 * g - 1
+
+    def on_heads(self, out: Tensor) -> Tensor:
+        """out [..., H, T, C]: per-head gates act before the output projection."""
+        return out * self.openness()[:, None, None].to(out.dtype) if self.granularity == "head" else out
+
+    def on_width(self, branch: Tensor) -> Tensor:
+        """branch [..., D]: scalar and per-channel gates act behind it."""
+        return branch if self.granularity == "head" else branch * self.openness().to(branch.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Gemma's: scale 1 + weight, computed in float32."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + EPS)
+        return (y * (1 + self.weight.float())).to(x.dtype)
+
+
+class HostFusion(nn.Module):
+    """The host's own pathway to the instruction, gated. The gate is all it adds."""
+
+    def __init__(self, fusion: Fusion, width: int, heads: int, head_width: int):
+        super().__init__()
+        self.gate = Gate(fusion, heads, width)
+
+    def instruction_branch(self, logits: Logits, instruction: Tensor, project) -> Tensor:
+        """What the instruction adds behind the layer's own output projection.
+
+        Args:
+            logits: the layer's own queries against the prefix; instruction: [B, S] bool.
+            project: merges heads and applies the layer's o_proj, [B, K, H, T, C] -> [B*K, T, D].
+
+        Returns:
+            [B*K, T, D]
+        """
+        weights = masked_softmax(logits.scores, instruction[:, None, None, None])
+        return self.gate.on_width(project(self.gate.on_heads(weigh(weights, logits.v))))
+
+
+class InterleavedFusion(nn.Module):
+    """A new attention layer behind an inherited one, reading the VLM's own keys and values at that depth."""
+
+    def __init__(self, fusion: Fusion, width: int, heads: int, head_width: int):
+        super().__init__()
+        self.heads, self.head_width = heads, head_width
+        self.norm = RMSNorm(width)
+        self.q_proj = nn.Linear(width, heads * head_width, bias=False)
+        self.o_proj = nn.Linear(heads * head_width, width, bias=False)
+        nn.init.zeros_(self.o_proj.weight)  # closed, and alive: it has a gradient at once
+        self.gate = Gate(fusion, heads, width)
+        self.ff_norm = self.ff_in = self.ff_out = None
+        if fusion.feed_forward:
+            self.ff_norm = RMSNorm(width)
+            self.ff_in = nn.Linear(width, 4 * width, bias=False)
+            self.ff_out = nn.Linear(4 * width, width, bias=False)
+            nn.init.zeros_(self.ff_out.weight)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """x [B*K, T, D]; rotary: cos, sin, each [B, T, C]; k, v [B, G, S, C]; mask [B, S] bool -> [B*K, T, D]."""
+        b, t = k.shape[0], x.shape[1]
+        q = self.q_proj(self.norm(x)).reshape(b, -1, t, self.heads, self.head_width).transpose(2, 3)
+        q = rotate(q, rotary).to(k.dtype)
+        weights = masked_softmax(scores(q, k), mask[:, None, None, None])
+        out = self.gate.on_heads(weigh(weights, v)).transpose(2, 3).reshape(x.shape[0], t, -1)
+        x = x + self.gate.on_width(self.o_proj(out.to(self.o_proj.weight.dtype))).to(x.dtype)
+        if self.ff_in is None or self.ff_out is None or self.ff_norm is None:
+            return x
+        hidden = self.ff_out(F.gelu(self.ff_in(self.ff_norm(x)), approximate="tanh"))
+        g = self.gate.openness()
+        return x + hidden * (g.mean() if self.gate.granularity == "head" else g).to(x.dtype)
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding: x [B, K, H, T, C]; cos, sin [B, T, C], as the host's own rotary module gives them."""
+    cos, sin = (part[:, None, None].to(x.dtype) for part in rotary)
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+FUSIONS: dict[str, type[HostFusion] | type[InterleavedFusion]] = {
+    "host": HostFusion,
+    "interleaved": InterleavedFusion,
+}
+
+
+def build_fusion(fusion: Fusion, sites: list[int], width: int, heads: int, head_width: int) -> nn.ModuleDict:
+    """One fusion per site, keyed by the inherited layer's index.
+
+    Raises:
+        AptError: no site.
+    """
+    if not sites:
+        raise AptError("A model without expert layers has no place for fusion.")
+    cls = FUSIONS[fusion.kind]
+    return nn.ModuleDict({str(site): cls(fusion, width, heads, head_width) for site in sites})
+
+
+def gate_openings(fusions: nn.ModuleDict) -> dict[str, float]:
+    """layer -> mean |g| of its gate, for logs and reports."""
+    return {
+        site: float(module.gate.openness().detach().abs().mean())
+        for site, module in fusions.items()
+        if isinstance(module, (HostFusion, InterleavedFusion))
+    }

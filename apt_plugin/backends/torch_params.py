@@ -1,0 +1,89 @@
+"""Parameters of a torch module: digests, finiteness, loading with every shared tensor accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from apt_plugin import freeze
+from apt_plugin.stages import check_shared
+
+
+def as_bytes(tensor: Tensor) -> torch.Tensor:
+    """Raw bytes of a tensor as uint8 on the CPU (numpy knows no bfloat16)."""
+    return tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+
+
+def digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Order-free SHA-256 over parameters; PEFT's wrapping of a frozen layer does not change it."""
+    return freeze.digest(
+        (name.replace(".base_layer.", "."), str(p.dtype), tuple(p.shape), as_bytes(p).numpy())
+        for name, p in named
+        if ".lora_" not in name
+    )
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in module.state_dict().items()}
+
+
+def first_non_finite(module: nn.Module) -> str | None:
+    """Name of a parameter that holds NaN or infinity, or None."""
+    for name, p in module.named_parameters():
+        if not bool(torch.isfinite(p).all()):
+            return name
+    return None
+
+
+def file_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file, from its header alone."""
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def aliases(module: nn.Module) -> dict[str, set[str]]:
+    """name -> all names of the same tensor: safetensors stores tied weights once."""
+    owners: dict[int, set[str]] = {}
+    state = module.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        owners.setdefault(id(tensor), set()).add(name)
+    return {name: owners[id(tensor)] for name, tensor in state.items()}
+
+
+def load_shared(
+    module: nn.Module, path: Path, rename: Mapping[str, str], skip: Iterable[str] = (), fresh: Iterable[str] = ()
+) -> list[str]:
+    """Copy every tensor of `path` into `module`, after checking that nothing is left over on either side.
+
+    Args:
+        rename: name in the file -> name in the module (identity where absent).
+        skip: module names that keep their initial values on purpose (a fresh expert).
+        fresh: module names that the file is known to lack (Stage 2's fusion).
+
+    Returns:
+        Names that were loaded.
+
+    Raises:
+        AptError: missing, unexpected or differently shaped tensors; raised before any is copied.
+    """
+    skip, fresh = set(skip), set(fresh)
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    tied = aliases(module)
+    stored = {rename.get(name, name): (name, shape) for name, shape in file_shapes(path).items()}
+    present = {other for name in stored if name in tied for other in tied[name]}
+    missing = set(own) - present - skip - fresh
+    unexpected = set(stored) - set(own)
+    differ = {n: (s, own[n]) for n, (_, s) in stored.items() if n in own and n not in skip and s != own[n]}
+    check_shared(missing, unexpected, differ, path)
+    state = module.state_dict()
+    loaded = []
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        for name, (key, _) in stored.items():
+            if name not in skip:
+                state[name].copy_(file.get_tensor(key))
+                loaded.append(name)
+    return loaded

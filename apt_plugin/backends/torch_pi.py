@@ -1,0 +1,174 @@
+"""The two passes of a π-style model in PyTorch: prefix to per-layer keys and values, then expert on them.
+
+    B batch   K noise draws   T suffix tokens   S prefix tokens   D width   H heads   G key/value heads   C head width
+
+The prefix never attends to the suffix, so two passes equal the hosts' joint pass; but a joint pass concatenates
+both streams, which makes autograd walk through a frozen VLM that cannot change. Layers are the host's own modules
+(names as in openpi's and lerobot's `PaliGemmaWithExpertModel`); only the order of calls is ours. Layer functions
+are pure, without a cache object, so that they can be checkpointed: hosts' cached path loses its cache there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from apt_plugin.backends.torch_fusion import (
+    HostFusion,
+    InterleavedFusion,
+    Logits,
+    masked_softmax,
+    rotate,
+    scores,
+    weigh,
+)
+from apt_plugin.language import PrefixRules
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """What the expert may read of the prefix, per VLM layer."""
+
+    k: list[Tensor]  # depth x [B, G, S, C], RoPE applied
+    v: list[Tensor]  # depth x [B, G, S, C]
+    kept: Tensor  # [B, S] bool: what inherited layers read
+    spoken: Tensor  # [B, S] bool: valid instruction tokens
+    suffix_offset: Tensor  # [B] int
+
+    def blanked(self) -> PrefixCache:
+        """The same prefix under an empty instruction. Exact on an isolated prefix: kept keys do not know it."""
+        return replace(self, spoken=torch.zeros_like(self.spoken))
+
+
+def _run(function: Callable, saving: bool, *args: Any) -> Any:
+    """Call, or recompute in the backward pass when memory is being saved."""
+    if saving:
+        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    return function(*args)
+
+
+def _residual(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
+    return x + branch if gate is None else x + branch * gate  # adaRMS gates are π0.5's own, not ours
+
+
+def _heads(x: Tensor, draws: int, width: int) -> Tensor:
+    """[B*K, T, H*C] -> [B, K, H, T, C]"""
+    n, t, _ = x.shape
+    return x.reshape(n // draws, draws, t, -1, width).transpose(2, 3)
+
+
+def _merge(x: Tensor) -> Tensor:
+    """[B, K, H, T, C] -> [B*K, T, H*C]"""
+    b, draws, _, t, _ = x.shape
+    return x.transpose(2, 3).reshape(b * draws, t, -1)
+
+
+def _feed_forward(layer: Any, x: Tensor, cond: Tensor | None) -> Tensor:
+    hidden, gate = layer.post_attention_layernorm(x, cond)
+    return _residual(x, layer.mlp(hidden.to(layer.mlp.up_proj.weight.dtype)).to(x.dtype), gate)
+
+
+def prefix_pass(language_model: Any, x: Tensor, rules: PrefixRules, saving: bool = False) -> tuple[list, list]:
+    """Run the VLM's language model over the prefix and keep every layer's keys and values.
+
+    The last layer's attention and feed-forward are skipped: nobody reads what they compute.
+
+    Args:
+        language_model: the host's Gemma with `layers` and `rotary_emb`.
+        x: [B, S, D] prefix embeddings; rules: masks and positions as torch tensors.
+        saving: recompute layers in the backward pass (Stage 2 with a trained VLM).
+
+    Returns:
+        (k, v), each depth x [B, G, S, C].
+    """
+    rotary = language_model.rotary_emb(x, rules.position)
+    mask = rules.attend[:, None, None]  # [B, 1, 1, S, S]
+    keys, values = [], []
+    layers = language_model.layers
+    for index, layer in enumerate(layers):
+        last = index == len(layers) - 1
+
+        def run(x: Tensor, layer: Any = layer, last: bool = last) -> tuple[Tensor, Tensor, Tensor]:
+            attn = layer.self_attn
+            h, _ = layer.input_layernorm(x)
+            k = rotate(_heads(attn.k_proj(h), 1, attn.head_dim), rotary)[:, 0]
+            v = _heads(attn.v_proj(h), 1, attn.head_dim)[:, 0]
+            if last:
+                return x, k, v
+            q = rotate(_heads(attn.q_proj(h), 1, attn.head_dim), rotary)
+            out = weigh(masked_softmax(scores(q, k), mask), v)
+            return _feed_forward(layer, x + attn.o_proj(_merge(out)), None), k, v
+
+        x, k, v = _run(run, saving, x)
+        keys.append(k)
+        values.append(v)
+    return keys, values
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """The action expert's input: [state token,] noisy action chunk, for K draws per sample."""
+
+    x: Tensor  # [B*K, T, D]
+    cond: Tensor | None  # [B*K, D]: π0.5's time embedding for adaRMS
+    attend: Tensor  # [B, K, T, T] bool
+    position: Tensor  # [B, T] int
+
+
+def expert_pass(
+    expert: Any,
+    rotary_emb: nn.Module,
+    suffix: Suffix,
+    cache: PrefixCache,
+    fusions: nn.ModuleDict | None = None,
+    saving: bool = False,
+) -> Tensor:
+    """Run the action expert on a prefix cache.
+
+    Args:
+        expert: the host's Gemma expert with `layers` and `norm`.
+        fusions: Stage 2's fusion per layer index; None is the prior, which is what closed gates compute.
+
+    Returns:
+        [B*K, T, D] after the final norm.
+    """
+    x, cond = suffix.x, suffix.cond
+    draws = suffix.attend.shape[1]
+    rotary = rotary_emb(x, suffix.position)
+    readable = cache.kept | cache.spoken
+    kept = cache.kept[:, None, None, None]  # [B, 1, 1, 1, S]
+    suffix_mask = suffix.attend[:, :, None]  # [B, K, 1, T, T]
+    for index, layer in enumerate(expert.layers):
+        fusion = fusions[str(index)] if fusions is not None and str(index) in fusions else None
+
+        def run(x: Tensor, layer: Any = layer, fusion: Any = fusion, index: int = index) -> Tensor:
+            attn = layer.self_attn
+            prefix_k, prefix_v = cache.k[index], cache.v[index]
+            h, gate = layer.input_layernorm(x, cond)
+            q = rotate(_heads(attn.q_proj(h), draws, attn.head_dim), rotary)
+            k = rotate(_heads(attn.k_proj(h), draws, attn.head_dim), rotary)
+            v = _heads(attn.v_proj(h), draws, attn.head_dim)
+            on_prefix, on_suffix = scores(q, prefix_k), scores(q, k)
+            mask = torch.cat([kept.expand_as(on_prefix), suffix_mask.expand_as(on_suffix)], -1)
+            weights = masked_softmax(torch.cat([on_prefix, on_suffix], -1), mask)
+            seen = prefix_k.shape[-2]
+            out = weigh(weights[..., :seen], prefix_v) + weigh(weights[..., seen:], v)
+
+            def project(out: Tensor) -> Tensor:
+                return attn.o_proj(_merge(out).to(attn.o_proj.weight.dtype))
+
+            branch = project(out)
+            if isinstance(fusion, HostFusion):
+                branch = branch + fusion.instruction_branch(Logits(on_prefix, prefix_v), cache.spoken, project)
+            x = _feed_forward(layer, _residual(x, branch, gate), cond)
+            if isinstance(fusion, InterleavedFusion):
+                x = fusion(x, rotary, prefix_k, prefix_v, readable)
+            return x
+
+        x = _run(run, saving, x)
+    return expert.norm(x, cond)[0]

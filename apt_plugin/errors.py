@@ -1,0 +1,30 @@
+"""One error type, and the did-you-mean that its messages carry."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AptError(ValueError):
+    """Something the user can mend. The message says what was wrong, the value seen, and what to write instead."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence to append to an error: the nearest known name, then all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{hint} Known: {', '.join(known)}."
+
+
+def choose(field: str, value: str, known: Iterable[str]) -> str:
+    """Return `value` when it is one of `known`.
+
+    Raises:
+        AptError: naming the field, the value seen and the nearest known one.
+    """
+    known = tuple(known)
+    if value not in known:
+        raise AptError(f"{field} is {value!r}.{did_you_mean(str(value), known)}")
+    return value

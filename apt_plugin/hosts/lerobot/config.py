@@ -1,0 +1,45 @@
+"""Fields that an APT policy config adds to the host's, and what they decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from apt_plugin.errors import AptError
+from apt_plugin.hosts import HOSTS
+from apt_plugin.hosts.lerobot.names import PALIGEMMA
+from apt_plugin.recipe import Recipe
+from apt_plugin.stages import LIKELIHOOD, PRIOR
+
+
+@dataclass
+class AptFields:
+    """Mixed into PI05Config and PI0Config. The host's own fields keep their meaning and defaults."""
+
+    # 1 trains the vision-action prior, 2 adds language through gated fusion.
+    stage: int = PRIOR
+    recipe: Recipe = field(default_factory=Recipe)
+    # Stage 2 only: the Stage-1 checkpoint that it started from (filled in by from_pretrained).
+    stage1_path: str | None = None
+    # A model of other sizes than the host's two, see apt_plugin.hosts.lerobot.sizes. None is the host's own.
+    sizes: dict[str, int] | None = None
+    tokenizer_name: str = PALIGEMMA
+
+    def __post_init__(self) -> None:
+        HOSTS["lerobot"].require()
+        if self.stage not in (PRIOR, LIKELIHOOD):
+            raise AptError(f"policy.stage is {self.stage}; write 1 (vision-action prior) or 2 (gated language).")
+        super().__post_init__()  # type: ignore[misc]  # the host's config stands behind this mixin
+
+    @property
+    def vlm_mode(self) -> str:
+        """frozen | lora | full; Stage 1 never trains the VLM."""
+        return self.recipe.vlm if self.stage == LIKELIHOOD else "frozen"
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)  # type: ignore[misc]
+        # lerobot saves a PEFT policy through PEFT and then only the config through us: the record goes with it.
+        recorder: Any = getattr(self, "_apt_recorder", None)
+        if recorder is not None:
+            recorder(Path(save_directory))

@@ -1,0 +1,232 @@
+"""The flow-matching model of an APT policy: lerobot's π0 / π0.5 with two passes, K draws and gated fusion.
+
+    B batch   K noise draws   T action tokens   S prefix tokens   L text tokens   A action dimensions   D width
+
+Mixed in front of PI05Pytorch / PI0Pytorch. Parameters, embeddings, norms and layers are the host's; this file
+says only how the two passes are put together and adds `apt_fusion` in Stage 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lerobot.policies.common.flow_matching import euler_integrate
+from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
+from torch import Tensor
+
+from apt_plugin.backends.torch_fusion import build_fusion
+from apt_plugin.backends.torch_pi import PrefixCache, Suffix, expert_pass, prefix_pass
+from apt_plugin.fusion import fusion_sites
+from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
+from apt_plugin.language import prefix_rules
+from apt_plugin.stages import LIKELIHOOD, PRIOR
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """The arranged prompt of a batch (see `apt_plugin.language.Prompt`), each [B, L]."""
+
+    tokens: Tensor
+    valid: Tensor
+    instruction: Tensor
+    native_position: Tensor
+
+    @classmethod
+    def of(cls, batch: dict[str, Tensor]) -> PromptBatch:
+        keys = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION)
+        return cls(*(batch[key] for key in keys))
+
+    def first(self, count: int) -> PromptBatch:
+        """The first `count` text tokens: kept tokens stand first, so this drops instructions or padding."""
+        return PromptBatch(*(part[:, :count] for part in vars(self).values()))
+
+
+class AptFlow:
+    """Two passes instead of the host's joint one, in training and in sampling."""
+
+    config: Any
+    paligemma_with_expert: Any
+
+    def __init__(self, config: Any, rtc_processor: Any = None):
+        super().__init__(config, rtc_processor=rtc_processor)  # type: ignore[call-arg]
+        self.apt_stage, self.apt_recipe = config.stage, config.recipe
+        self.apt_fusion = None
+        if self.apt_stage == LIKELIHOOD:
+            expert = self.paligemma_with_expert.gemma_expert.model
+            attn = expert.layers[0].self_attn
+            sites = fusion_sites(len(expert.layers), self.apt_recipe.fusion.every)
+            heads = attn.q_proj.out_features // attn.head_dim
+            width = expert.layers[0].mlp.up_proj.in_features
+            self.apt_fusion = build_fusion(self.apt_recipe.fusion, sites, width, heads, attn.head_dim)
+            for name, parameter in self.apt_fusion.named_parameters():
+                if not name.endswith("gate.w"):  # gates stay float32, see Gate
+                    parameter.data = parameter.data.to(attn.q_proj.weight.dtype)
+
+    # -- the prefix ---------------------------------------------------------------------------------------
+
+    def vlm_trains(self) -> bool:
+        """Whether any VLM parameter (LoRA included) asks for a gradient; otherwise the prefix records none."""
+        return torch.is_grad_enabled() and any(
+            p.requires_grad for p in self.paligemma_with_expert.paligemma.parameters()
+        )
+
+    def _trimmed(self, prompt: PromptBatch) -> PromptBatch:
+        """Leave out what nobody reads. Not under torch.compile, which wants one shape for all batches."""
+        recipe = self.apt_recipe
+        if not recipe.drop_instruction or self.config.compile_model:
+            return prompt
+        read = prompt.valid
+        if self.apt_stage == PRIOR and recipe.prefix == "isolated":
+            read = read & ~prompt.instruction
+        return prompt.first(int(read.sum(-1).max()))
+
+    def prefix(self, images: list[Tensor], img_masks: list[Tensor], prompt: PromptBatch) -> PrefixCache:
+        """The prefix pass.
+
+        Args:
+            images: per camera [B, 3, height, width] in [-1, 1]; img_masks: per camera [B] bool.
+            prompt: the arranged prompt.
+        """
+        with torch.set_grad_enabled(self.vlm_trains()):
+            prompt = self._trimmed(prompt)
+            x, valid, _ = self.embed_prefix(images, img_masks, prompt.tokens, prompt.valid)
+            vlm = self.paligemma_with_expert.paligemma.model.language_model
+            x = x.to(vlm.layers[0].self_attn.q_proj.weight.dtype)
+            seen = valid.shape[1] - prompt.valid.shape[1]  # image tokens
+            image_position = valid[:, :seen].cumsum(-1) - 1
+            text_position = prompt.native_position + valid[:, :seen].sum(-1, keepdim=True)
+            instruction = torch.cat([torch.zeros_like(valid[:, :seen]), prompt.instruction], 1) & valid
+            position = torch.cat([image_position, text_position], 1)
+            rules = prefix_rules(valid, instruction, position, self.apt_recipe.prefix)
+            saving = self.gradient_checkpointing_enabled and self.training and torch.is_grad_enabled()
+            k, v = prefix_pass(vlm, x, rules, saving)
+        return PrefixCache(k, v, rules.kept, instruction, rules.suffix_offset)
+
+    # -- the suffix ---------------------------------------------------------------------------------------
+
+    def embed_draws(self, x: Tensor, time: Tensor, state: Tensor | None) -> tuple:
+        """The host's suffix embedding; π0's puts a state token in front (overridden there)."""
+        return self.embed_suffix(x, time)
+
+    def velocity(
+        self, cache: PrefixCache, x: Tensor, time: Tensor, state: Tensor | None = None, language: bool = True
+    ) -> Tensor:
+        """Expert pass: predicted velocity of K draws per sample.
+
+        Args:
+            x: [B, K, T, A] noisy chunks; time: [B, K]; state: [B, state dims] for π0.
+            language: False closes every gate: the prior.
+
+        Returns:
+            [B, K, T, A] float32
+        """
+        b, draws, t, _ = x.shape
+        repeated = None if state is None else state.repeat_interleave(draws, 0)
+        embs, pad, att, cond = self.embed_draws(x.flatten(0, 1), time.flatten(), repeated)
+        pwe = self.paligemma_with_expert
+        expert, rotary = pwe.gemma_expert.model, pwe.paligemma.model.language_model.rotary_emb
+        # A later block may read an earlier one (openpi's make_attn_mask), every row alike.
+        block = att[:1].cumsum(-1)
+        attend = (block[:, None, :] <= block[:, :, None]) & pad[:1, None, :].bool()
+        length = embs.shape[1]
+        offsets = torch.arange(length, device=embs.device)
+        suffix = Suffix(
+            x=embs.to(expert.layers[0].self_attn.q_proj.weight.dtype),
+            cond=cond,
+            attend=attend[:, None].expand(b, draws, length, length),
+            position=cache.suffix_offset[:, None] + offsets,
+        )
+        fusions = self.apt_fusion if language else None
+        saving = self.gradient_checkpointing_enabled and self.training and torch.is_grad_enabled()
+        out = expert_pass(expert, rotary, suffix, cache, fusions, saving)
+        out = out[:, -t:].to(self.action_out_proj.weight.dtype)
+        return self.action_out_proj(out).float().unflatten(0, (b, draws))
+
+    # -- training and sampling ----------------------------------------------------------------------------
+
+    def forward(
+        self,
+        images: list[Tensor],
+        img_masks: list[Tensor],
+        prompt: PromptBatch,
+        actions: Tensor,
+        noise: Tensor,
+        time: Tensor,
+        state: Tensor | None = None,
+        blank: bool = False,
+    ) -> dict[str, Tensor]:
+        """Squared velocity errors, averaged over the draws.
+
+        Args:
+            actions: [B, T, A]; noise: [B, K, T, A]; time: [B, K].
+            blank: also return the error under a blanked instruction, without gradient.
+
+        Returns:
+            loss (and prior, blank where asked for): [B, T, A]
+        """
+        t = time[..., None, None]
+        x = t * noise + (1 - t) * actions[:, None]
+        target = noise - actions[:, None]
+        cache = self.prefix(images, img_masks, prompt)
+
+        def error(cache: PrefixCache, language: bool = True) -> Tensor:
+            return (self.velocity(cache, x, time, state, language) - target).square().mean(1)
+
+        out = {"loss": error(cache)}
+        if self.apt_stage == LIKELIHOOD:
+            if self.apt_recipe.prior_loss > 0:
+                out["prior"] = error(cache, language=False)
+            if blank:
+                with torch.no_grad():
+                    out["blank"] = error(self.without_words(cache, images, img_masks, prompt))
+        return out
+
+    def without_words(
+        self, cache: PrefixCache, images: list[Tensor], img_masks: list[Tensor], prompt: PromptBatch
+    ) -> PrefixCache:
+        """The cache of the same observation under an empty instruction; free on an isolated prefix."""
+        if self.apt_recipe.prefix == "isolated":
+            return cache.blanked()
+        kept = prompt.valid & ~prompt.instruction
+        position = (kept.cumsum(-1) - 1) * kept  # the host's own, had the task text been empty
+        return self.prefix(images, img_masks, PromptBatch(prompt.tokens, kept, prompt.instruction & kept, position))
+
+    @torch.no_grad()
+    def sample_actions(
+        self,
+        images: list[Tensor],
+        img_masks: list[Tensor],
+        prompt: PromptBatch,
+        state: Tensor | None = None,
+        noise: Tensor | None = None,
+        num_steps: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Integrate from noise to an action chunk [B, T, A] with the host's Euler loop, RTC included."""
+        b, device = prompt.tokens.shape[0], prompt.tokens.device
+        if noise is None:
+            noise = self.sample_noise((b, self.config.chunk_size, self.config.max_action_dim), device)
+        cache = self.prefix(images, img_masks, prompt)
+        return euler_integrate(
+            lambda x, time: self.guided_velocity(cache, x, time, state),
+            noise,
+            num_steps or self.config.num_inference_steps,
+            rtc_processor=self.rtc_processor,
+            rtc_enabled=self._rtc_enabled(),
+            inference_delay=kwargs.get("inference_delay"),
+            prev_chunk_left_over=kwargs.get("prev_chunk_left_over"),
+            execution_horizon=kwargs.get("execution_horizon"),
+        )
+
+    def guided_velocity(self, cache: PrefixCache, x: Tensor, time: Tensor, state: Tensor | None) -> Tensor:
+        """v_prior + s (v_language - v_prior) from the one model; s = 1 costs nothing extra. x [B, T, A], time [B]."""
+        scale = self.apt_recipe.guidance_scale
+        x, time = x[:, None], time[:, None]
+        if self.apt_stage == PRIOR or scale == 1:
+            return self.velocity(cache, x, time, state)[:, 0]
+        prior = self.velocity(cache, x, time, state, language=False)[:, 0]
+        if scale == 0:
+            return prior
+        return prior + scale * (self.velocity(cache, x, time, state)[:, 0] - prior)

@@ -1,0 +1,122 @@
+"""Where a policy's weights may come from, checked before any model is built.
+
+lerobot's own π loaders catch every loading error, print it and train from noise (its issue 4577); this one stops.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apt_plugin import files
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
+from apt_plugin.stages import LIKELIHOOD, RECORD, Record, check_stage1, read_record
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint folder and what it is to the policy that loads it."""
+
+    folder: Path
+    kind: str  # "host": plain lerobot weights; "prior": Stage 1 for a Stage 2; "same": our own, same stage
+    record: Record | None
+
+
+def family_of(policy_type: str) -> str:
+    """The host's policy type behind one of ours."""
+    return {apt: host for host, apt in POLICIES.items()}[policy_type]
+
+
+def local_folder(path: str | Path, **download: Any) -> Path:
+    """`path` itself, or a download of the hub repository it names."""
+    if Path(path).is_dir():
+        return Path(path)
+    if Path(path).is_absolute() or str(path).startswith("."):
+        raise AptError(f"There is no checkpoint folder at {path}.")
+    from huggingface_hub import snapshot_download
+
+    wanted = {k: v for k, v in download.items() if k in ("revision", "cache_dir", "token", "local_files_only") and v}
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"], **wanted))
+    except Exception as error:
+        raise AptError(f"{path} is neither a folder here nor a model that the hub hands out: {error}") from error
+
+
+def inspect(path: str | Path, config: Any, **download: Any) -> Source:
+    """Say what `path` is for a policy of `config`, and refuse what it cannot be.
+
+    Raises:
+        AptError: wrong policy type, a stage that does not follow, truncated or changed weights.
+    """
+    folder = local_folder(path, **download)
+    family = family_of(config.type)
+    host_config = files.read_json(folder / "config.json")
+    kind = host_config.get("type")
+    if kind == config.type:
+        record = read_record(folder)
+        if record.stage == config.stage:
+            files.check_safetensors(folder / WEIGHTS, record.weights)
+            return Source(folder, "same", record)
+        if config.stage == LIKELIHOOD:
+            return Source(folder, "prior", check_stage1(folder, family, config.recipe, WEIGHTS))
+        raise AptError(f"{folder} is a Stage-2 result; Stage 1 starts from {family} weights or resumes a Stage 1.")
+    if kind == family or _is_sized(kind, family):
+        if config.stage == LIKELIHOOD:
+            check_stage1(folder, family, config.recipe, WEIGHTS)  # has no apt.json: says what to do
+        if (folder / RECORD).exists():
+            raise AptError(f"{folder} has an {RECORD} but calls itself {kind!r}: its config.json was edited.")
+        files.check_safetensors(folder / WEIGHTS)
+        return Source(folder, "host", None)
+    if kind in POLICIES.values():
+        read_record(folder)
+    raise AptError(
+        f"{folder} holds a {kind!r} policy; {config.type} loads {family!r} or {config.type!r} weights. APT in lerobot "
+        f"knows {', '.join(f'{host} -> {apt}' for host, apt in POLICIES.items())}."
+    )
+
+
+def _is_sized(kind: str | None, family: str) -> bool:
+    """A stock policy type at other sizes names its family in front: pi05_tiny is a pi05 (apt_plugin.tabletop)."""
+    return kind is not None and kind.startswith(f"{family}_") and kind not in POLICIES.values()
+
+
+def host_renames(folder: Path, policy: Any) -> dict[str, str]:
+    """Key in the file -> key in the model, for openpi-born checkpoints that lack lerobot's `model.` prefix."""
+    from apt_plugin.backends.torch_params import file_shapes
+
+    stored = file_shapes(folder / WEIGHTS)
+    old = {"time_mlp_in": "action_time_mlp_in", "time_mlp_out": "action_time_mlp_out"}
+    if family_of(policy.config.type) == "pi05":
+        old = {new: name for name, new in old.items()}
+    renames: dict[str, str] = {}
+    for name in stored:
+        bare = name.removeprefix("model.")
+        head, _, tail = bare.partition(".")
+        renames[name] = f"model.{old.get(head, head)}.{tail}" if tail else f"model.{bare}"
+    return renames
+
+
+def expert_keys(names: Any) -> set[str]:
+    """Everything that is not the VLM: the action expert with its projections."""
+    return {name for name in names if ".paligemma_with_expert.paligemma." not in f".{name}"}
+
+
+def resumed_step(folder: Path) -> int:
+    """Optimiser steps behind a checkpoint that a run resumes from."""
+    path = folder.parent / "training_state" / "training_step.json"
+    try:
+        return int(json.loads(path.read_text())["step"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def log_source(source: Source, policy: Any, loaded: list[str], fresh: set[str]) -> None:
+    added = sum(p.numel() for n, p in policy.named_parameters() if "apt_" in n)
+    logging.info(
+        "APT: %d tensors from %s (%s); %d start fresh; %d parameters added (apt_*).",
+        len(loaded), source.folder, source.kind, len(fresh), added,
+    )  # fmt: skip

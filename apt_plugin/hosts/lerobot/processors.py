@@ -1,0 +1,162 @@
+"""Where language enters: one registered processor step in place of the host's prompt steps.
+
+    B batch   L text tokens (the host's tokenizer_max_length)
+
+The step is the same in both stages: it says which tokens are the instruction, and the model leaves them out or
+gates them. So it survives saving, loading and the switch; nothing in a saved processor is blind.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from lerobot.configs import FeatureType, PipelineFeatureType, PolicyFeature
+from lerobot.lerobot_types import TransitionKey
+from lerobot.processor import (
+    NormalizerProcessorStep,
+    ObservationProcessorStep,
+    PolicyProcessorPipeline,
+    ProcessorStepRegistry,
+)
+from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
+
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION, PALIGEMMA, POLICIES, PREPROCESSOR
+from apt_plugin.hosts.lerobot.sizes import replaced
+from apt_plugin.language import arrange, clean, pi0_segments, pi05_segments
+from apt_plugin.stages import LIKELIHOOD
+
+# Host steps that write the prompt as one string; ours needs the task and the state apart.
+_PROMPT_STEPS = ("Pi05PrepareStateTokenizerProcessorStep", "Pi0NewLineProcessor")
+
+
+@ProcessorStepRegistry.register(name="apt_prompt_processor")
+@dataclass
+class AptPromptStep(ObservationProcessorStep):
+    """Tokenise the host's prompt, kept tokens first, and mark the instruction.
+
+    Writes into the observation: tokens [B, L] int64, attention mask [B, L] bool, instruction mask [B, L] bool,
+    native position [B, L] int64.
+
+    Raises (when called):
+        AptError: no task where one is required; π0.5 without a state; a prompt longer than L.
+    """
+
+    family: str = "pi05"
+    tokenizer_name: str = PALIGEMMA
+    max_length: int = 200
+    require_task: bool = False  # Stage 2; Stage 1 may read data without any task
+    task_key: str = "task"
+    _tokenizer: Any = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_name)
+        self._encode = functools.lru_cache(maxsize=4096)(self._encode_uncached)
+        plain, special = self._encode("a"), tuple(self._tokenizer("a")["input_ids"])
+        start = next((i for i in range(len(special)) if special[i : i + len(plain)] == plain), 0)
+        self._bos = special[:start]
+
+    def _encode_uncached(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        prompts = [
+            arrange(segments, self._encode, self.max_length, self._bos) for segments in self._segments(observation)
+        ]
+        device = next((v.device for v in observation.values() if isinstance(v, torch.Tensor)), "cpu")
+
+        def stack(name: str) -> torch.Tensor:
+            return torch.from_numpy(np.stack([getattr(p, name) for p in prompts])).to(device)
+
+        return {
+            **observation,
+            OBS_LANGUAGE_TOKENS: stack("tokens"),
+            OBS_LANGUAGE_ATTENTION_MASK: stack("valid"),
+            INSTRUCTION_MASK: stack("instruction"),
+            NATIVE_POSITION: stack("native_position"),
+        }
+
+    def _segments(self, observation: dict[str, Any]) -> list[list]:
+        state = observation.get(OBS_STATE)
+        tasks = self._tasks(observation)
+        if self.family == "pi0":
+            return [pi0_segments((task or "").rstrip("\n")) for task in tasks]
+        if state is None:
+            raise AptError("pi05 writes observation.state into its prompt, and the batch has none.")
+        # 256 bins over [-1, 1], as lerobot's processor_pi05.py and openpi's tokenizer have them
+        bins = np.digitize(state.detach().cpu().float().numpy(), np.linspace(-1, 1, 257)[:-1]) - 1
+        return [
+            pi05_segments(clean(task), " ".join(map(str, digits))) for task, digits in zip(tasks, bins, strict=True)
+        ]
+
+    def _tasks(self, observation: dict[str, Any]) -> list[str | None]:
+        extra = self.transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}
+        tasks = extra.get(self.task_key)
+        if tasks is None:
+            if self.require_task:
+                raise AptError(
+                    "Stage 2 learns language, and this batch has no task text. Use a data set with tasks (at "
+                    "inference: pass the instruction as 'task'), or train Stage 1, which needs none."
+                )
+            sizes = [v.shape[0] for v in observation.values() if isinstance(v, torch.Tensor) and v.dim() > 0]
+            return [None] * (sizes[0] if sizes else 1)
+        return [tasks] if isinstance(tasks, str) else list(tasks)
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("family", "tokenizer_name", "max_length", "require_task", "task_key")
+        return {name: getattr(self, name) for name in names}
+
+    def transform_features(
+        self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
+    ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
+        for key in (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION):
+            feature = PolicyFeature(type=FeatureType.LANGUAGE, shape=(self.max_length,))
+            features[PipelineFeatureType.OBSERVATION].setdefault(key, feature)
+        return features
+
+
+def apt_processors(config: Any, dataset_stats: dict | None, host: ModuleType, make: Any) -> tuple[Any, Any]:
+    """The host's own two pipelines, with `AptPromptStep` where the host tokenises.
+
+    Args:
+        config: PI05AptConfig or PI0AptConfig; host: the host's processor module; make: its factory.
+    """
+    ours = {apt: name for name, apt in POLICIES.items()}
+
+    def prompt_step(**_: Any) -> AptPromptStep:
+        return AptPromptStep(
+            family=ours[config.type],
+            tokenizer_name=config.tokenizer_name,
+            max_length=config.tokenizer_max_length,
+            require_task=config.stage == LIKELIHOOD,
+        )
+
+    with replaced(host, "TokenizerProcessorStep", prompt_step):
+        before, after = make(config, dataset_stats=_statistics(config, dataset_stats))
+    before.steps = [step for step in before.steps if type(step).__name__ not in _PROMPT_STEPS]
+    return before, after
+
+
+def _statistics(config: Any, dataset_stats: dict | None) -> dict | None:
+    """Stage 2 keeps the statistics that its prior was trained under, unless the recipe says otherwise."""
+    if config.stage != LIKELIHOOD or config.recipe.norm_stats != "stage1" or not config.stage1_path:
+        return dataset_stats
+    folder = Path(config.stage1_path)
+    if not (folder / PREPROCESSOR).is_file():
+        raise AptError(
+            f"norm_stats=stage1, but {folder} holds no {PREPROCESSOR}. Write --apt.norm_stats data to normalise with "
+            "the statistics of Stage 2's own data set."
+        )
+    pipeline = PolicyProcessorPipeline.from_pretrained(folder, config_filename=PREPROCESSOR)
+    step = next(step for step in pipeline.steps if isinstance(step, NormalizerProcessorStep))
+    logging.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
+    return step.stats

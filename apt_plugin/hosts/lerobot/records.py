@@ -1,0 +1,113 @@
+"""What an APT policy writes beside its weights, and reads back: hashes, curve, provenance."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apt_plugin
+from apt_plugin import files, freeze, stages
+from apt_plugin.backends import torch_params
+from apt_plugin.errors import AptError
+from apt_plugin.hosts import HOSTS
+from apt_plugin.hosts.lerobot import loading
+from apt_plugin.hosts.lerobot.groups import part_of
+from apt_plugin.hosts.lerobot.names import WEIGHTS
+from apt_plugin.stages import LIKELIHOOD, Record
+
+
+def vlm_digest(policy: Any) -> str:
+    """SHA-256 over the VLM's parameters as they are now (LoRA's own left out)."""
+    return torch_params.digest((n, p) for n, p in policy.named_parameters() if part_of(n) == "vlm")
+
+
+def check_data(config: Any, dataset_meta: Any) -> None:
+    """Stage 2 needs words to learn: refuse a data set without any before a model is built.
+
+    Raises:
+        AptError: no task at all, or only empty ones.
+    """
+    if config.stage != LIKELIHOOD or dataset_meta is None:
+        return
+    tasks = getattr(dataset_meta, "tasks", None)
+    texts = [] if tasks is None else [str(task).strip() for task in tasks.index]
+    if not any(texts):
+        what = "has no task annotation" if not texts else f"has {len(texts)} task(s), all of them empty"
+        raise AptError(
+            f"Stage 2 learns from instructions, and {getattr(dataset_meta, 'repo_id', 'the data set')} {what}. Train "
+            "Stage 1 on it (which needs no language), or name labelled data for Stage 2."
+        )
+    if len(set(texts)) == 1:
+        logging.warning(
+            "APT: the data set has one instruction only (%r): it cannot teach a policy to listen.", texts[0]
+        )
+
+
+def restore(policy: Any, source: loading.Source) -> None:
+    """Continue our own checkpoint where it stopped, or note where this stage begins."""
+    record = source.record
+    if source.kind == "same" and record is not None:
+        policy.apt_step, policy.apt_curve = record.steps, record.curve
+        policy.apt_stage1 = record.stage1
+        policy.apt_vlm_start = record.vlm_start
+    elif source.kind == "prior" and record is not None:
+        policy.apt_stage1 = {
+            "path": str(source.folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps,
+        }  # fmt: skip
+        logging.info("APT: %s", record.trend().sentence())
+
+
+def save(policy: Any, folder: Path, save_weights: Callable[[], None]) -> None:
+    """Write weights and record so that a reader meets both or neither.
+
+    Raises:
+        AptError: a parameter is not finite, or a frozen VLM has changed; nothing is written then.
+    """
+    if (name := torch_params.first_non_finite(policy)) is not None:
+        raise stages.NonFiniteError(f"Parameter {name} is not finite after step {policy.apt_step}: refusing to save it.")
+    check_frozen(policy)
+    save_weights()
+    with open(folder / WEIGHTS, "rb") as file:
+        os.fsync(file.fileno())
+    write(policy, folder, WEIGHTS)
+
+
+def check_frozen(policy: Any) -> str:
+    """The VLM's digest; equal to the one at the start of the stage where the recipe freezes it.
+
+    Raises:
+        AptError: frozen is not frozen.
+    """
+    now = vlm_digest(policy)
+    start = policy.apt_vlm_start
+    if policy.config.vlm_mode != "full" and start is not None and now != start:
+        raise AptError(
+            f"The VLM was to stay {policy.config.vlm_mode} and its hash went from {start[:12]} to {now[:12]}. "
+            "Something trains or averages it (an EMA, a second optimizer); nothing was saved."
+        )
+    return now
+
+
+def write(policy: Any, folder: Path, weights: str) -> None:
+    now = check_frozen(policy)
+    shapes = {n: s for n, s in torch_params.shapes(policy).items() if ".lora_" not in n}
+    stages.write_record(
+        folder,
+        Record(
+            stage=policy.config.stage,
+            policy=loading.family_of(policy.config.type),
+            recipe=policy.config.recipe,
+            host=f"lerobot {HOSTS['lerobot'].version()}",
+            plugin=apt_plugin.__version__,
+            steps=policy.apt_step,
+            layout=freeze.layout(shapes),
+            vlm=now,
+            vlm_start=policy.apt_vlm_start or now,
+            weights=files.sha256_of(folder / weights),
+            curve=policy.apt_curve,
+            stage1=policy.apt_stage1,
+        ),
+    )

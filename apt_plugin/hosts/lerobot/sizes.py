@@ -1,0 +1,175 @@
+"""Build lerobot's π0 / π0.5 at other sizes, from lerobot's own classes.
+
+lerobot knows `gemma_2b` and `gemma_300m` only and fixes the vocabulary, the SigLIP tower and the projector's width, so a model
+small enough for a test or a laptop demo cannot be asked for. `sized` changes what three names mean *while a model is being built*:
+
+    with sized({"depth": 4, "vlm_width": 64}):
+        policy = PI05Policy(config)        # the host's own code, smaller numbers
+
+The sizes are not in the weights: a policy type that uses this keeps them in its config (see `apt_plugin.tabletop.host`).
+Not thread-safe, like any change of a module attribute: build models one at a time.
+"""
+
+import difflib
+import importlib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+#: Sizes for tests: about 0.2 M parameters, most of them in 4 + 4 transformer layers.
+TINY: dict[str, int] = {
+    "vlm_width": 32,  # PaliGemma language model (and the projector's output)
+    "vlm_mlp": 64,
+    "expert_width": 32,  # action expert; even, because the time embedding is sine | cosine
+    "expert_mlp": 64,
+    "depth": 4,  # both streams: they share every attention layer
+    "head_dim": 8,  # both streams; even, because of rotary positions
+    "kv_heads": 1,  # both streams; query heads are 8, hard-coded in the host's joint layer
+    "vocab": 512,
+    "vision_width": 32,  # SigLIP tower
+    "vision_mlp": 64,
+    "vision_depth": 1,
+    "vision_heads": 2,
+    "patch": 14,  # pixels; the config's image_resolution must be a multiple
+}
+
+QUERY_HEADS = 8
+_MODULES = ("lerobot.policies.pi05.modeling_pi05", "lerobot.policies.pi0.modeling_pi0")
+_active: dict[str, int] | None = None
+
+
+def complete(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Check `sizes` and fill what is missing from `TINY`.
+
+    Store the result, not the partial mapping: a checkpoint must not change shape when `TINY` does.
+
+    Raises:
+        KeyError: an unknown key, with the nearest known one.
+        ValueError: a value the host's code cannot be built with.
+    """
+    for key in sizes:
+        if key not in TINY:
+            near = difflib.get_close_matches(key, TINY, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise KeyError(f"Unknown size {key!r}.{hint} Known: {', '.join(TINY)}.")
+    full = {**TINY, **sizes}
+    for key, value in full.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"Size {key!r} must be a positive integer, got {value!r}.")
+    for key in ("head_dim", "expert_width"):
+        if full[key] % 2:
+            raise ValueError(f"Size {key!r} must be even (sine | cosine halves), got {full[key]}.")
+    if QUERY_HEADS % full["kv_heads"]:
+        raise ValueError(f"Size 'kv_heads' must divide the host's 8 query heads, got {full['kv_heads']}.")
+    if full["vision_width"] % full["vision_heads"]:
+        raise ValueError(
+            f"'vision_width' ({full['vision_width']}) must be a multiple of 'vision_heads' ({full['vision_heads']})."
+        )
+    return full
+
+
+@contextmanager
+def replaced(module: ModuleType, name: str, value: Any) -> Iterator[Any]:
+    """Bind `module.name` to `value` for the duration of the block; yields what was there. Restores also after an error.
+
+    Raises:
+        AttributeError: the module has no such name, i.e. the host has changed and replacing would silently do nothing.
+    """
+    if not hasattr(module, name):
+        raise AttributeError(
+            f"{module.__name__} has no {name!r} to replace: this host version differs from the tested one."
+        )
+    before = getattr(module, name)
+    logger.info("replaced %s.%s by %s", module.__name__, name, getattr(value, "__qualname__", value))
+    setattr(module, name, value)
+    try:
+        yield before
+    finally:
+        setattr(module, name, before)
+        logger.info("restored %s.%s", module.__name__, name)
+
+
+@contextmanager
+def sized(sizes: Mapping[str, int] | None) -> Iterator[None]:
+    """While active, lerobot's π0 and π0.5 models are built with these sizes. `None` changes nothing.
+
+    Args:
+        sizes: any of the keys of `TINY`; missing ones take its values.
+
+    Raises:
+        KeyError, ValueError: see `complete`.
+        RuntimeError: entered inside a `sized` block of other sizes; two answers to "how wide is gemma_2b" are a bug.
+    """
+    global _active
+    if sizes is None:
+        yield
+        return
+    full = complete(sizes)
+    if _active is not None:
+        if _active != full:
+            differ = {key: (_active[key], full[key]) for key in full if _active[key] != full[key]}
+            raise RuntimeError(f"sized(...) is already active with other sizes; (outer, inner): {differ}.")
+        yield
+        return
+    with ExitStack() as stack:
+        for path in _MODULES:
+            module = importlib.import_module(path)
+            for name, value in _replacements(module, full).items():
+                stack.enter_context(replaced(module, name, value))
+        _active = full
+        try:
+            yield
+        finally:
+            _active = None
+
+
+def _replacements(module: ModuleType, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """The three names, bound to the module's own classes at other sizes."""
+    host_config = module.get_gemma_config
+    vlm_class = module.PaliGemmaForConditionalGenerationWithPiGemma
+    expert_class = module.PiGemmaForCausalLM
+
+    def sized_gemma_config(variant: str):
+        stream = {"gemma_2b": "vlm", "gemma_300m": "expert"}.get(variant)
+        if stream is None:
+            return host_config(variant)  # the host's own error
+        return module.GemmaConfig(
+            width=sizes[f"{stream}_width"],
+            depth=sizes["depth"],
+            mlp_dim=sizes[f"{stream}_mlp"],
+            num_heads=QUERY_HEADS,
+            num_kv_heads=sizes["kv_heads"],
+            head_dim=sizes["head_dim"],
+        )
+
+    def sized_paligemma(config):
+        # The host writes these four groups as literals between building the config and calling this name.
+        vision, text = config.vision_config, config.text_config
+        if vision.image_size % sizes["patch"]:
+            raise ValueError(
+                f"image_resolution {vision.image_size} is not a multiple of the patch size {sizes['patch']}: "
+                f"write --policy.image_resolution='[{sizes['patch'] * 4}, {sizes['patch'] * 4}]' or change sizes.patch."
+            )
+        vision.hidden_size = sizes["vision_width"]
+        vision.intermediate_size = sizes["vision_mlp"]
+        vision.num_hidden_layers = sizes["vision_depth"]
+        vision.num_attention_heads = sizes["vision_heads"]
+        vision.patch_size = sizes["patch"]
+        vision.projection_dim = config.projection_dim = sizes["vlm_width"]
+        text.vocab_size = config._vocab_size = config.image_token_index = sizes["vocab"]
+        text.num_image_tokens = (vision.image_size // sizes["patch"]) ** 2
+        return vlm_class(config=config)
+
+    def sized_expert(config):
+        config.vocab_size = sizes["vocab"]
+        return expert_class(config=config)
+
+    return {
+        "get_gemma_config": sized_gemma_config,
+        "PaliGemmaForConditionalGenerationWithPiGemma": sized_paligemma,
+        "PiGemmaForCausalLM": sized_expert,
+    }

@@ -1,0 +1,153 @@
+"""Where the instruction is in a prompt, and who may attend to it.
+
+    B batch   S prefix tokens (images then text)   L text tokens of the prompt
+
+The rule is arithmetic on boolean and integer arrays only, so one function serves numpy, torch and jax:
+no back-end has its own copy that could drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from apt_plugin.errors import AptError
+
+Array = TypeVar("Array", bound=Any)  # numpy, torch or jax
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a prompt: template text (kept in Stage 1) or the task's own words (the instruction)."""
+
+    text: str
+    instruction: bool = False
+
+
+def pi05_segments(instruction: str, state_digits: str) -> list[Segment]:
+    """π0.5's prompt `Task: {instruction}, State: {digits};\\nAction: ` (openpi tokenizer.py).
+
+    The state is kept: dropping the whole prompt would blind the policy to its own joints. The space before
+    the instruction goes with it, since a sub-word piece carries the space in front of a word.
+    """
+    text = f" {instruction}" if instruction else ""
+    return [Segment("Task:"), Segment(text, True), Segment(f", State: {state_digits};\nAction: ")]
+
+
+def pi0_segments(instruction: str) -> list[Segment]:
+    """π0's prompt `{instruction}\\n`; its state is a suffix token."""
+    return [Segment(instruction, True), Segment("\n")]
+
+
+def clean(instruction: str | None) -> str:
+    """The host's own clean-up of a task text (openpi tokenizer.py), applied before segments are cut."""
+    return (instruction or "").strip().replace("_", " ").replace("\n", " ")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One tokenised prompt in *arranged* order: kept tokens, then instruction tokens, then padding.
+
+    Kept tokens stand first so that their index, and hence every sum over keys that they enter, is the same
+    whatever the instruction's length: bits can be compared. Attention itself knows order only through
+    `native_position`, the place of each token in the prompt as the host wrote it.
+    """
+
+    tokens: np.ndarray  # [L] int64
+    valid: np.ndarray  # [L] bool
+    instruction: np.ndarray  # [L] bool
+    native_position: np.ndarray  # [L] int64, 0 for padding
+
+
+def arrange(
+    segments: Sequence[Segment], encode: Callable[[str], Sequence[int]], length: int, bos: Sequence[int] = ()
+) -> Prompt:
+    """Tokenise segment by segment and arrange.
+
+    Segments are encoded one by one rather than cut out of one encoding by offsets: a sub-word piece that
+    straddles the end of the instruction ("cup,") would otherwise take template text with it, so that which
+    tokens are *kept* would depend on the words (tests/core/test_language.py shows that leak).
+
+    Args:
+        segments: the prompt in the host's order.
+        encode: text -> ids, without special tokens.
+        length: the padded length `L` (the host's tokenizer_max_length).
+        bos: special tokens in front; kept.
+
+    Raises:
+        AptError: the prompt does not fit. Cutting it, as hosts do, would drop the state digits at its end.
+    """
+    ids: list[int] = list(bos)
+    spoken: list[bool] = [False] * len(ids)
+    for segment in segments:
+        piece = list(encode(segment.text)) if segment.text else []
+        ids += piece
+        spoken += [segment.instruction] * len(piece)
+    if len(ids) > length:
+        words = next((s.text for s in segments if s.instruction), "")
+        raise AptError(
+            f"The prompt has {len(ids)} tokens, the limit is {length} ({sum(spoken)} of them are the instruction "
+            f"{words.strip()[:60]!r}). Raise the host's tokenizer_max_length to at least {len(ids)}, or shorten it."
+        )
+    order = np.argsort(np.asarray(spoken, bool), kind="stable")
+    count = len(ids)
+    tokens = np.zeros(length, np.int64)
+    valid = np.zeros(length, bool)
+    instruction = np.zeros(length, bool)
+    native = np.zeros(length, np.int64)
+    tokens[:count] = np.asarray(ids, np.int64)[order]
+    valid[:count] = True
+    instruction[:count] = np.asarray(spoken, bool)[order]
+    native[:count] = order
+    return Prompt(tokens, valid, instruction, native)
+
+
+def overlap(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> np.ndarray:
+    """[L] bool: tokens whose character range overlaps `span`, for hosts that hand over whole encodings.
+
+    Overlap, not containment: a piece that begins with the space in front of the first word starts one
+    character early, and a containment test would leave that word readable. Empty ranges (special tokens,
+    padding) overlap nothing.
+    """
+    pairs = np.asarray(offsets, np.int64).reshape(-1, 2)
+    begin, end = pairs[:, 0], pairs[:, 1]
+    return (end > span[0]) & (begin < span[1]) & (end > begin)
+
+
+@dataclass(frozen=True)
+class PrefixRules:
+    """Who attends to whom in the prefix, and where everything stands for RoPE."""
+
+    attend: Any  # [B, S, S] bool: query (axis 1) may read key (axis 2)
+    kept: Any  # [B, S] bool: valid tokens that inherited layers and the suffix may read
+    position: Any  # [B, S] int
+    suffix_offset: Any  # [B] int: position of the first suffix token
+
+
+def prefix_rules(valid: Array, instruction: Array, native_position: Array, mode: str) -> PrefixRules:
+    """Design section 3 as masks and positions.
+
+    *isolated*: kept tokens never attend to instruction tokens, and their positions do not count them, so
+    nothing that is kept, nor the suffix, depends on the words or on how many there are. Instruction tokens
+    attend to everything valid and stand where the host's prompt has them, which is what the VLM was
+    trained on; two tokens may share a position, which RoPE does not mind.
+    *native*: the host's own bidirectional mask and positions. Image tokens then carry the words.
+
+    Args:
+        valid: [B, S] bool, False for padding and absent cameras.
+        instruction: [B, S] bool.
+        native_position: [B, S] int, the position under the host's own rule (valid tokens only).
+        mode: "isolated" or "native".
+    """
+    kept = valid & ~instruction
+    reads_all = instruction if mode == "isolated" else valid
+    attend = valid[:, None, :] & (kept[:, None, :] | reads_all[:, :, None])
+    if mode == "native":
+        return PrefixRules(attend, kept, native_position, valid.sum(-1))
+    as_int = native_position * 0 + 1  # an integer array of the same kind and device
+    kept_position = (kept * as_int).cumsum(-1) - 1
+    position = kept_position * kept + native_position * instruction
+    return PrefixRules(attend, kept, position * valid, kept.sum(-1))
