@@ -72,6 +72,22 @@ def read_record(folder: Path) -> Record:
         raise AptError(f"{path} lacks or adds a field ({error}): it was edited by hand.") from error
 
 
+def find_checkpoint(path: Path) -> Path:
+    """The folder with the record: `path` itself, or where a run of a host keeps its newest one.
+
+    Raises:
+        AptError: no APT checkpoint there.
+    """
+    inner = ("", "pretrained_model", "checkpoints/last/pretrained_model", "stage2", "stage1")
+    for name in inner:
+        if (path / name / RECORD).is_file():
+            return path / name
+    for name in ("stage2", "stage1"):
+        if (path / name).is_dir():
+            return find_checkpoint(path / name)
+    raise AptError(f"{path} is no APT checkpoint (no {RECORD} in it, nor in {', '.join(inner[1:3])}).")
+
+
 def check_stage1(folder: Path, policy: str, recipe: Recipe, weights_file: str) -> Record:
     """Everything that must hold before Stage 2 is built on `folder`.
 

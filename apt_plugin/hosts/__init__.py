@@ -1,13 +1,17 @@
 """The hosts this plugin knows: which versions were tested, and where their adapters are.
 
-An adapter says only where features come out, where fusion goes in, where language enters and how to save.
+An adapter says only where features come out, where fusion goes in, where language enters and how to save. It is a
+package with `names.POLICIES` (host model -> ours), `launch.run(request)` and `prove.open_subject(folder, device)`.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
@@ -67,4 +71,30 @@ HOSTS = {
         Host("openpi", "openpi", "openpi", "", None, "its adapter is not written yet"),
         Host("gr00t", "gr00t", "gr00t", "", None, "its adapter is not written yet"),
     )
+}
+
+
+def adapter_for(command: Sequence[str]) -> Any:
+    """The launch module of the host whose program a command line names.
+
+    Raises:
+        AptError: no host recognises it, or the one that does is not usable here.
+    """
+    text = " ".join(command)
+    owner = next((name for name, marks in _PROGRAMS.items() if any(mark in text for mark in marks)), None)
+    if owner is None:
+        raise AptError(
+            f"No known host in {text!r}. Write the host's own command behind `run`, e.g. apt-plugin run lerobot-train "
+            "--policy.type=pi05 ... --recipe apt."
+        )
+    host = HOSTS[owner]
+    host.require()
+    return importlib.import_module(f"{host.adapter}.launch")
+
+
+# What gives a host's command away.
+_PROGRAMS = {
+    "lerobot": ("lerobot-", "lerobot."),
+    "openpi": ("scripts/train.py", "scripts/train_pytorch.py", "scripts/serve_policy.py", "compute_norm_stats.py"),
+    "gr00t": ("gr00t/", "gr00t."),
 }

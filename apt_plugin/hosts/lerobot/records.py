@@ -13,7 +13,7 @@ from apt_plugin import files, freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot import loading
+from apt_plugin.hosts.lerobot import loading, training
 from apt_plugin.hosts.lerobot.groups import part_of
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.stages import LIKELIHOOD, Record
@@ -32,6 +32,11 @@ def check_data(config: Any, dataset_meta: Any) -> None:
     """
     if config.stage != LIKELIHOOD or dataset_meta is None:
         return
+    if config.recipe.mix.share > 0 and not training.installed():
+        raise AptError(
+            "recipe.mix needs the launcher, which adds the second data set to the training script: apt-plugin run "
+            "lerobot-train ... --recipe apt --apt.mix.share 0.5 --apt.mix.repo_id ..."
+        )
     tasks = getattr(dataset_meta, "tasks", None)
     texts = [] if tasks is None else [str(task).strip() for task in tasks.index]
     if not any(texts):
@@ -67,7 +72,9 @@ def save(policy: Any, folder: Path, save_weights: Callable[[], None]) -> None:
         AptError: a parameter is not finite, or a frozen VLM has changed; nothing is written then.
     """
     if (name := torch_params.first_non_finite(policy)) is not None:
-        raise stages.NonFiniteError(f"Parameter {name} is not finite after step {policy.apt_step}: refusing to save it.")
+        raise stages.NonFiniteError(
+            f"Parameter {name} is not finite after step {policy.apt_step}: refusing to save it."
+        )
     check_frozen(policy)
     save_weights()
     with open(folder / WEIGHTS, "rb") as file:

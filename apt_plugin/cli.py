@@ -1,0 +1,115 @@
+"""`apt-plugin`: the commands and their arguments. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from apt_plugin.errors import AptError
+
+OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the framework that trains it.
+
+  apt-plugin run lerobot-train --policy.type=pi05 ... --recipe apt    both stages, by the host's own command
+  apt-plugin doctor                                                   what is installed, and whether it is supported
+  apt-plugin prove CHECKPOINT                                         the contracts, measured on a checkpoint
+  apt-plugin demo                                                     the whole thing in a tiny world, on this CPU
+
+`apt-plugin run --help` lists the recipe's flags; `apt-plugin run lerobot-train --recipe apt --help` the host's too.
+"""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Which hosts are here, in which versions, supported or not and why, and what is registered."""
+
+    def __call__(self) -> int:
+        from apt_plugin.doctor import report
+
+        return report()
+
+
+@dataclass(frozen=True)
+class Prove:
+    """Measure the contracts on a checkpoint; exit status 1 when one fails."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    json: Path | None = None
+    """Also write the rows to this file."""
+    device: str | None = None
+    """Where to run (the checkpoint's own device by default)."""
+
+    def __call__(self) -> int:
+        from apt_plugin.doctor import prove
+
+        return prove(str(self.checkpoint), self.json, self.device)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Fold the gates into a stock checkpoint where that is exact; refuse, with the reason, where it is not."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    output: Annotated[Path, tyro.conf.Positional]
+
+    def __call__(self) -> int:
+        from apt_plugin.doctor import export
+
+        return export(self.checkpoint, self.output)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A tabletop world, a tiny π0.5 of lerobot's own classes, both stages, proofs, rollouts and one HTML report."""
+
+    quick: bool = False
+    """Under 4 minutes instead of 15; too short to learn much, every step is the same."""
+    output: Path = Path("apt-demo")
+    """Where data, checkpoints and the report go."""
+    seed: int = 0
+
+    def __call__(self) -> int:
+        from apt_plugin.tabletop.demo import demo
+
+        return demo(**dataclasses.asdict(self))
+
+
+def _run(argv: list[str]) -> int:
+    """`run` takes the host's flags as they are, so it is not parsed by tyro."""
+    from apt_plugin import launch
+
+    if not argv or argv[0] in ("-h", "--help"):
+        print(launch.__doc__)
+        print("Recipe fields:", ", ".join(launch.fields_of()))
+        return 0
+    from apt_plugin.hosts import adapter_for
+
+    request = launch.split(argv)
+    return adapter_for(request.command).run(request)
+
+
+def main() -> None:
+    """Entry point."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    argv = sys.argv[1:]
+    try:
+        if argv[:1] == ["run"]:
+            sys.exit(_run(argv[1:]))
+        command = tyro.extras.subcommand_cli_from_dict(
+            {"doctor": Doctor, "prove": Prove, "export": Export, "demo": Demo},
+            prog="apt-plugin",
+            description=OVERVIEW,
+            args=argv or ["--help"],
+        )
+        sys.exit(command())
+    except AptError as error:
+        sys.exit(f"apt-plugin: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""`doctor`, `prove` and `export`: what is here, what holds, what can leave."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from apt_plugin import files
+from apt_plugin.errors import AptError
+from apt_plugin.hosts import HOSTS
+from apt_plugin.proofs import Verdict
+from apt_plugin.proofs import prove as run_proofs
+from apt_plugin.stages import find_checkpoint, read_record
+
+
+def report() -> int:
+    """Print hosts, versions, support and registrations; status 0 when at least one host is usable."""
+    table = Table("host", "installed", "supported", "why", "registers", title="apt-plugin doctor")
+    usable = 0
+    for host in HOSTS.values():
+        ok, why = host.supported()
+        usable += ok
+        registers = importlib.import_module(f"{host.adapter}.names").POLICIES if ok else {}
+        table.add_row(
+            host.name,
+            host.version() or "-",
+            "[green]yes[/]" if ok else "[red]no[/]",
+            why,
+            ", ".join(f"{theirs} -> {ours}" for theirs, ours in registers.items()) or "-",
+        )
+    console = Console()
+    console.print(table)
+    if HOSTS["lerobot"].supported()[0]:
+        from apt_plugin.hosts.lerobot.discovery import sentence
+
+        console.print(sentence())
+    if not usable:
+        console.print("No supported host here: pip install 'apt-plugin[lerobot]', or install beside openpi or GR00T.")
+    return 0 if usable else 1
+
+
+def prove(checkpoint: str, json: Path | None, device: str | None) -> int:
+    """Measure, print, optionally write; 1 when a contract fails."""
+    console = Console()
+    folder = find_checkpoint(Path(checkpoint))
+    host = HOSTS.get(read_record(folder).host.split()[0])
+    if host is None or host.adapter is None:
+        raise AptError(f"{folder} was written in {read_record(folder).host}, a host that this version does not know.")
+    host.require()
+    adapter = importlib.import_module(f"{host.adapter}.prove")
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("opening")
+        subject = adapter.open_subject(folder, device)
+        verdict = Verdict(run_proofs(subject, lambda name: bar.update(task, description=name)))
+    table = Table("contract", "what", "value", "limit", "holds", "note", title=f"Contracts on {checkpoint}")
+    for proof in verdict.proofs:
+        value = proof.value if isinstance(proof.value, str) else f"{proof.value:.3g}"
+        held = "[green]yes[/]" if proof.passed else "[red]NO[/]"
+        table.add_row(str(proof.contract), proof.what, value, proof.limit, held, proof.note)
+    console.print(table)
+    console.print("[green]All contracts hold.[/]" if verdict.holds else "[red]A contract does not hold.[/]")
+    if json is not None:
+        files.write_json(json, verdict.as_json())
+    return 0 if verdict.holds else 1
+
+
+def export(checkpoint: Path, output: Path) -> int:
+    """Write a stock checkpoint where folding is exact.
+
+    Raises:
+        AptError: it is not, with the reason.
+    """
+    record = read_record(find_checkpoint(checkpoint))
+    if record.policy in ("pi05", "pi0"):
+        why = (
+            f"a stock {record.policy} lets image tokens and the suffix attend to the instruction in one softmax, at "
+            "positions that count it"
+        )
+        what = "Stage 1 leaves the instruction out" if record.stage == 1 else f"{record.recipe.fusion.kind} fusion"
+        raise AptError(
+            f"{checkpoint} cannot be exported: {why}; {what}, and no change of stock weights gives the same actions. "
+            "Serve it with the plugin installed."
+        )
+    raise AptError(f"No export rule for {record.policy!r} policies; nothing was written to {output}.")

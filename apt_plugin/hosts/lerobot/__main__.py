@@ -1,0 +1,41 @@
+"""One process of a lerobot program with our policies registered: `python -m apt_plugin.hosts.lerobot <program> ...`.
+
+Started by `apt-plugin run`, under accelerate or torchrun too. The host's own entry point runs unchanged.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import runpy
+import sys
+
+from apt_plugin.errors import AptError, did_you_mean
+
+
+def main(argv: list[str]) -> None:
+    from apt_plugin.hosts.lerobot import register, training
+
+    program, *flags = argv
+    register()
+    sys.argv = [program, *flags]
+    if program == "lerobot-train":
+        training.install()
+    if program.startswith("lerobot."):
+        if program.endswith("policy_server"):
+            training.allow_in_policy_server()
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+        return
+    scripts = {
+        e.name: e for e in importlib.metadata.distribution("lerobot").entry_points if e.group == "console_scripts"
+    }
+    if program not in scripts:
+        raise AptError(f"lerobot has no program {program!r}.{did_you_mean(program, scripts)}")
+    scripts[program].load()()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except AptError as error:
+        sys.exit(f"apt-plugin: {error}")

@@ -1,0 +1,203 @@
+"""A lerobot checkpoint opened for `apt_plugin.proofs`.
+
+B batch   K noise draws   T action tokens   A action dimensions
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apt_plugin import freeze
+from apt_plugin.backends.torch_params import shapes
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot import loading, records, register
+from apt_plugin.hosts.lerobot.flow import PromptBatch
+from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, POLICIES, PREPROCESSOR, WEIGHTS
+from apt_plugin.hosts.lerobot.sizes import sized
+from apt_plugin.proofs import Outcome
+from apt_plugin.stages import LIKELIHOOD
+
+# Host names that building a policy rebinds for a moment (sizes, flow class, prompt step).
+_WATCHED = {
+    "lerobot.policies.pi05.modeling_pi05": ("PI05Pytorch", "get_gemma_config", "PiGemmaForCausalLM"),
+    "lerobot.policies.pi0.modeling_pi0": ("PI0Pytorch", "get_gemma_config", "PiGemmaForCausalLM"),
+    "lerobot.policies.pi05.processor_pi05": ("TokenizerProcessorStep",),
+    "lerobot.policies.pi0.processor_pi0": ("TokenizerProcessorStep",),
+}
+
+
+def _snapshot() -> dict[tuple[str, str], int]:
+    return {(m, n): id(getattr(importlib.import_module(m), n)) for m, names in _WATCHED.items() for n in names}
+
+
+class LerobotSubject:
+    """One policy with its own preprocessor, in eager float32 as the contracts are stated."""
+
+    def __init__(self, policy: Any, preprocessor: Any, folder: Path, before: dict[tuple[str, str], int]):
+        self.policy, self.preprocessor, self.folder, self._before = policy, preprocessor, folder, before
+        self.stage, self.prefix = policy.config.stage, policy.config.recipe.prefix
+
+    def _batch(self, instructions: Sequence[str], state_seed: int, image_seed: int) -> dict[str, Tensor]:
+        config, n = self.policy.config, len(instructions)
+        pictures, numbers = torch.Generator().manual_seed(image_seed), torch.Generator().manual_seed(100 + state_seed)
+        raw: dict[str, Any] = {}
+        for key, feature in config.image_features.items():
+            raw[key] = torch.rand(n, *feature.shape, generator=pictures)
+        if (state := config.robot_state_feature) is not None:
+            raw["observation.state"] = torch.rand(n, *state.shape, generator=numbers) * 2 - 1
+        steps = torch.Generator().manual_seed(7)
+        raw["action"] = torch.rand(n, config.chunk_size, *config.action_feature.shape, generator=steps) * 2 - 1
+        return self.preprocessor({**raw, "task": list(instructions), "index": torch.arange(n)})
+
+    def _recipe(self, **changes: Any) -> contextlib.AbstractContextManager:
+        """The recipe with other run-time choices, for one evaluation."""
+        model, recipe = self.policy.model, self.policy.model.apt_recipe
+
+        @contextlib.contextmanager
+        def changed():
+            model.apt_recipe = replace(recipe, **changes)
+            try:
+                yield
+            finally:
+                model.apt_recipe = recipe
+
+        return changed()
+
+    def evaluate(
+        self,
+        instructions: Sequence[str],
+        *,
+        closed: bool = False,
+        one_layout: bool = True,
+        state_seed: int = 0,
+        image_seed: int = 0,
+    ) -> Outcome:
+        policy, model = self.policy, self.policy.model
+        batch = self._batch(instructions, state_seed, image_seed)
+        images, img_masks = policy._preprocess_images(batch)
+        actions, state, prompt = policy.prepare_action(batch), policy._state(batch), PromptBatch.of(batch)
+        b, device = actions.shape[0], actions.device
+        fixed = torch.Generator().manual_seed(11)
+        noise = torch.randn(b, 2, *actions.shape[1:], generator=fixed).to(device)
+        time = torch.rand(b, 2, generator=fixed).to(device)
+        fusion, model.apt_fusion = model.apt_fusion, None if closed else model.apt_fusion
+        try:
+            with self._recipe(drop_instruction=not one_layout, guidance_scale=1.0):
+                policy.eval()
+                policy.zero_grad(set_to_none=True)
+                loss = model.forward(images, img_masks, prompt, actions, noise, time, state)["loss"].mean((1, 2))
+                loss.mean().backward()
+                chunk = model.sample_actions(images, img_masks, prompt, state, noise=noise[:, 0].contiguous())
+        finally:
+            model.apt_fusion = fusion
+        grads = {
+            n: p.grad.float().cpu().numpy()
+            for n, p in policy.named_parameters()
+            if p.grad is not None and "apt_" not in n
+        }
+        policy.zero_grad(set_to_none=True)
+        spoken = torch.where(batch[INSTRUCTION_MASK], prompt.tokens, -1)
+        return Outcome(loss.detach().float().cpu().numpy(), chunk.float().cpu().numpy(), grads, spoken.cpu().numpy())
+
+    def switched(self) -> LerobotSubject:
+        config = replace(self.policy.config, stage=LIKELIHOOD, pretrained_path=None)
+        policy = type(self.policy).from_pretrained(self.folder, config=config)
+        return LerobotSubject(policy, self.preprocessor, self.folder, self._before)
+
+    def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
+        policy = self.policy
+        policy.train()
+        config = policy.config
+        optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=config.optimizer_lr, weight_decay=0.1)
+        batch = self._batch(instructions, 0, 0)
+        for _ in range(steps + 1):  # the last pass only measures
+            optimizer.zero_grad()
+            policy.forward(batch)[0].backward()
+            norms = {
+                n: 0.0 if p.grad is None else float(p.grad.float().norm())
+                for n, p in policy.named_parameters()
+                if "apt_" in n and p.requires_grad
+            }
+            if _ < steps:
+                optimizer.step()
+                policy.update()
+        policy.zero_grad(set_to_none=True)
+        return norms
+
+    def vlm_digest(self) -> str:
+        return records.vlm_digest(self.policy)
+
+    def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
+        ours = {n: s for n, s in shapes(self.policy).items() if not freeze.added(n)}
+        return ours, stock_tree(self.policy.config)
+
+    def refused_without_plugin(self) -> tuple[bool, str]:
+        """A fresh process of the host that never imports the plugin tries to open the checkpoint."""
+        code = (
+            "import sys, lerobot.policies.factory\n"
+            "from lerobot.configs import PreTrainedConfig\n"
+            "PreTrainedConfig.from_pretrained(sys.argv[1])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(self.folder)], capture_output=True, text=True)
+        words = done.stderr.strip().splitlines()
+        return done.returncode != 0, words[-1] if words else ""
+
+    def replaced_names(self) -> list[str]:
+        return [f"{m}.{n}" for (m, n), was in self._before.items() if id(getattr(importlib.import_module(m), n)) != was]
+
+
+def stock_tree(config: Any) -> dict[str, tuple]:
+    """Names and shapes of the host's own policy of this size, built on the meta device: no memory, full size too."""
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.policies.factory import get_policy_class
+
+    family = loading.family_of(config.type)
+    fields = {k: getattr(config, k) for k in PreTrainedConfig.get_choice_class(family).__dataclass_fields__}
+    stock = PreTrainedConfig.get_choice_class(family)(**fields)
+    policy_class = get_policy_class(family)
+    module = importlib.import_module(policy_class.__module__)
+    flow = module.PI05Pytorch if family == "pi05" else module.PI0Pytorch
+    with sized(config.sizes), torch.device("meta"):
+        model = flow(stock)
+    return {f"model.{n}": s for n, s in shapes(model).items()}
+
+
+def open_subject(checkpoint: str | Path, device: str | None = None) -> LerobotSubject:
+    """Open an APT checkpoint folder of lerobot.
+
+    Raises:
+        AptError: no such folder, or not an APT checkpoint.
+    """
+    register()
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.policies.factory import get_policy_class
+    from lerobot.processor import PolicyProcessorPipeline
+
+    before = _snapshot()
+    folder = loading.local_folder(checkpoint)
+    config = PreTrainedConfig.from_pretrained(folder)
+    if config.type not in POLICIES.values():
+        raise AptError(f"{folder} holds a {config.type!r} policy; prove takes {', '.join(POLICIES.values())}.")
+    if device:
+        config.device = device
+    if not (folder / WEIGHTS).is_file():
+        raise AptError(f"{folder} holds adapters only; prove the Stage-1 checkpoint that they were trained on.")
+    policy = get_policy_class(config.type).from_pretrained(folder, config=config)
+    policy.float()
+    if (folder / PREPROCESSOR).is_file():
+        overrides = {"device_processor": {"device": config.device}}
+        steps = PolicyProcessorPipeline.from_pretrained(folder, config_filename=PREPROCESSOR, overrides=overrides)
+    else:
+        raise AptError(f"{folder} holds no {PREPROCESSOR}: it was not written by lerobot-train.")
+    # Proofs use their own made-up numbers: the normaliser must not demand the data set's scale of them.
+    return LerobotSubject(policy, steps, folder, before)

@@ -1,0 +1,107 @@
+"""What a training process under the launcher adds to lerobot's script: data for the two stages, whole checkpoints.
+
+Three names in `lerobot.scripts.lerobot_train` are rebound for the life of that process, each logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lerobot.utils.constants import LAST_CHECKPOINT_LINK
+
+from apt_plugin import files
+from apt_plugin.hosts.lerobot import mixing
+from apt_plugin.stages import LIKELIHOOD
+
+_INSTALLED: dict[str, Any] = {}
+
+
+def installed() -> bool:
+    """Whether this process runs under the launcher (mixed data needs it)."""
+    return bool(_INSTALLED)
+
+
+def install() -> None:
+    """Rebind, once per process."""
+    from lerobot.scripts import lerobot_train
+
+    if _INSTALLED:
+        return
+    wraps = {
+        "make_train_eval_datasets": _datasets,
+        "save_checkpoint": _whole_checkpoint,
+        "update_last_checkpoint": _whole_link,
+    }
+    for name, wrap in wraps.items():
+        _INSTALLED[name] = getattr(lerobot_train, name)
+        setattr(lerobot_train, name, wrap(_INSTALLED[name]))
+        logging.info("APT: replaced lerobot.scripts.lerobot_train.%s", name)
+
+
+def uninstall() -> None:
+    """Put the host's functions back."""
+    from lerobot.scripts import lerobot_train
+
+    while _INSTALLED:
+        name, value = _INSTALLED.popitem()
+        setattr(lerobot_train, name, value)
+
+
+def _datasets(host: Any) -> Any:
+    def make_train_eval_datasets(cfg: Any) -> tuple[Any, Any]:
+        train, held_out = host(cfg)
+        mixing.fill_tasks(train)
+        mixing.fill_tasks(held_out)
+        mix = getattr(getattr(cfg.policy, "recipe", None), "mix", None)
+        if mix is not None and mix.share > 0 and cfg.policy.stage == LIKELIHOOD:
+            train = mixing.MixedDataset(train, mixing.load_like(train, mix, cfg), mix.share)
+        return train, held_out
+
+    return make_train_eval_datasets
+
+
+def _whole_checkpoint(host: Any) -> Any:
+    """The host writes a checkpoint in place; a kill in between leaves half of one under its final name."""
+
+    def save_checkpoint(checkpoint_dir: Path, *args: Any, **kwargs: Any) -> None:
+        checkpoint_dir = Path(checkpoint_dir)
+        temporary = checkpoint_dir.with_name(f".{checkpoint_dir.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        host(temporary, *args, **kwargs)
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        shutil.rmtree(checkpoint_dir, ignore_errors=True)
+        temporary.rename(checkpoint_dir)
+        files.fsync_folder(checkpoint_dir.parent)
+
+    return save_checkpoint
+
+
+def _whole_link(_host: Any) -> Any:
+    """The host unlinks `last` and then makes it anew; a kill in between leaves a run without one."""
+
+    def update_last_checkpoint(checkpoint_dir: Path) -> Path:
+        last = Path(checkpoint_dir).parent / LAST_CHECKPOINT_LINK
+        temporary = last.with_name(f".{last.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(Path(checkpoint_dir).name)
+        os.replace(temporary, last)
+        return last
+
+    return update_last_checkpoint
+
+
+def allow_in_policy_server() -> None:
+    """lerobot's async server compares exact type names; add ours to its list in this process."""
+    from lerobot.async_inference import constants
+
+    from apt_plugin.hosts.lerobot.names import POLICIES
+
+    constants.SUPPORTED_POLICIES.extend(n for n in POLICIES.values() if n not in constants.SUPPORTED_POLICIES)
+    logging.info("APT: added %s to lerobot.async_inference.constants.SUPPORTED_POLICIES", list(POLICIES.values()))

@@ -1,0 +1,128 @@
+"""`apt-plugin run <the host's own command> --recipe apt [--apt.* ...]`: what is ours in a command line.
+
+Flags of ours:
+    --recipe apt                    name the recipe; without it the host's command runs untouched
+    --apt.stage 1|2|both            which stages (both)
+    --apt.config FILE               a view of the recipe in YAML; flags override it
+    --apt.preset default|paper|release
+    --apt.prove true|false          run the contracts on Stage 1's result before Stage 2 (true)
+    --apt.stage1.<host flag> V      a flag of the host for Stage 1 only: its own data, steps, batch size, ...
+    --apt.stage2.<host flag> V      the same for Stage 2
+    --apt.<recipe field> V          e.g. --apt.noise_draws 8 --apt.fusion.kind host
+Everything else belongs to the host and is passed on as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from apt_plugin.errors import AptError, choose, did_you_mean
+from apt_plugin.recipe import Recipe, fields_of, from_flat, load_yaml
+
+RECIPES = ("apt",)
+STAGES = ("1", "2", "both")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line, taken apart."""
+
+    command: list[str]  # the host's, without our flags
+    recipe: Recipe | None = None  # None: the recipe was not named, the plugin stays out
+    stage: str = "both"
+    prove: bool = True
+    # Host flags for one stage only, name -> value.
+    stage_flags: dict[str, dict[str, str]] = field(default_factory=lambda: {"1": {}, "2": {}})
+
+
+def split(argv: Sequence[str]) -> Request:
+    """Separate our flags from the host's.
+
+    Raises:
+        AptError: an unknown recipe, stage or field; `--apt.*` without `--recipe apt`.
+    """
+    command, ours, recipe = [], [], None
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        name, joined, value = token.partition("=")
+        if name != "--recipe" and not name.startswith("--apt."):
+            command.append(token)
+            continue
+        if not joined:
+            value = tokens.pop(0) if tokens and not tokens[0].startswith("--") else "true"
+        if name == "--recipe":
+            recipe = choose("--recipe", value, RECIPES)
+        else:
+            ours.append((name.removeprefix("--apt."), value))
+    if recipe is None:
+        if ours:
+            raise AptError(f"--apt.{ours[0][0]} is given but no recipe is named. Write --recipe apt.")
+        return Request(command)
+    return _with_recipe(command, ours)
+
+
+def _with_recipe(command: list[str], ours: list[tuple[str, str]]) -> Request:
+    values: dict[str, Any] = {}
+    for name, value in ours:
+        if name == "config":
+            values = load_yaml(value) | values
+    values |= {name: value for name, value in ours if name != "config"}
+    stage = choose("--apt.stage", str(values.pop("stage", "both")), STAGES)
+    prove = str(values.pop("prove", "true")).lower() in ("true", "1", "yes")
+    flags: dict[str, dict[str, str]] = {"1": {}, "2": {}}
+    for name in list(values):
+        head, _, tail = name.partition(".")
+        if head in ("stage1", "stage2") and tail:
+            flags[head[-1]][tail] = _as_flag(values.pop(name))
+    known = [*fields_of(), "preset", "stage", "config", "prove", "stage1.<host flag>", "stage2.<host flag>"]
+    for name in values:
+        if name not in known:
+            raise AptError(f"Unknown recipe field --apt.{name}.{did_you_mean(name, known)}")
+    return Request(command, from_flat(values), stage, prove, flags)
+
+
+def _as_flag(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Flags:
+    """A host's `--name=value` and `--name value` flags, in order, editable."""
+
+    def __init__(self, tokens: Sequence[str]):
+        self.items: list[tuple[str, str | None]] = []
+        rest = list(tokens)
+        while rest:
+            token = rest.pop(0)
+            name, joined, value = token.partition("=")
+            if not name.startswith("--"):
+                raise AptError(f"Cannot tell which flag {token!r} belongs to. Write --name=value.")
+            if joined:
+                self.items.append((name[2:], value))
+            elif rest and not rest[0].startswith("--"):
+                self.items.append((name[2:], rest.pop(0)))
+            else:
+                self.items.append((name[2:], None))
+
+    def get(self, name: str) -> str | None:
+        """The last value of a flag ("true" for one without a value), None when absent."""
+        found = [("true" if value is None else value) for key, value in self.items if key == name]
+        return found[-1] if found else None
+
+    def without(self, *names: str, prefix: str | None = None) -> Flags:
+        kept = Flags([])
+        kept.items = [
+            (k, v) for k, v in self.items if k not in names and not (prefix is not None and k.startswith(prefix))
+        ]
+        return kept
+
+    def with_(self, values: dict[str, str]) -> Flags:
+        """Set flags, replacing earlier values."""
+        out = self.without(*values)
+        out.items += list(values.items())
+        return out
+
+    def tokens(self) -> list[str]:
+        return [f"--{name}" if value is None else f"--{name}={value}" for name, value in self.items]

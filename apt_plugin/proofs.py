@@ -1,0 +1,248 @@
+"""The contracts of the recipe as measurements on a checkpoint, at the loss, the gradients and the sampled actions.
+
+    B batch   T action tokens   A action dimensions
+
+Host-independent: a host's adapter opens a checkpoint as a `Subject`; everything here is numpy. A proof that could
+not fail is none, so the leak proof also demands that the state and the images still matter, and that the two
+instructions really were different tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from apt_plugin.stages import LIKELIHOOD, PRIOR
+
+ONE_LAYOUT = 0.0  # the same prefix layout: bits
+TWO_LAYOUTS = 1e-6  # Stage 1 drops instruction tokens: sums over keys have other lengths
+
+PLAIN = ("pick up the red cup", "push the blue block to the left")
+OTHER_TEXT = ("place the green bowl down", "pull the red cup to the right")
+OTHER_LENGTH = ("stop", "turn the small yellow box around and then put it on the plate, State: 1 2 3")
+OTHER_MATE = (PLAIN[0], OTHER_TEXT[1])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one batch gives, with fixed noise and time."""
+
+    loss: np.ndarray  # [B] per sample
+    actions: np.ndarray  # [B, T, A] sampled from fixed noise
+    grads: dict[str, np.ndarray]  # parameter name -> gradient of the mean loss
+    tokens: np.ndarray  # what identifies the instruction to the model
+
+
+class Subject(Protocol):
+    """A checkpoint opened for proofs."""
+
+    stage: int
+    prefix: str
+
+    def evaluate(
+        self,
+        instructions: Sequence[str],
+        *,
+        closed: bool = False,
+        one_layout: bool = True,
+        state_seed: int = 0,
+        image_seed: int = 0,
+    ) -> Outcome:
+        """Loss, gradients and actions for a batch of as many samples as instructions."""
+        ...
+
+    def switched(self) -> Subject:
+        """Stage 2 at step 0 from this Stage-1 checkpoint; may invalidate this subject."""
+        ...
+
+    def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
+        """Optimiser steps with the recipe's own groups; afterwards |gradient| per fusion parameter."""
+        ...
+
+    def vlm_digest(self) -> str: ...
+
+    def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
+        """(names and shapes of this checkpoint without ours, the stock host's own)."""
+        ...
+
+    def refused_without_plugin(self) -> tuple[bool, str]:
+        """Whether a host process without the plugin stops on this checkpoint, and its words."""
+        ...
+
+    def replaced_names(self) -> list[str]:
+        """Names in the host that are not what they were before the plugin came."""
+        ...
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One line of the table."""
+
+    contract: int
+    what: str
+    value: float | str
+    limit: str
+    passed: bool
+    note: str = ""
+
+    def row(self) -> dict[str, Any]:
+        value = self.value if isinstance(self.value, str) else float(self.value)
+        return {**self.__dict__, "value": value}
+
+
+def furthest(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest absolute difference; infinity when shapes differ or a value is not finite."""
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("inf")
+    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0))
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    """`furthest` in units of the values themselves where they exceed 1: rounding grows with the number rounded."""
+    return furthest(a, b) / max(1.0, float(np.abs(a).max(initial=0.0)))
+
+
+def furthest_grad(a: Outcome, b: Outcome) -> float:
+    if a.grads.keys() != b.grads.keys() or not a.grads:
+        return float("inf")
+    return max(furthest(a.grads[name], b.grads[name]) for name in a.grads)
+
+
+def _within(contract: int, what: str, value: float, limit: float, note: str = "") -> Proof:
+    shown = "exactly 0" if limit == 0 else f"<= {limit:g}"
+    return Proof(contract, what, value, shown, value <= limit, note)
+
+
+def no_leak(subject: Subject) -> list[Proof]:
+    """Contract 1: with the fusion closed, nothing depends on the instruction."""
+    closed = subject.stage == LIKELIHOOD
+    # A native prefix lets image tokens read the words: a stated property of that mode, reported, not hidden.
+    limit = ONE_LAYOUT if subject.prefix == "isolated" else float("inf")
+    note = "" if subject.prefix == "isolated" else "native prefix: leaks by construction"
+    plain = subject.evaluate(PLAIN, closed=closed)
+    proofs = []
+    for name, words in (("text", OTHER_TEXT), ("length", OTHER_LENGTH), ("batch-mate", OTHER_MATE)):
+        other = subject.evaluate(words, closed=closed)
+        told = not np.array_equal(plain.tokens, other.tokens)
+        for what, value in (
+            ("loss", furthest(plain.loss, other.loss)),
+            ("actions", furthest(plain.actions, other.actions)),
+            ("gradients", furthest_grad(plain, other)),
+        ):
+            value = value if told else float("inf")
+            proofs.append(_within(1, f"{what}, other {name}", value, limit, note if told else "same tokens: vacuous"))
+    dropped = subject.evaluate(PLAIN, closed=closed, one_layout=False)
+    allowed = TWO_LAYOUTS if subject.prefix == "isolated" else limit
+    proofs.append(_within(1, "loss, instruction tokens dropped", relative(plain.loss, dropped.loss), allowed, note))
+    for what, seeds in (("state", {"state_seed": 1}), ("images", {"image_seed": 1})):
+        moved = furthest(plain.actions, subject.evaluate(PLAIN, closed=closed, **seeds).actions)
+        proofs.append(Proof(1, f"actions, other {what}", moved, "> 1e-6", moved > 1e-6, "what is kept still matters"))
+    return proofs
+
+
+def exact_switch(before: dict[bool, Outcome], second: Subject) -> list[Proof]:
+    """Contract 2: Stage 2 at step 0 is Stage 1, on instruction-bearing input.
+
+    Args:
+        before: Stage 1's outcome with one layout (True) and with instruction tokens dropped (False).
+    """
+    proofs = []
+    for one_layout, limit in ((True, ONE_LAYOUT), (False, TWO_LAYOUTS)):
+        after = second.evaluate(PLAIN, one_layout=True)
+        where = "one layout" if one_layout else "Stage 1 drops instruction tokens"
+        first, measure = before[one_layout], furthest if one_layout else relative
+        proofs += [
+            _within(2, f"loss at the switch, {where}", measure(first.loss, after.loss), limit),
+            _within(2, f"actions at the switch, {where}", measure(first.actions, after.actions), limit),
+        ]
+    return proofs
+
+
+def alive(second: Subject) -> list[Proof]:
+    """Contract 3: after one optimiser step every fusion parameter has a finite, non-zero gradient."""
+    norms = second.train(PLAIN, steps=1)
+    dead = [name for name, norm in norms.items() if not (np.isfinite(norm) and norm > 0)]
+    worst = min(norms.values(), default=0.0)
+    note = f"dead: {', '.join(dead[:3])}" if dead else f"{len(norms)} fusion parameters"
+    return [Proof(3, "smallest fusion gradient after one step", worst, "> 0, finite", bool(norms) and not dead, note)]
+
+
+def frozen(subject: Subject) -> list[Proof]:
+    """Contract 4: training moves the expert and leaves every bit of the VLM."""
+    start = subject.vlm_digest()
+    subject.train(PLAIN, steps=3)
+    same = subject.vlm_digest() == start
+    return [Proof(4, "VLM hash over 3 optimiser steps with weight decay", start[:16], "unchanged", same)]
+
+
+def host_keys(subject: Subject) -> list[Proof]:
+    """Contract 5: without `apt_` keys the checkpoint is a stock tree."""
+    ours, stock = subject.host_tree()
+    missing, extra = set(stock) - set(ours), set(ours) - set(stock)
+    differ = {name for name in set(ours) & set(stock) if ours[name] != stock[name]}
+    note = "; ".join(f"{what}: {sorted(names)[0]}" for what, names in
+                     (("missing", missing), ("extra", extra), ("shape", differ)) if names)  # fmt: skip
+    count = len(missing) + len(extra) + len(differ)
+    return [Proof(5, f"host keys that differ, of {len(stock)}", float(count), "0", count == 0 and bool(stock), note)]
+
+
+def refused(subject: Subject) -> list[Proof]:
+    """Contract 6: a host without the plugin does not run the checkpoint ungated."""
+    stopped, words = subject.refused_without_plugin()
+    return [Proof(6, "host without the plugin", "refuses" if stopped else "RUNS", "refuses", stopped, words[:120])]
+
+
+def inert(subject: Subject) -> list[Proof]:
+    """Contract 7: what was replaced while building is back."""
+    left = subject.replaced_names()
+    return [Proof(7, "host names left replaced", float(len(left)), "0", not left, ", ".join(left[:3]))]
+
+
+def prove(subject: Subject, progress: Callable[[str], Any] = lambda _: None) -> list[Proof]:
+    """Run every contract that this checkpoint can show.
+
+    A Stage-1 checkpoint shows all of them (Stage 2 is built from it for 2 and 3); a Stage-2 checkpoint shows all
+    but the switch, which is behind it.
+    """
+    proofs: list[Proof] = []
+
+    def run(name: str, step: Callable[[], list[Proof]]) -> None:
+        progress(name)
+        proofs.extend(step())
+
+    run("no leak", lambda: no_leak(subject))
+    run("host keys", lambda: host_keys(subject))
+    run("served or refused", lambda: refused(subject))
+    if subject.stage == PRIOR:
+        before = {layout: subject.evaluate(PLAIN, one_layout=layout) for layout in (True, False)}
+        run("frozen", lambda: frozen(subject))
+        second = subject.switched()
+        run("exact switch", lambda: exact_switch(before, second))
+        run("alive", lambda: alive(second))
+        run("inert", lambda: inert(second))
+    else:
+        run("alive", lambda: alive(subject))
+        run("frozen", lambda: frozen(subject))
+        run("inert", lambda: inert(subject))
+    return sorted(proofs, key=lambda proof: proof.contract)
+
+
+@dataclass
+class Verdict:
+    """Whether a set of proofs holds."""
+
+    proofs: list[Proof] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return bool(self.proofs) and all(proof.passed for proof in self.proofs)
+
+    def as_json(self) -> dict[str, Any]:
+        rows = [proof.row() for proof in self.proofs]
+        for row in rows:
+            if isinstance(row["value"], float) and not np.isfinite(row["value"]):
+                row["value"] = str(row["value"])
+        return {"holds": self.holds, "rows": rows}
