@@ -22,7 +22,7 @@ TWO_LAYOUTS = 1e-6  # Stage 1 drops instruction tokens: sums over keys have othe
 
 PLAIN = ("pick up the red cup", "push the blue block to the left")
 OTHER_TEXT = ("place the green bowl down", "pull the red cup to the right")
-OTHER_LENGTH = ("stop", "turn the small yellow box around and then put it on the plate, State: 1 2 3")
+OTHER_LENGTH = ("stop", "turn the small box around, State: 1 2")
 OTHER_MATE = (PLAIN[0], OTHER_TEXT[1])
 
 

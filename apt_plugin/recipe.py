@@ -182,9 +182,15 @@ def from_flat(values: dict[str, Any], base: Recipe | None = None) -> Recipe:
 
 def _typed(name: str, value: Any, kind: str) -> Any:
     """Flags arrive as text and YAML as values: read both the way YAML does, then insist on the type."""
-    parsed = yaml.safe_load(value) if isinstance(value, str) and kind != "str" else value
+    try:
+        parsed = yaml.safe_load(value) if isinstance(value, str) and kind != "str" else value
+        if kind == "float" and isinstance(parsed, str):
+            parsed = float(parsed)  # YAML 1.1 reads 1e-4 as text: it wants 1.0e-4
+    except (yaml.YAMLError, ValueError):
+        parsed = None  # no type of ours: refused below
     wanted: Any = {"int": int, "float": (int, float), "bool": bool, "str": str, "list[str]": list}[kind]
-    if not isinstance(parsed, wanted) or (kind in ("int", "float") and isinstance(parsed, bool)):
+    texts = kind != "list[str]" or (isinstance(parsed, list) and all(isinstance(item, str) for item in parsed))
+    if not isinstance(parsed, wanted) or not texts or (kind in ("int", "float") and isinstance(parsed, bool)):
         raise AptError(f"Recipe field {name} is {value!r}; it takes a {kind}.")
     return float(parsed) if kind == "float" else parsed
 
@@ -198,7 +204,10 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise AptError(f"No recipe file at {path}. Examples lie in configs/<host>/.")
-    values = yaml.safe_load(path.read_text()) or {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AptError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise AptError(f"{path} holds a {type(values).__name__}; a recipe file is a mapping of fields.")
     return flatten(values)

@@ -68,7 +68,9 @@ def read_record(folder: Path) -> Record:
         recipe = from_flat(flatten(value.pop("recipe")))
         curve = Curve.from_json(value.pop("curve"))
         return Record(recipe=recipe, curve=curve, **value)
-    except (TypeError, KeyError, AttributeError) as error:
+    except AptError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise AptError(f"{path} lacks or adds a field ({error}): it was edited by hand.") from error
 
 

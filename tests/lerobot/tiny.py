@@ -117,10 +117,15 @@ def stage2(family: str, prior: Path, tokenizer_name: str, recipe: dict | None = 
     return get_policy_class(cfg.type).from_pretrained(prior, config=cfg)
 
 
-def batch(policy: Any, instructions: list[str | None], seed: int = 0, index: bool = True) -> dict[str, Any]:
-    """A processed batch: same images, states and actions for the same seed, whatever the instructions are."""
+def preprocessor(policy: Any) -> Any:
+    """The policy's own input pipeline, without normalisation statistics."""
     from lerobot.policies import make_pre_post_processors
 
+    return make_pre_post_processors(policy.config, dataset_stats=None)[0]
+
+
+def batch(policy: Any, instructions: list[str | None], seed: int = 0, index: bool = True) -> dict[str, Any]:
+    """A processed batch: same images, states and actions for the same seed, whatever the instructions are."""
     generator = torch.Generator().manual_seed(seed)
     n = len(instructions)
     raw: dict[str, Any] = {name: torch.rand(n, 3, 28, 28, generator=generator) for name in CAMERAS}
@@ -130,5 +135,4 @@ def batch(policy: Any, instructions: list[str | None], seed: int = 0, index: boo
         raw["task"] = list(instructions)
     if index:
         raw["index"] = torch.arange(n)
-    before, _ = make_pre_post_processors(policy.config, dataset_stats=None)
-    return before(raw)
+    return preprocessor(policy)(raw)
