@@ -6,6 +6,7 @@ Every default that a measurement chose says which one. Host-independent: no fram
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,10 @@ class Recipe:
         if self.gap_every < 0:
             raise AptError(f"gap_every is {self.gap_every}; write 0 (never) or a number of steps.")
         for name in ("vlm_lr_scale", "inherited_lr_scale", "fusion_lr_scale", "prior_loss"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise AptError(f"{name} is {getattr(self, name)}; write a number >= 0.")
+        if not math.isfinite(self.guidance_scale):
+            raise AptError(f"guidance_scale is {self.guidance_scale}; write a number (1 is the plain policy).")
 
 
 # The two published variants, as far as a host of another architecture allows (shared notes, section 11).

@@ -160,8 +160,29 @@ FUSIONS: dict[str, type[HostFusion] | type[InterleavedFusion]] = {
 }
 
 
-def build_fusion(fusion: Fusion, sites: list[int], width: int, heads: int, head_width: int) -> nn.ModuleDict:
-    """One fusion per site, keyed by the inherited layer's index.
+class FusionStack(nn.Module):
+    """One fusion per site, named by the inherited layer's index.
+
+    Not an nn.ModuleDict: PEFT's modules_to_save refuses containers, and reaches a module only through methods.
+    """
+
+    def __init__(self, fusions: dict[int, HostFusion | InterleavedFusion]):
+        super().__init__()
+        for site, module in fusions.items():
+            self.add_module(str(site), module)
+
+    def at(self, index: int) -> nn.Module | None:
+        """The fusion behind inherited layer `index`, None where there is none."""
+        return self._modules.get(str(index))
+
+    def openings(self) -> dict[str, float]:
+        """Site -> mean |g| of its gate, for logs and reports."""
+        sites = {s: m for s, m in self._modules.items() if isinstance(m, HostFusion | InterleavedFusion)}
+        return {site: float(module.gate.openness().detach().abs().mean()) for site, module in sites.items()}
+
+
+def build_fusion(fusion: Fusion, sites: list[int], width: int, heads: int, head_width: int) -> FusionStack:
+    """One fusion per site.
 
     Raises:
         AptError: no site.
@@ -169,13 +190,9 @@ def build_fusion(fusion: Fusion, sites: list[int], width: int, heads: int, head_
     if not sites:
         raise AptError("A model without expert layers has no place for fusion.")
     cls = FUSIONS[fusion.kind]
-    return nn.ModuleDict({str(site): cls(fusion, width, heads, head_width) for site in sites})
+    return FusionStack({site: cls(fusion, width, heads, head_width) for site in sites})
 
 
-def gate_openings(fusions: nn.ModuleDict) -> dict[str, float]:
-    """layer -> mean |g| of its gate, for logs and reports."""
-    return {
-        site: float(module.gate.openness().detach().abs().mean())
-        for site, module in fusions.items()
-        if isinstance(module, (HostFusion, InterleavedFusion))
-    }
+def gate_openings(fusions: FusionStack) -> dict[str, float]:
+    """`FusionStack.openings` as a function, as the JAX form has it."""
+    return fusions.openings()

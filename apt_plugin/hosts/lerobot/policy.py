@@ -148,12 +148,10 @@ class AptPolicy:
             curve["blank_gap_train"] = scalars["blank"] - scalars["loss"]
         curve |= self._held_out()
         if self.model.apt_fusion is not None:
-            gates = torch.stack([f.gate.openness().detach().abs().mean() for f in self.model.apt_fusion.values()])
-            curve |= {"gate_mean": float(gates.mean()), "gate_max": float(gates.max())}
+            gates = self.model.apt_fusion.openings()
+            curve |= {"gate_mean": sum(gates.values()) / len(gates), "gate_max": max(gates.values())}
             if self.apt_step % max(self.config.recipe.gap_every, 1) == 0:
-                self.apt_curve.add(
-                    self.apt_step, {f"gate.{s}": float(g) for s, g in zip(self.model.apt_fusion, gates, strict=True)}
-                )
+                self.apt_curve.add(self.apt_step, {f"gate.{site}": g for site, g in gates.items()})
         self.apt_curve.add(self.apt_step, curve)
         per_dim = errors.detach().mean((0, 1)).cpu().tolist()
         return {**curve, "loss_per_dim": per_dim, "trainable_share": trainable_share(self)}
