@@ -9,7 +9,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -186,7 +186,7 @@ def from_flat(values: dict[str, Any], base: Recipe | None = None) -> Recipe:
 def _typed(name: str, value: Any, kind: str) -> Any:
     """Flags arrive as text and YAML as values: read both the way YAML does, then insist on the type."""
     try:
-        parsed = yaml.safe_load(value) if isinstance(value, str) and kind != "str" else value
+        parsed: Any = yaml.safe_load(value) if isinstance(value, str) and kind != "str" else value
         if kind == "float" and isinstance(parsed, str):
             parsed = float(parsed)  # YAML 1.1 reads 1e-4 as text: it wants 1.0e-4
     except (yaml.YAMLError, ValueError):
@@ -195,7 +195,7 @@ def _typed(name: str, value: Any, kind: str) -> Any:
     texts = kind != "list[str]" or (isinstance(parsed, list) and all(isinstance(item, str) for item in parsed))
     if not isinstance(parsed, wanted) or not texts or (kind in ("int", "float") and isinstance(parsed, bool)):
         raise AptError(f"Recipe field {name} is {value!r}; it takes a {kind}.")
-    return float(parsed) if kind == "float" else parsed
+    return float(cast(float, parsed)) if kind == "float" else parsed
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:

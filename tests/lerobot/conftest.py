@@ -61,3 +61,24 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "bare": datasets.strip_tasks(datasets.write(folder / "bare", [""])),
         "mute": datasets.write(folder / "mute", [""], episodes=3),
     }
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, data: dict[str, Path], plain: dict[str, Path], tok: str) -> Path:
+    """Checkpoints of a Stage-1 run of 4 steps (saved at 2 and 4) by the host's script, on data without annotation."""
+    from tests.lerobot import datasets
+
+    out = tmp_path_factory.mktemp("trained") / "s1"
+    datasets.lerobot_train(*datasets.stage1(data["bare"], plain["pi05"], tok, out, steps=4, save_freq=2))
+    return out / "checkpoints"
+
+
+@pytest.fixture(scope="session")
+def likelihood(tmp_path_factory: pytest.TempPathFactory, data: dict[str, Path], trained: Path, tok: str) -> Path:
+    """A Stage-2 checkpoint (pretrained_model folder) after 3 steps from there."""
+    from tests.lerobot import datasets
+
+    out = tmp_path_factory.mktemp("likelihood") / "s2"
+    prior = trained / "last" / "pretrained_model"
+    datasets.lerobot_train(*datasets.stage2(data["labelled"], prior, tok, out, steps=3))
+    return out / "checkpoints" / "last" / "pretrained_model"

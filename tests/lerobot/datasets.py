@@ -66,6 +66,34 @@ def flags(data: Path, tok: str, **more: str | int) -> list[str]:
     ]  # fmt: skip
 
 
+def stage1(data: Path, plain: Path, tok: str, out: Path, **more: str | int) -> list[str]:
+    """Flags of a native Stage-1 run."""
+    own = ["--policy.type=pi05_apt", "--policy.stage=1", f"--policy.pretrained_path={plain}"]
+    return [*own, *flags(data, tok, output_dir=out, **more)]
+
+
+def stage2(data: Path, prior: Path, tok: str, out: Path, **more: str | int) -> list[str]:
+    """Flags of a native Stage-2 run."""
+    return [f"--policy.path={prior}", "--policy.stage=2", *flags(data, tok, output_dir=out, **more)]
+
+
+def lerobot_train(*argv: str) -> None:
+    """lerobot-train in this process, as the launcher's child runs it; importing it anew costs ten seconds a run."""
+    from accelerate.state import AcceleratorState
+    from lerobot.scripts import lerobot_train as host
+
+    from apt_plugin.hosts.lerobot import training
+
+    before, sys.argv = sys.argv, ["lerobot-train", *map(str, argv)]
+    training.install()
+    try:
+        host.main()
+    finally:
+        training.uninstall()
+        sys.argv = before
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def call(*command: str, check: bool = True, timeout: float = 500, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command of this environment; its output is in the failure message."""
     scripts = Path(sys.executable).parent

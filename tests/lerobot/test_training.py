@@ -11,64 +11,23 @@ import torch
 from safetensors.torch import load_file
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import mixing, training
+from apt_plugin.hosts.lerobot import mixing
 from apt_plugin.hosts.lerobot.launch import is_whole, last_whole
 from apt_plugin.stages import read_record
 from tests.lerobot import datasets
+from tests.lerobot.datasets import stage1, stage2
 
 WEIGHTS = "pretrained_model/model.safetensors"
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch):
-    """lerobot-train in this process, as the launcher's child runs it; importing it anew costs ten seconds a run."""
-    from accelerate.state import AcceleratorState
-    from lerobot.scripts import lerobot_train
-
-    def run(*flags: str) -> None:
-        training.install()
-        try:
-            monkeypatch.setattr(sys, "argv", ["lerobot-train", *map(str, flags)])
-            lerobot_train.main()
-        finally:
-            training.uninstall()
-            AcceleratorState._reset_state(reset_partial_state=True)
-
-    return run
-
-
-def stage1(data: Path, plain: Path, tok: str, out: Path, **more) -> list[str]:
-    return [
-        "--policy.type=pi05_apt", "--policy.stage=1", f"--policy.pretrained_path={plain}",
-        *datasets.flags(data, tok, output_dir=out, **more),
-    ]  # fmt: skip
-
-
-def stage2(data: Path, prior: Path, tok: str, out: Path, **more) -> list[str]:
-    return [f"--policy.path={prior}", "--policy.stage=2", *datasets.flags(data, tok, output_dir=out, **more)]
+def host():
+    return datasets.lerobot_train
 
 
 def same_weights(a: Path, b: Path) -> bool:
     one, two = load_file(a), load_file(b)
     return one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory, data, plain, tok) -> Path:
-    """A Stage-1 run of 4 steps with a checkpoint at 2, by the host's script, on data without any task annotation."""
-    from accelerate.state import AcceleratorState
-    from lerobot.scripts import lerobot_train
-
-    out = tmp_path_factory.mktemp("trained") / "s1"
-    argv, sys.argv = sys.argv, ["lerobot-train", *stage1(data["bare"], plain["pi05"], tok, out, steps=4, save_freq=2)]
-    training.install()
-    try:
-        lerobot_train.main()
-    finally:
-        training.uninstall()
-        sys.argv = argv
-        AcceleratorState._reset_state(reset_partial_state=True)
-    return out / "checkpoints"
 
 
 def test_stage1_learns_from_data_without_any_task(trained: Path, plain: dict[str, Path]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lerobot.utils.constants import ACTION
@@ -27,8 +27,13 @@ from apt_plugin.hosts.lerobot.noise import draw
 from apt_plugin.hosts.lerobot.sizes import replaced, sized
 from apt_plugin.stages import LIKELIHOOD
 
+if TYPE_CHECKING:  # a mixin: the host's policy stands behind it
+    from lerobot.policies.pi05.modeling_pi05 import PI05Policy as HostPolicy
+else:
+    HostPolicy = object
 
-class AptPolicy:
+
+class AptPolicy(HostPolicy):
     """Stage 1 or Stage 2 of the recipe on one of lerobot's π policies."""
 
     config: Any
@@ -96,7 +101,7 @@ class AptPolicy:
         return policy
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict | None = None) -> None:
-        records.save(self, Path(save_directory), lambda: super(AptPolicy, self)._save_pretrained(  # type: ignore[misc]
+        records.save(self, Path(save_directory), lambda: super(AptPolicy, self)._save_pretrained(
             save_directory, state_dict=state_dict))  # fmt: skip
 
     def _record_adapter(self, folder: Path) -> None:

@@ -23,6 +23,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import loading, records, register
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, POLICIES, PREPROCESSOR, WEIGHTS
+from apt_plugin.hosts.lerobot.processors import AptPromptStep
 from apt_plugin.hosts.lerobot.sizes import sized
 from apt_plugin.proofs import Outcome
 from apt_plugin.stages import LIKELIHOOD
@@ -199,5 +200,7 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> LerobotSu
         steps = PolicyProcessorPipeline.from_pretrained(folder, config_filename=PREPROCESSOR, overrides=overrides)
     else:
         raise AptError(f"{folder} holds no {PREPROCESSOR}: it was not written by lerobot-train.")
-    # Proofs use their own made-up numbers: the normaliser must not demand the data set's scale of them.
+    for step in steps.steps:
+        if isinstance(step, AptPromptStep):  # the limit bounds memory, not the model; our instructions must fit
+            step.max_length = max(step.max_length, 64)
     return LerobotSubject(policy, steps, folder, before)
