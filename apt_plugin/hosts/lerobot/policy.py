@@ -15,7 +15,7 @@ import torch
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from apt_plugin import stages
+from apt_plugin import freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
@@ -87,7 +87,7 @@ class AptPolicy(HostPolicy):
         skip: set[str] = set()
         if source.kind == "host" and config.recipe.expert == "fresh":
             skip = loading.expert_keys(names)
-        fresh = {name for name in names if "apt_" in name} if source.kind == "prior" else set()
+        fresh = {name for name in names if freeze.added(name)} if source.kind == "prior" else set()
         renames = loading.host_renames(source.folder, policy) if source.kind == "host" else {}
         loaded = torch_params.load_shared(policy, source.folder / WEIGHTS, renames, skip, fresh)
         loading.log_source(source, policy, loaded, skip | fresh)

@@ -104,7 +104,7 @@ class LerobotSubject:
         grads = {
             n: p.grad.float().cpu().numpy()
             for n, p in policy.named_parameters()
-            if p.grad is not None and "apt_" not in n
+            if p.grad is not None and not freeze.added(n)
         }
         policy.zero_grad(set_to_none=True)
         spoken = torch.where(batch[INSTRUCTION_MASK], prompt.tokens, -1)
@@ -127,7 +127,7 @@ class LerobotSubject:
             norms = {
                 n: 0.0 if p.grad is None else float(p.grad.float().norm())
                 for n, p in policy.named_parameters()
-                if "apt_" in n and p.requires_grad
+                if freeze.added(n) and p.requires_grad
             }
             if _ < steps:
                 optimizer.step()
