@@ -85,7 +85,8 @@ def open_up(model: torch.nn.Module, seed: int = 0) -> None:
         noise = torch.randn(p.shape, generator=generator).to(p.dtype)
         if p.dim() > 1:
             fan = p[0].numel() if "patch_embed" in name else p.shape[-2] if name.endswith((".W",)) else p.shape[-1]
-            p.data = noise * (0.5 if "embed" in name and p.dim() == 2 else fan**-0.5)
+            table = p.dim() == 2 and name.endswith(("embed_tokens.weight", "pos_embed.weight", "_embedding.weight"))
+            p.data = noise * (0.5 if table else fan**-0.5)
         else:
             p.data = p.data + 0.1 * noise
 
