@@ -37,6 +37,9 @@ class Fusion:
     gate: str = "scalar"
     # Interleaved only: a feed-forward of the fusion layer's own behind the attention.
     feed_forward: bool = False
+    # Interleaved on GR00T: which VLM layers fusion reads. "last": the features that the host's own head reads;
+    # "spread": one layer per fusion, evenly, as the paper does; "3,7,15": these. (π fuses at its own depth.)
+    taps: str = "last"
 
     def __post_init__(self) -> None:
         choose("fusion.kind", self.kind, FUSIONS)
@@ -45,6 +48,10 @@ class Fusion:
             raise AptError(f"fusion.every is {self.every}; write 1 (after each expert layer) or more.")
         if self.kind == "host" and self.feed_forward:
             raise AptError("fusion.feed_forward needs new layers: write fusion.kind=interleaved, or drop it.")
+        if self.taps not in ("last", "spread") and not all(part.strip().isdigit() for part in self.taps.split(",")):
+            raise AptError(f"fusion.taps is {self.taps!r}; write last, spread, or VLM layers such as 3,7,15.")
+        if self.kind == "host" and self.taps != "last":
+            raise AptError("fusion.taps needs new layers: write fusion.kind=interleaved, or drop it.")
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # Scalar gate, additive, a new layer after each inherited one. Not reproduced: N = 20 layers and
     # Qwen3-VL (the host's own depth and VLM are used), DDPM (the host's flow matching is used).
-    "paper": {"vlm": "full", "fusion": {"kind": "interleaved", "every": 1, "gate": "scalar"}},
+    "paper": {"vlm": "full", "fusion": {"kind": "interleaved", "every": 1, "gate": "scalar", "taps": "spread"}},
     # One gate value per channel, new layers with their own feed-forward. Not reproduced, because it costs
     # contract 2: the convex mix that is open at 0.5 from the start, and dropping all but the blocks.
     "release": {

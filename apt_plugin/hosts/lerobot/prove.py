@@ -143,18 +143,22 @@ class LerobotSubject:
         return ours, stock_tree(self.policy.config)
 
     def refused_without_plugin(self) -> tuple[bool, str]:
-        """A fresh process of the host that never imports the plugin tries to open the checkpoint."""
-        code = (
-            "import sys, lerobot.policies.factory\n"
-            "from lerobot.configs import PreTrainedConfig\n"
-            "PreTrainedConfig.from_pretrained(sys.argv[1])\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code, str(self.folder)], capture_output=True, text=True)
-        words = done.stderr.strip().splitlines()
-        return done.returncode != 0, words[-1] if words else ""
+        return refuses_without_plugin(self.folder)
 
     def replaced_names(self) -> list[str]:
         return [f"{m}.{n}" for (m, n), was in self._before.items() if id(getattr(importlib.import_module(m), n)) != was]
+
+
+def refuses_without_plugin(folder: Path) -> tuple[bool, str]:
+    """A fresh process of the host that never imports the plugin tries to open the checkpoint."""
+    code = (
+        "import sys, lerobot.policies.factory\n"
+        "from lerobot.configs import PreTrainedConfig\n"
+        "PreTrainedConfig.from_pretrained(sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    words = done.stderr.strip().splitlines()
+    return done.returncode != 0, words[-1] if words else ""
 
 
 def stock_tree(config: Any) -> dict[str, tuple]:
@@ -173,7 +177,7 @@ def stock_tree(config: Any) -> dict[str, tuple]:
     return {f"model.{n}": s for n, s in shapes(model).items()}
 
 
-def open_subject(checkpoint: str | Path, device: str | None = None) -> LerobotSubject:
+def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     """Open an APT checkpoint folder of lerobot.
 
     Raises:
@@ -200,6 +204,10 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> LerobotSu
         steps = PolicyProcessorPipeline.from_pretrained(folder, config_filename=PREPROCESSOR, overrides=overrides)
     else:
         raise AptError(f"{folder} holds no {PREPROCESSOR}: it was not written by lerobot-train.")
+    if config.type == "groot_apt":
+        from apt_plugin.hosts.lerobot.prove_groot import LerobotGrootSubject
+
+        return LerobotGrootSubject(policy, steps, folder)
     for step in steps.steps:
         if isinstance(step, AptPromptStep):  # the limit bounds memory, not the model; our instructions must fit
             step.max_length = max(step.max_length, 64)
