@@ -68,7 +68,7 @@ HOSTS = {
     host.name: host
     for host in (
         Host("lerobot", "lerobot", "lerobot", ">=0.6.1,<0.6.2", "apt_plugin.hosts.lerobot"),
-        Host("openpi", "openpi", "openpi", "", None, "its adapter is not written yet"),
+        Host("openpi", "openpi", "openpi", ">=0.1.0,<0.2", "apt_plugin.hosts.openpi"),
         Host("gr00t", "gr00t", "gr00t", "", None, "its adapter is not written yet"),
     )
 }
