@@ -15,6 +15,11 @@ MISSING = importlib.util.find_spec("openpi") is None
 collect_ignore_glob = ["test_*.py"] if MISSING else []
 
 
+def pytest_configure(config) -> None:
+    # Known to pytest-timeout, which openpi's environment need not have
+    config.addinivalue_line("markers", "timeout(seconds): limit of one test")
+
+
 def pytest_report_header() -> str | None:
     return "tests/hosts/openpi: SKIPPED, openpi does not import here" if MISSING else None
 
