@@ -7,7 +7,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -64,6 +64,22 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """Apply, revert or check the small patches that make --recipe apt work without the launcher."""
+
+    host: Annotated[str, tyro.conf.Positional]
+    action: Literal["apply", "revert", "check"] = "apply"
+    checkout: Path | None = None
+    """The host's checkout (the one that its package is imported from by default)."""
+
+    def __call__(self) -> int:
+        from apt_plugin.patching import run
+
+        print(run(self.host, self.action, self.checkout))
+        return 0
+
+
+@dataclass(frozen=True)
 class Demo:
     """A tabletop world, a tiny π0.5 of lerobot's own classes, both stages, proofs, rollouts and one HTML report."""
 
@@ -101,7 +117,7 @@ def main() -> None:
         if argv[:1] == ["run"]:
             sys.exit(_run(argv[1:]))
         command = tyro.extras.subcommand_cli_from_dict(
-            {"doctor": Doctor, "prove": Prove, "export": Export, "demo": Demo},
+            {"doctor": Doctor, "prove": Prove, "export": Export, "patch": Patch, "demo": Demo},
             prog="apt-plugin",
             description=OVERVIEW,
             args=argv or ["--help"],

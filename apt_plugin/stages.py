@@ -83,24 +83,24 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         AptError: no APT checkpoint there.
     """
-    inner = ("", "pretrained_model", "checkpoints/last/pretrained_model", "stage2", "stage1")
+    inner = ("", "pretrained_model", "checkpoints/last/pretrained_model", "assets", "stage2", "stage1")
     for name in inner:
         if (path / name / RECORD).is_file():
             return path / name
     for name in ("stage2", "stage1"):
         if (path / name).is_dir():
             return find_checkpoint(path / name)
-    raise AptError(f"{path} is no APT checkpoint (no {RECORD} in it, nor in {', '.join(inner[1:3])}).")
+    raise AptError(f"{path} is no APT checkpoint (no {RECORD} in it, nor in {', '.join(inner[1:4])}).")
 
 
-def check_stage1(folder: Path, policy: str, recipe: Recipe, weights_file: str) -> Record:
+def check_stage1(folder: Path, policy: str, recipe: Recipe, weights_file: str | None) -> Record:
     """Everything that must hold before Stage 2 is built on `folder`.
 
     Args:
         folder: the checkpoint that is to become the prior.
         policy: the model family that Stage 2 is to train.
         recipe: Stage 2's recipe.
-        weights_file: name of the weights inside `folder`.
+        weights_file: name of the weights inside `folder`; None where the host stores them in a form of its own.
 
     Raises:
         AptError: no Stage-1 result there, a foreign one, or one whose weights were truncated or changed.
@@ -122,7 +122,8 @@ def check_stage1(folder: Path, policy: str, recipe: Recipe, weights_file: str) -
             f"The prior in {folder} was trained on a {record.recipe.prefix} prefix, Stage 2 asks for {recipe.prefix}: "
             f"its inputs would change at the switch. Write prefix={record.recipe.prefix}."
         )
-    files.check_safetensors(folder / weights_file, record.weights)
+    if weights_file is not None:
+        files.check_safetensors(folder / weights_file, record.weights)
     return record
 
 

@@ -72,7 +72,7 @@ HOSTS = {
     host.name: host
     for host in (
         Host("lerobot", "lerobot", "lerobot", ">=0.6.1,<0.6.2", "apt_plugin.hosts.lerobot"),
-        Host("openpi", "openpi", "openpi", "", None, "its adapter is not written yet"),
+        Host("openpi", "openpi", "openpi", ">=0.1.0,<0.2", "apt_plugin.hosts.openpi"),
         # Every GR00T calls itself 0.1.0: the adapter's own check tells N1.7 from N1.6 and N1.5.
         Host(
             "gr00t", "gr00t", "gr00t", ">=0.1.0,<0.2", "apt_plugin.hosts.gr00t", check="apt_plugin.hosts.gr00t.versions"

@@ -1,0 +1,89 @@
+"""The host's data factories under the recipe: their own data, stats and transforms, with our prompt transform."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+from typing import Any
+
+import openpi.transforms as transforms
+from openpi.shared import normalize
+from openpi.training import config as _config
+
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.openpi.names import ASSETS
+from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt, FillPrompt
+from apt_plugin.stages import LIKELIHOOD
+
+
+@dataclasses.dataclass(frozen=True)
+class AptData(_config.DataConfigFactory):
+    """Wraps the factory of a stock config."""
+
+    inner: _config.DataConfigFactory = dataclasses.field(default_factory=_config.FakeDataConfig)
+    # Norm stats lie in <assets_base_dir>/<name of the stock config>; a derived name would move them.
+    stock_name: str = ""
+    # Folder with norm stats that replace the data's own (Stage 1's, in Stage 2), None to keep those.
+    stats_from: str | None = None
+
+    def create(self, assets_dirs: pathlib.Path, model_config: Any) -> _config.DataConfig:
+        data = self.inner.create(pathlib.Path(assets_dirs).parent / self.stock_name, model_config)
+        if data.repo_id == "fake":
+            logging.warning(
+                "APT: openpi's fake data has every image and prompt mask False: the model sees nothing of the "
+                "prefix, so this run shows that the program works and nothing else."
+            )
+        prompt = [_arranged(t, model_config) for t in data.model_transforms.inputs]
+        repack = data.repack_transforms
+        if model_config.apt_stage != LIKELIHOOD:
+            repack = dataclasses.replace(repack, inputs=[FillPrompt(), *repack.inputs])
+        stats = data.norm_stats
+        if self.stats_from and data.asset_id:
+            stats = normalize.load(pathlib.Path(self.stats_from) / ASSETS / data.asset_id)
+            logging.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
+        return dataclasses.replace(
+            data,
+            model_transforms=dataclasses.replace(data.model_transforms, inputs=prompt),
+            repack_transforms=repack,
+            norm_stats=stats,
+            # Where a checkpoint keeps its statistics: not where a stock server looks (records.signpost).
+            asset_id=data.asset_id and f"{ASSETS}/{data.asset_id}",
+        )
+
+
+def _arranged(transform: Any, model_config: Any) -> Any:
+    if not isinstance(transform, transforms.TokenizePrompt):
+        return transform
+    return AptTokenizePrompt(
+        tokenizer=transform.tokenizer,
+        max_token_len=model_config.max_token_len,
+        discrete_state_input=transform.discrete_state_input,
+        bound=model_config.kept_tokens,
+        require_prompt=model_config.apt_stage == LIKELIHOOD,
+    )
+
+
+def check_data(name: str, config: Any) -> None:
+    """Say at start what the data makes of the state, and refuse a Stage 2 without words where that shows already."""
+    model = config.model
+    if model.pi05 and not model.discrete_state_input:
+        logging.warning(
+            "APT: %s feeds the model NO STATE at all (π0.5 with discrete_state_input=False has neither a state token "
+            "nor state digits in the prompt). Stage 1 is then a vision-action prior on images alone. Write "
+            "--model.discrete-state-input to give it the state.",
+            name,
+        )
+    inner = config.data.inner
+    base = getattr(inner, "base_config", None)
+    if model.apt_stage == LIKELIHOOD and base is not None and not base.prompt_from_task and base.rlds_data_dir is None:
+        default = getattr(inner, "default_prompt", None)
+        if default is not None:
+            logging.warning(
+                "APT: every sample of %s gets the one prompt %r: it cannot teach a policy to listen.", name, default
+            )
+    if model.apt_recipe.mix.share > 0:
+        raise AptError(
+            "recipe.mix is not built for openpi yet: openpi reads one data set per run. Train Stage 1 on the "
+            "unlabelled set (--apt.stage1.data.repo-id ...), which is where the recipe pays."
+        )

@@ -1,0 +1,126 @@
+"""Where a stage's weights come from, every shared tensor accounted for.
+
+The host merges by name, drops what does not fit and casts what differs, all silently; this stops instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from openpi.models import model as _model
+from openpi.training import weight_loaders
+
+from apt_plugin.errors import AptError
+from apt_plugin.freeze import added
+from apt_plugin.hosts.openpi.optim import part_of
+from apt_plugin.recipe import Recipe
+from apt_plugin.stages import RECORD, Record, check_shared, check_stage1, read_record
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    return {"/".join(map(str, path)): leaf for path, leaf in traverse_util.flatten_dict(tree).items()}
+
+
+def unflat(leaves: dict[str, Any]) -> Any:
+    return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def checkpoint_of(path: str | Path) -> Path:
+    """The step folder of a checkpoint named by itself, by its `params`, or by its run (the newest whole step).
+
+    Raises:
+        AptError: no APT checkpoint there.
+    """
+    path = Path(path)
+    path = path.parent if path.name == "params" else path
+    if (path / "assets" / RECORD).is_file():
+        return path
+    steps = sorted((p for p in path.glob("*") if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+    for step in steps:
+        if (step / "assets" / RECORD).is_file():
+            return step
+    raise AptError(
+        f"{path} holds no APT checkpoint of openpi (no assets/{RECORD} in it nor in a step folder of it). Train "
+        "Stage 1 first: apt-plugin run scripts/train.py <config> --exp-name=... --recipe apt --apt.stage 1."
+    )
+
+
+def record_of(path: str | Path) -> tuple[Path, Record]:
+    folder = checkpoint_of(path)
+    return folder, read_record(folder / "assets")
+
+
+def prior_at(path: str | Path, family: str, recipe: Recipe) -> tuple[Path, Record]:
+    """The Stage-1 result that Stage 2 starts from, checked before a model is built.
+
+    Raises:
+        AptError: see `stages.check_stage1`.
+    """
+    folder = checkpoint_of(path)
+    return folder, check_stage1(folder / "assets", family, recipe, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class FreshExpert(weight_loaders.WeightLoader):
+    """The stock loader without the action expert (recipe expert=fresh)."""
+
+    inner: weight_loaders.WeightLoader
+
+    def load(self, params: Any) -> Any:
+        loaded, wanted = flat(self.inner.load(params)), flat(params)
+        return unflat({name: wanted[name] if part_of(name) != "vlm" else leaf for name, leaf in loaded.items()})
+
+
+def merge_prior(params: Any, stored: Any, where: Path) -> Any:
+    """Stage 1's tree completed by what only Stage 2 has: fusion as `params` starts it, LoRA closed.
+
+    Raises:
+        AptError: a shared parameter that is missing, surplus or of another shape.
+    """
+    wanted, stored = flat(params), flat(stored)
+    fresh = {name for name in wanted if added(name)}
+    lora = {name for name in wanted if part_of(name) == "vlm" and "lora" in name} - set(stored)
+    shapes = {n: (tuple(stored[n].shape), tuple(wanted[n].shape)) for n in wanted.keys() & stored.keys()}
+    differ = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    check_shared(set(wanted) - set(stored) - fresh - lora, set(stored) - set(wanted), differ, where)
+    merged = {name: stored.get(name, wanted[name]) for name in wanted}
+    for name in lora:  # openpi starts both factors from noise; one of them zero is closed at the switch, and alive
+        if name.endswith("lora_b"):
+            merged[name] = np.zeros(wanted[name].shape, wanted[name].dtype)
+    return unflat(merged)
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorLoader(weight_loaders.WeightLoader):
+    """Stage 2 from a Stage-1 checkpoint: everything shared is loaded, `apt_` keys start closed.
+
+    Where Stage 2 trains the whole VLM, that is taken from the stock loader: Stage 1 stores it in bfloat16.
+    """
+
+    params_path: str
+    base: weight_loaders.WeightLoader | None = None
+
+    def load(self, params: Any) -> Any:
+        wanted = flat(params)
+        stored = _model.restore_params(self.params_path, restore_type=np.ndarray)
+        merged = flat(merge_prior(params, stored, Path(self.params_path)))
+        if self.base is not None:
+            merged |= self._full_precision(wanted)
+        return unflat({n: v.astype(wanted[n].dtype) if hasattr(v, "astype") else v for n, v in merged.items()})
+
+    def _full_precision(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        assert self.base is not None
+        stock = flat(self.base.load(unflat({name: leaf for name, leaf in wanted.items() if not added(name)})))
+        vlm = {n: v for n, v in stock.items() if part_of(n) == "vlm" and not isinstance(v, jax.ShapeDtypeStruct)}
+        if not vlm:
+            logging.warning(
+                "APT: Stage 2 trains the VLM, and the config names no base checkpoint to take it from in full "
+                "precision: it starts from Stage 1's bfloat16 copy."
+            )
+        return vlm

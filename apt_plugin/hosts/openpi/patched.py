@@ -1,0 +1,42 @@
+"""Entry points that a patched openpi calls (patches/openpi): the recipe without the launcher in front.
+
+Group `openpi.recipes`: called with sys.argv where the host parses its command line. Group `openpi.checkpoints`:
+called with (config, checkpoint folder) before a policy is built. Both do nothing for what is not ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+RECIPE = "--recipe"
+
+
+def recipe(argv: list[str]) -> None:
+    """Run the stages and leave, when the command line names the recipe."""
+    if not any(token == RECIPE or token.startswith((f"{RECIPE}=", "--apt.")) for token in argv[1:]):
+        return
+    from apt_plugin.errors import AptError
+    from apt_plugin.hosts import HOSTS
+    from apt_plugin.hosts.openpi import launch
+    from apt_plugin.launch import split
+
+    HOSTS["openpi"].require()
+    try:
+        sys.exit(launch.run(split(argv)))
+    except AptError as error:
+        sys.exit(f"apt-plugin: {error}")
+
+
+def checkpoint(config: Any, folder: Any) -> Any:
+    """The config that an APT checkpoint was trained with; any other checkpoint keeps `config`."""
+    record = Path(os.fspath(folder)) / "assets" / "apt.json"
+    if not record.is_file() or hasattr(config.model, "apt_stage"):
+        return config
+    from apt_plugin.hosts.openpi.derive import derive
+    from apt_plugin.stages import read_record
+
+    record_ = read_record(record.parent)
+    return derive(config, record_.stage, record_.recipe)

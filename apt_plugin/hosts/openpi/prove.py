@@ -1,0 +1,218 @@
+"""An openpi checkpoint opened for `apt_plugin.proofs`.
+
+B batch   K noise draws   T action tokens   A action dimensions
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from openpi.models import model as _model
+from openpi.models import pi0_config
+from openpi.training import optimizer
+
+from apt_plugin.errors import AptError
+from apt_plugin.freeze import added
+from apt_plugin.hosts.openpi import loading, preload, records
+from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
+from apt_plugin.hosts.openpi.derive import freeze_filter, shapes_of
+from apt_plugin.hosts.openpi.optim import AptOptimizer, part_of
+from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt
+from apt_plugin.proofs import Outcome
+from apt_plugin.stages import LIKELIHOOD, PRIOR
+
+# Host names that some part of the adapter replaces in its own processes; opening a checkpoint must replace none.
+_WATCHED = {
+    "openpi.training.config": ("cli", "get_config", "TrainConfig"),
+    "openpi.training.checkpoints": ("save_state", "restore_state", "initialize_checkpoint_dir"),
+    "openpi.models.model": ("restore_params", "preprocess_observation", "Observation"),
+    "openpi.models.pi0": ("Pi0", "make_attn_mask"),
+    "openpi.transforms": ("TokenizePrompt", "Normalize"),
+}
+
+
+def snapshot() -> dict[tuple[str, str], int]:
+    return {(m, n): id(getattr(importlib.import_module(m), n)) for m, names in _WATCHED.items() for n in names}
+
+
+def make_batch(
+    config: AptPi0Config, tokenizer: Any, instructions: Sequence[str], state_dim: int, state_seed: int, image_seed: int
+) -> tuple[Any, jax.Array]:
+    """An arranged observation and actions [B, T, A], made up from seeds; the last camera is absent, as in LIBERO."""
+    n = len(instructions)
+    numbers, pictures = np.random.default_rng(100 + state_seed), np.random.default_rng(image_seed)
+    state = numbers.uniform(-1, 1, (n, state_dim)).astype(np.float32)
+    tokenize = AptTokenizePrompt(
+        tokenizer, config.max_token_len, config.discrete_state_input, config.kept_tokens, require_prompt=False
+    )
+    rows = [tokenize({"prompt": text, "state": row}) for text, row in zip(instructions, state, strict=True)]
+    data = {name: jnp.asarray(np.stack([row[name] for row in rows])) for name in rows[0] if name != "state"}
+    shape = (n, *_model.IMAGE_RESOLUTION, 3)
+    data["image"] = {k: jnp.asarray(pictures.uniform(-1, 1, shape).astype(np.float32)) for k in _model.IMAGE_KEYS}
+    present = {k: jnp.full(n, k != _model.IMAGE_KEYS[-1]) for k in _model.IMAGE_KEYS}
+    padded = np.pad(state, ((0, 0), (0, config.action_dim - state_dim)))
+    obs = _model.Observation.from_dict({**data, "image_mask": present, "state": jnp.asarray(padded)})
+    actions = np.random.default_rng(7).uniform(-1, 1, (n, config.action_horizon, config.action_dim))
+    return obs, jnp.asarray(actions, jnp.float32)
+
+
+class OpenpiSubject:
+    """One model in float32. Each evaluation of a kind runs one compiled program, whatever the words are."""
+
+    def __init__(self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None):
+        self.model, self.config, self.tokenizer, self.folder = model, config, tokenizer, folder
+        self.state_dim = state_dim
+        self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
+        self._before = snapshot()
+        self._start = nnx.state(model, nnx.Param).to_pure_dict()  # arrays are immutable: training replaces them
+        self._programs: dict[tuple, Any] = {}
+
+    def _rules(self, closed: bool, one_layout: bool) -> Any:
+        rules = dataclasses.replace(self.config.rules(), guidance_scale=1.0, prior_loss=0.0)
+        if closed:
+            rules = dataclasses.replace(rules, stage=PRIOR)
+        bound = self.config.kept_tokens if self.prefix == "isolated" and (closed or self.stage == PRIOR) else None
+        return dataclasses.replace(rules, kept_tokens=None if one_layout else bound)
+
+    def _program(self, closed: bool, one_layout: bool) -> Any:
+        key = (closed, one_layout)
+        if key not in self._programs:
+            self.model.apt = self._rules(closed, one_layout)
+            graph, _ = nnx.split(self.model)
+            learns = nnx.All(nnx.Param, lambda path, _: part_of("/".join(map(str, path))) == "inherited")
+
+            def run(state: Any, obs: Any, actions: jax.Array, noise: jax.Array, time: jax.Array) -> tuple:
+                def loss(model: Any) -> tuple[jax.Array, jax.Array]:
+                    # Through the host's preprocessing, as in training and sampling
+                    ready = _model.preprocess_observation(None, obs, train=False)
+                    per_sample = model.errors(ready, actions, noise, time)["loss"].mean(1)
+                    return per_sample.mean(), per_sample
+
+                model = nnx.merge(graph, state)
+                (_, per_sample), grads = nnx.value_and_grad(loss, argnums=nnx.DiffState(0, learns), has_aux=True)(model)
+                chunk = model.sample_actions(jax.random.key(0), obs, num_steps=3, noise=noise[:, 0])
+                return per_sample, chunk, grads
+
+            self._programs[key] = jax.jit(run)
+        return self._programs[key]
+
+    def evaluate(
+        self,
+        instructions: Sequence[str],
+        *,
+        closed: bool = False,
+        one_layout: bool = True,
+        state_seed: int = 0,
+        image_seed: int = 0,
+    ) -> Outcome:
+        obs, actions = make_batch(self.config, self.tokenizer, instructions, self.state_dim, state_seed, image_seed)
+        fixed = np.random.default_rng(11)
+        noise = jnp.asarray(fixed.standard_normal((len(instructions), 2, *actions.shape[1:])), jnp.float32)
+        time = jnp.asarray(fixed.uniform(0.05, 1, (len(instructions), 2)), jnp.float32)
+        program = self._program(closed, one_layout)
+        state = nnx.state(self.model)
+        loss, chunk, grads = program(state, obs, actions, noise, time)
+        named = {"/".join(map(str, k)): np.asarray(v.value) for k, v in grads.flat_state().items()}
+        words = np.where(obs.token_loss_mask, obs.tokenized_prompt, -1)
+        return Outcome(np.asarray(loss), np.asarray(chunk), named, words)
+
+    def switched(self) -> OpenpiSubject:
+        """Stage 2 at step 0: every shared leaf is the checkpoint's, merged as the trainer's loader does."""
+        config = apt_config(self.config, LIKELIHOOD, self.config.apt_recipe)
+        second = config.create(jax.random.key(1))
+        state = nnx.state(second, nnx.Param)
+        state.replace_by_pure_dict(loading.merge_prior(state.to_pure_dict(), self._start, self.folder or Path("model")))
+        nnx.update(second, state)
+        return OpenpiSubject(second, config, self.tokenizer, self.state_dim, self.folder)
+
+    def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
+        """Optimiser steps with the recipe's freezing and groups, by the host's optimiser with weight decay."""
+        self.model.apt = self._rules(closed=False, one_layout=True)
+        # The hosts' bfloat16 cast of frozen leaves is left out: proofs compare bits in float32.
+        learns = nnx.All(nnx.Param, nnx.Not(freeze_filter(self.config, nnx.Nothing)))
+        recipe = AptOptimizer(optimizer.AdamW(weight_decay=0.1), self.stage, self.config.apt_recipe)
+        tx = recipe.create(1e-3)
+        graph, state = nnx.split(self.model)
+        obs, actions = make_batch(self.config, self.tokenizer, instructions, self.state_dim, 0, 0)
+
+        @jax.jit
+        def gradient(state: Any, rng: jax.Array) -> Any:
+            model = nnx.merge(graph, state)
+            loss = lambda model: model.compute_loss(rng, obs, actions, train=False).mean()  # noqa: E731
+            return nnx.grad(loss, argnums=nnx.DiffState(0, learns))(model)
+
+        opt = tx.init(state.filter(learns))
+        norms: dict[str, float] = {}
+        for step in range(steps + 1):  # the last pass only measures
+            grads = gradient(state, jax.random.key(step))
+            norms = {
+                "/".join(map(str, path)): float(jnp.linalg.norm(leaf.value))
+                for path, leaf in grads.flat_state().items()
+                if added("/".join(map(str, path)))
+            }
+            if step < steps:
+                params = state.filter(learns)
+                updates, opt = tx.update(grads, opt, params)
+                moved = jax.tree.map(lambda p, u: p + u, params, updates)
+                nnx.update(self.model, moved)
+                state = nnx.state(self.model)
+        return norms
+
+    def vlm_digest(self) -> str:
+        return records.vlm_digest(nnx.state(self.model, nnx.Param).to_pure_dict())
+
+    def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
+        state = nnx.state(self.model, nnx.Param)
+        ours = {"/".join(map(str, p)): tuple(leaf.value.shape) for p, leaf in state.flat_state().items()}
+        names = [f.name for f in dataclasses.fields(pi0_config.Pi0Config)]
+        stock = pi0_config.Pi0Config(**{name: getattr(self.config, name) for name in names})
+        return {n: s for n, s in ours.items() if not added(n)}, shapes_of(stock)
+
+    def refused_without_plugin(self) -> tuple[bool, str]:
+        """A fresh process of the host that never imports the plugin does what a stock server does with the stats."""
+        if self.folder is None:
+            return False, "no checkpoint on disk: nothing that could be refused"
+        stock = records.stock_assets(self.folder)
+        code = (
+            "import sys\n"
+            "from openpi.training import checkpoints\n"
+            "checkpoints.load_norm_stats(sys.argv[1] + '/assets', sys.argv[2])\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(self.folder), stock], capture_output=True, text=True)
+        words = [line for line in done.stderr.strip().splitlines() if "apt" in line.lower()]
+        return done.returncode != 0, (words or [done.stderr[-120:]])[-1]
+
+    def replaced_names(self) -> list[str]:
+        return [f"{m}.{n}" for (m, n), was in self._before.items() if id(getattr(importlib.import_module(m), n)) != was]
+
+
+def open_subject(checkpoint: str | Path, device: str | None = None) -> OpenpiSubject:
+    """Open an APT checkpoint of openpi (JAX): a step folder, its assets, or a run.
+
+    Raises:
+        AptError: no APT checkpoint there.
+    """
+    from openpi.models import tokenizer as _tokenizer
+
+    preload()
+    path = Path(checkpoint)
+    folder, record = loading.record_of(path.parent if path.name == "assets" else path)
+    if not (folder / "params").is_dir():
+        raise AptError(f"{folder} holds no JAX parameters; `prove` opens checkpoints of scripts/train.py.")
+    del device  # jax picks; JAX_PLATFORMS chooses
+    stock = records.model_config(folder)
+    config = dataclasses.replace(apt_config(stock, record.stage, record.recipe), dtype="float32")
+    params = _model.restore_params(folder / "params", dtype=jnp.float32)
+    model = config.load(params)
+    tokenizer = _tokenizer.PaligemmaTokenizer(config.max_token_len)
+    return OpenpiSubject(model, config, tokenizer, records.state_dim(folder), folder)

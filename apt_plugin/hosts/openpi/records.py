@@ -1,0 +1,182 @@
+"""What an APT run writes into `<step>/assets` of each checkpoint, and reads back.
+
+`assets` is the one item of openpi's checkpoint that holds plain files, and it is written by a callback into a
+temporary folder that orbax renames with the weights: a reader meets record and weights, or neither.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import apt_plugin
+from apt_plugin import files, freeze
+from apt_plugin.curve import Curve
+from apt_plugin.errors import AptError
+from apt_plugin.hosts import HOSTS
+from apt_plugin.hosts.openpi import loading
+from apt_plugin.hosts.openpi.names import ASSETS, MODEL
+from apt_plugin.hosts.openpi.optim import part_of
+from apt_plugin.stages import NonFiniteError, Record, read_record, write_record
+
+SIGNPOST = "norm_stats.json"  # the file that a stock server opens first
+
+
+def _digest(leaves: dict[str, Any]) -> str:
+    def rows() -> Any:
+        for name in sorted(leaves):
+            value = np.ascontiguousarray(jax.device_get(leaves[name]))
+            yield name, str(value.dtype), value.shape, value.reshape(-1).view(np.uint8)
+
+    return freeze.digest(rows())
+
+
+def vlm_digest(params: Any) -> str:
+    """SHA-256 over the VLM's parameters (LoRA's own left out), from a pure dict."""
+    return _digest({n: v for n, v in loading.flat(params).items() if part_of(n) == "vlm" and "lora" not in n})
+
+
+def first_non_finite(params: Any) -> str | None:
+    """Name of a parameter that holds NaN or infinity, or None."""
+    import jax.numpy as jnp
+
+    leaves = loading.flat(params)
+    finite = jax.device_get({name: jnp.isfinite(value).all() for name, value in leaves.items()})
+    return next((name for name, ok in sorted(finite.items()) if not ok), None)
+
+
+@dataclasses.dataclass
+class Run:
+    """What one training process knows of itself beyond the host's state."""
+
+    config: Any  # the derived TrainConfig
+    curve: Curve = dataclasses.field(default_factory=Curve)
+    vlm_start: str | None = None
+    stage1: dict[str, Any] | None = None
+    state_dim: int = 0
+    step: int = 0  # steps that the curve knows of
+    asset_id: str | None = None
+
+    @property
+    def stock_name(self) -> str:
+        return self.config.data.stock_name
+
+    def check(self, params: Any, step: int) -> str:
+        """The VLM's digest, after refusing what must not be saved.
+
+        Raises:
+            AptError: a parameter is not finite, or a frozen VLM has changed (an EMA in bfloat16 does that).
+        """
+        if (name := first_non_finite(params)) is not None:
+            raise NonFiniteError(f"Parameter {name} is not finite at step {step}: refusing to save it.")
+        now = vlm_digest(params)
+        if self.config.model.vlm_mode != "full" and self.vlm_start not in (None, now):
+            raise AptError(
+                f"The VLM was to stay {self.config.model.vlm_mode} and its hash went from {self.vlm_start[:12]} to "
+                f"{now[:12]} by step {step}. Something trains or averages it (an EMA over frozen bfloat16 leaves, a "
+                "second optimiser); nothing was saved."
+            )
+        return now
+
+    def writer(self, params: Any, steps: int, asset_id: str | None) -> Callable[[Path], None]:
+        """Check and hash `params` now, and return what writes record, model config and signpost into a folder.
+
+        In two steps because the host saves in a thread while the next step already reuses the parameters' memory.
+
+        Raises:
+            AptError: see `check`.
+        """
+        vlm = self.check(params, steps)
+        model = self.config.model
+        shapes = {n: tuple(v.shape) for n, v in loading.flat(params).items() if "lora" not in n}
+        record = Record(
+            stage=model.apt_stage,
+            policy="pi05" if model.pi05 else "pi0",
+            recipe=model.apt_recipe,
+            host=f"openpi {HOSTS['openpi'].version()}",
+            plugin=apt_plugin.__version__,
+            steps=steps,
+            layout=freeze.layout(shapes),
+            vlm=vlm,
+            vlm_start=self.vlm_start or vlm,
+            weights=_digest(loading.flat(params)),
+            curve=copy.deepcopy(self.curve),
+            stage1=self.stage1,
+        )
+
+        def write(folder: Path) -> None:
+            self.describe(folder, asset_id)
+            write_record(folder, record)
+
+        return write
+
+    def describe(self, folder: Path, asset_id: str | None) -> None:
+        """Model config and signpost."""
+        model = self.config.model
+        fields = [f.name for f in dataclasses.fields(type(model)) if not f.name.startswith("apt")]
+        stock_id = asset_id.removeprefix(f"{ASSETS}/") if asset_id else None
+        files.write_json(
+            folder / MODEL,
+            {
+                "config": self.stock_name,
+                "model": {name: getattr(model, name) for name in fields},
+                "asset_id": stock_id,
+                "state_dim": self.state_dim,
+            },
+        )
+        if stock_id:
+            signpost(folder / stock_id, self.stock_name, model.apt_stage)
+
+    def resume(self, folder: Path) -> None:
+        record = read_record(folder)
+        self.curve, self.vlm_start, self.stage1 = record.curve, record.vlm_start, record.stage1
+        logging.info("APT: resuming Stage %d behind %d steps.", record.stage, record.steps)
+
+
+def signpost(folder: Path, config: str, stage: int) -> None:
+    """Make a stock server stop: it reads norm stats from the checkpoint and finds words instead of numbers.
+
+    The weights cannot carry a mark of their own: without `apt_` keys they are a stock tree on purpose (contract 5),
+    and the host drops surplus keys without a word. Statistics it must have, so it fails here, and prints this.
+    """
+    files.write_json(
+        folder / SIGNPOST,
+        {
+            "norm_stats": f"This is a Stage-{stage} checkpoint of apt-plugin. A stock openpi model would run it "
+            f"without its rules on language. Serve it with: apt-plugin run scripts/serve_policy.py policy:checkpoint "
+            f"--policy.config={config} --policy.dir=<this checkpoint>"
+        },
+    )
+
+
+def _model_file(folder: Path) -> dict[str, Any]:
+    value = files.read_json(folder / "assets" / MODEL)
+    if not isinstance(value, dict) or "model" not in value:
+        raise AptError(f"{folder / 'assets' / MODEL} holds no model config: it was edited by hand.")
+    return value
+
+
+def model_config(folder: Path) -> Any:
+    """The stock Pi0Config that a checkpoint was trained with."""
+    from openpi.models import pi0_config
+
+    return pi0_config.Pi0Config(**_model_file(folder)["model"])
+
+
+def stock_assets(folder: Path) -> str:
+    return _model_file(folder)["asset_id"] or ""
+
+
+def state_dim(folder: Path) -> int:
+    return int(_model_file(folder)["state_dim"])
+
+
+def stock_config_name(folder: Path) -> str:
+    return str(_model_file(folder)["config"])
