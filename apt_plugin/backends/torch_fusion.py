@@ -8,6 +8,7 @@ unfolded where attention meets prefix keys, which all draws of a sample share wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -166,8 +167,9 @@ class FusionStack(nn.Module):
     Not an nn.ModuleDict: PEFT's modules_to_save refuses containers, and reaches a module only through methods.
     """
 
-    def __init__(self, fusions: dict[int, HostFusion | InterleavedFusion]):
+    def __init__(self, fusions: Mapping[int, nn.Module]):
         super().__init__()
+        self.sites = list(fusions)  # indices of inherited layers, in order
         for site, module in fusions.items():
             self.add_module(str(site), module)
 
@@ -177,8 +179,8 @@ class FusionStack(nn.Module):
 
     def openings(self) -> dict[str, float]:
         """Site -> mean |g| of its gate, for logs and reports."""
-        sites = {s: m for s, m in self._modules.items() if isinstance(m, HostFusion | InterleavedFusion)}
-        return {site: float(module.gate.openness().detach().abs().mean()) for site, module in sites.items()}
+        gates = {str(site): getattr(self.at(site), "gate", None) for site in self.sites}
+        return {site: float(g.openness().detach().abs().mean()) for site, g in gates.items() if isinstance(g, Gate)}
 
 
 def build_fusion(fusion: Fusion, sites: list[int], width: int, heads: int, head_width: int) -> FusionStack:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apt_plugin.backends.torch_fusion import Gate, RMSNorm
+from apt_plugin.backends.torch_fusion import FusionStack, Gate, RMSNorm
 from apt_plugin.errors import AptError
 from apt_plugin.fusion import fusion_sites
 from apt_plugin.recipe import Fusion
@@ -156,21 +156,21 @@ def sites_of(dit: Any, fusion: Fusion) -> list[int]:
     return [blocks[i] for i in fusion_sites(len(blocks), fusion.every)]
 
 
-def build_fusions(dit: Any, fusion: Fusion, features: int) -> nn.ModuleDict:
+def build_fusions(dit: Any, fusion: Fusion, features: int) -> FusionStack:
     """One fusion per site, keyed by the block's index. `features` is the width of what it reads."""
     width, heads = dit.inner_dim, dit.transformer_blocks[0].attn1.heads
-    made = {}
+    made: dict[int, nn.Module] = {}
     for site in sites_of(dit, fusion):
         host = fusion.kind == "host"
-        made[str(site)] = TextGate(fusion, width, heads) if host else FeatureFusion(fusion, width, heads, features)
-    return nn.ModuleDict(made)
+        made[site] = TextGate(fusion, width, heads) if host else FeatureFusion(fusion, width, heads, features)
+    return FusionStack(made)
 
 
 class AptDiT:
     """Mixed in front of the host's `AlternateVLDiT`; adds `apt_fusion` in Stage 2 and no parameter in Stage 1."""
 
     transformer_blocks: Any
-    apt_fusion: nn.ModuleDict | None
+    apt_fusion: FusionStack | None
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, timestep: Tensor | None = None,
@@ -190,12 +190,12 @@ class AptDiT:
         text, fusions = set(text_blocks(self)), getattr(self, "apt_fusion", None)
         if not features.language:
             fusions = None
-        order = {site: place for place, site in enumerate(fusions or ())}
+        order = {site: place for place, site in enumerate(fusions.sites if fusions is not None else ())}
         for index, block in enumerate(self.transformer_blocks):
-            fusion = fusions[str(index)] if fusions is not None and str(index) in fusions else None
+            fusion = None if fusions is None else fusions.at(index)
             x = run_block(block, x, temb, features, index, index in text, fusion)
             if isinstance(fusion, FeatureFusion):
-                states = features.vl if features.taps is None else features.taps[order[str(index)]]
+                states = features.vl if features.taps is None else features.taps[order[index]]
                 x = fusion(x, features, states, ("fusion", index))
             collected.append(x)
         shift, scale = self.proj_out_1(F.silu(temb)).chunk(2, dim=1)  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from apt_plugin import freeze
 from apt_plugin.backends import torch_draws
+from apt_plugin.backends.torch_fusion import FusionStack
 from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask, arrange, tap_layers, vlm_states
 from apt_plugin.backends.torch_groot_dit import AptDiT, Features, build_fusions, sites_of, stage_frozen
 from apt_plugin.errors import AptError
@@ -95,7 +96,7 @@ class GrootFlow:
         return self.backbone.model.model.language_model.layers
 
     @property
-    def apt_fusion(self) -> nn.ModuleDict | None:
+    def apt_fusion(self) -> FusionStack | None:
         return getattr(self.action_head.model, "apt_fusion", None)
 
     # -- what trains --------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def test_guidance_extrapolates_between_prior_and_language(where, tmp_path):
     policy = tiny.stage1(where[2], HOST)
     policy.save_pretrained(tmp_path)
     second = tiny.stage2(tmp_path, where[2], HOST)
-    for fusion in second.model.apt_fusion.values():
+    for fusion in second.model.apt_fusion.children():
         fusion.gate.w.data.fill_(1.0)
     one_step = second.model.action_head
     one_step.num_inference_timesteps = 1  # then actions are affine in the velocity, and the check is exact arithmetic

@@ -107,7 +107,7 @@ def test_walk_with_open_text_blocks_is_the_hosts(where, tmp_path, draws):
     valid = torch.ones(2, 9, dtype=torch.bool)
     valid[1, 7:] = False
     dit = second.model.action_head.model
-    for gate in dit.apt_fusion.values():
+    for gate in dit.apt_fusion.children():
         gate.gate.w.data.fill_(50.0)  # 2 sigmoid(50) - 1 is 1 in float32
     with torch.no_grad():
         ours = dit(x, vl, when, image_mask=Features(vl, image & valid, ~image & valid))

@@ -85,7 +85,7 @@ class Gr00tN1d7Apt(GrootFlow, Gr00tN1d7):
         """Gate openings, for logs and the curve."""
         if self.apt_fusion is None:
             return {}
-        opened = [float(f.gate.openness().detach().abs().mean()) for f in self.apt_fusion.values()]
+        opened = self.apt_fusion.openings().values()
         return {"gate_mean": sum(opened) / len(opened), "gate_max": max(opened)}
 
     def apt_vlm_digest(self) -> str:

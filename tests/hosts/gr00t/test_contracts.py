@@ -102,7 +102,7 @@ def test_native_prefix_is_the_stock_model(where, tmp_path):
 
     subject = prove.open_subject(stage1(where, tmp_path / "s1", 2, {"prefix": "native", "fusion.kind": "host"}))
     second = subject.switched()
-    for fusion in second.flow.apt_fusion.values():
+    for fusion in second.flow.apt_fusion.children():
         fusion.gate.w.data.fill_(50.0)
     stock = AutoModel.from_pretrained(where / "base2").eval()
     inputs = subject.make_batch(("stop", "go on and on"), 0, 0)

@@ -20,7 +20,7 @@ def stage2(where, tmp_path, adapter, recipe):
     first = stage1(where, tmp_path / "s1", adapter, recipe)
     subject = prove.open_subject(first).switched()
     generator = torch.Generator().manual_seed(0)
-    for fusion in subject.flow.apt_fusion.values():
+    for fusion in subject.flow.apt_fusion.children():
         fusion.gate.w.data = torch.randn(fusion.gate.w.shape, generator=generator)
     folder = tmp_path / "s2"
     subject.flow.save_pretrained(folder)
@@ -60,7 +60,7 @@ def test_text_blocks_without_a_gate_stay_off(where, tmp_path):
     from transformers import AutoModel
 
     folder, subject = stage2(where, tmp_path, 0, {"fusion.kind": "host", "fusion.every": 2})
-    assert len(subject.flow.apt_fusion) == 1
+    assert len(subject.flow.apt_fusion.sites) == 1
     doctor.export(folder, tmp_path / "out")
     inputs = subject.make_batch(("stop", "go on"), 0, 0)
     stock = AutoModel.from_pretrained(tmp_path / "out").eval()
