@@ -77,15 +77,19 @@ def stage2(data: Path, prior: Path, tok: str, out: Path, **more: str | int) -> l
     return [f"--policy.path={prior}", "--policy.stage=2", *flags(data, tok, output_dir=out, **more)]
 
 
-def lerobot_train(*argv: str) -> None:
-    """lerobot-train in this process, as the launcher's child runs it; importing it anew costs ten seconds a run."""
+def lerobot_train(*argv: str, native: bool = False) -> None:
+    """lerobot-train in this process, as the launcher's child runs it; importing it anew costs ten seconds a run.
+
+    `native` leaves the launcher's additions out: the host's script alone, as `lerobot-train --policy.type=pi05_apt`.
+    """
     from accelerate.state import AcceleratorState
     from lerobot.scripts import lerobot_train as host
 
     from apt_plugin.hosts.lerobot import training
 
     before, sys.argv = sys.argv, ["lerobot-train", *map(str, argv)]
-    training.install()
+    if not native:
+        training.install()
     try:
         host.main()
     finally:

@@ -102,6 +102,19 @@ def test_a_damaged_checkpoint_is_skipped(trained: Path, tmp_path: Path) -> None:
     assert last_whole(run) == run / "checkpoints" / "000002"
 
 
+def test_both_stages_without_the_launcher(data, plain, tok: str, tmp_path: Path) -> None:
+    """lerobot-train --policy.type=pi05_apt, then --policy.path of the result: the host's script alone, resume too."""
+    datasets.lerobot_train(*stage1(data["labelled"], plain["pi05"], tok, tmp_path / "s1", steps=2), native=True)
+    prior = tmp_path / "s1/checkpoints/last/pretrained_model"
+    flags = stage2(data["labelled"], prior, tok, tmp_path / "s2", steps=4, save_freq=2)
+    datasets.lerobot_train(*flags, native=True)
+    checkpoints = tmp_path / "s2/checkpoints"
+    config = checkpoints / "000002/pretrained_model/train_config.json"
+    datasets.lerobot_train(f"--config_path={config}", "--resume=true", f"--output_dir={tmp_path / 'b'}", native=True)
+    assert same_weights(checkpoints / "000004" / WEIGHTS, tmp_path / "b/checkpoints/000004" / WEIGHTS)
+    assert read_record(checkpoints / "last/pretrained_model").stage == 2
+
+
 def test_stage2_refuses_data_without_words(host, trained: Path, data, tok: str, tmp_path: Path) -> None:
     prior = trained / "last" / "pretrained_model"
     with pytest.raises(AptError, match=r"has 1 task\(s\), all of them empty"):
