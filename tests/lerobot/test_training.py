@@ -234,18 +234,17 @@ def test_two_processes_equal_one_on_the_joined_batch(data, plain, tok: str, tmp_
     datasets.call(sys.executable, *child, *one, "--batch_size=8")
     two = stage1(data["labelled"], plain["pi05"], tok, tmp_path / "two", steps=2)
     datasets.call(
-        "apt-plugin", "run", "accelerate", "launch", "--cpu", "--num_processes=2", "--num_machines=1",
+        # --multi_gpu is what makes accelerate start two processes; on a CPU policy they are gloo ones (MULTI_CPU).
+        "apt-plugin", "run", "accelerate", "launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
         "--mixed_precision=no", "--dynamo_backend=no", "lerobot-train",
         *[f for f in two if not f.startswith(("--policy.type", "--policy.stage"))], "--policy.type=pi05",
         "--recipe", "apt", "--apt.stage", "1",
     )  # fmt: skip
     a = load_file(tmp_path / "one/checkpoints/last" / WEIGHTS)
     b = load_file(tmp_path / "two/stage1/checkpoints/last" / WEIGHTS)
-    assert json.loads((tmp_path / "two/stage1/checkpoints/last/training_state/training_step.json").read_text())[
-        "num_processes"
-    ] == 2  # fmt: skip
+    state = tmp_path / "two/stage1/checkpoints/last/training_state/training_step.json"
+    assert json.loads(state.read_text())["num_processes"] == 2
     start = load_file(plain["pi05"] / "model.safetensors")
     assert any(not torch.equal(a[n], start[n]) for n in a)
-    # Gradients agree to 1e-5; AdamW's first steps have size lr whatever the gradient, so weights are compared there.
     worst = max(float((a[n] - b[n]).abs().max()) for n in a)
     assert worst < 1e-5
