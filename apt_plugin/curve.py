@@ -49,7 +49,8 @@ class Curve:
         return (full + 0.5) * self.width, sums[full] / counts[full] if len(full) else sums[full]
 
     def as_json(self) -> dict[str, Any]:
-        return {"width": self.width, "sums": self.sums, "counts": self.counts}
+        copies = [{name: list(values) for name, values in table.items()} for table in (self.sums, self.counts)]
+        return {"width": self.width, "sums": copies[0], "counts": copies[1]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Curve:

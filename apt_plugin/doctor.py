@@ -85,4 +85,15 @@ def export(checkpoint: Path, output: Path) -> int:
             f"{checkpoint} cannot be exported: {why}; {what}, and no change of stock weights gives the same actions. "
             "Serve it with the plugin installed."
         )
+    if record.policy == "Gr00tN1d7":
+        from apt_plugin.hosts.gr00t.export import export as fold
+
+        fold(find_checkpoint(checkpoint), output)
+        return 0
+    if record.policy == "groot":
+        raise AptError(
+            f"{checkpoint} cannot be exported: groot_apt runs the adapter isolated, and lerobot's stock groot runs it "
+            "unmasked. Train with prefix=native in Isaac GR00T for a foldable checkpoint; this one is served with the "
+            "plugin installed."
+        )
     raise AptError(f"No export rule for {record.policy!r} policies; nothing was written to {output}.")

@@ -81,9 +81,9 @@ def check_safetensors(path: Path, sha256: str | None = None) -> None:
         try:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            expected = 8 + length + max(ends, default=0)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise AptError(f"{path} has no readable safetensors header ({error}): not a weights file.") from error
-    expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise AptError(f"{path} is truncated or padded: {size} bytes, its header promises {expected}.")
     if sha256 is not None and (seen := sha256_of(path)) != sha256:

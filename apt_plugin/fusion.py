@@ -124,8 +124,8 @@ def gate_size(gate: str, heads: int, width: int) -> int:
 
 
 def fusion_sites(depth: int, every: int) -> list[int]:
-    """Indices of the inherited layers that a fusion follows: the every-th, counted from 1, and never none.
+    """Indices of the inherited layers that a fusion follows: the every-th, counted from 1.
 
-    The last layer always has one, so that `every` larger than the depth still lets language in.
+    With `every` beyond the depth it is the last layer alone, so that language always has a way in.
     """
-    return [i for i in range(depth) if (i + 1) % every == 0 or i == depth - 1]
+    return list(range(every - 1, depth, every)) or [depth - 1]

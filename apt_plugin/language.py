@@ -110,11 +110,11 @@ def overlap(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> np.nda
 
     Overlap, not containment: a piece that begins with the space in front of the first word starts one
     character early, and a containment test would leave that word readable. Empty ranges (special tokens,
-    padding) overlap nothing.
+    padding) overlap nothing, and nothing overlaps an empty span (no instruction).
     """
     pairs = np.asarray(offsets, np.int64).reshape(-1, 2)
     begin, end = pairs[:, 0], pairs[:, 1]
-    return (end > span[0]) & (begin < span[1]) & (end > begin)
+    return (end > span[0]) & (begin < span[1]) & (end > begin) & (span[1] > span[0])
 
 
 @dataclass(frozen=True)

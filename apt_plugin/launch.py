@@ -78,6 +78,8 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]]) -> Request:
         if head in ("stage1", "stage2") and tail:
             flags[head[-1]][tail] = _as_flag(values.pop(name))
     known = [*fields_of(), "preset", "stage", "config", "prove", "stage1.<host flag>", "stage2.<host flag>"]
+    # tyro shows --apt.noise-draws in a host's --help: take what it shows.
+    values = {name.replace("-", "_") if name not in known else name: value for name, value in values.items()}
     for name in values:
         if name not in known:
             raise AptError(f"Unknown recipe field --apt.{name}.{did_you_mean(name, known)}")

@@ -10,7 +10,7 @@ instructions really were different tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ TWO_LAYOUTS = 1e-6  # Stage 1 drops instruction tokens: sums over keys have othe
 
 PLAIN = ("pick up the red cup", "push the blue block to the left")
 OTHER_TEXT = ("place the green bowl down", "pull the red cup to the right")
-OTHER_LENGTH = ("stop", "turn the small yellow box around and then put it on the plate, State: 1 2 3")
+OTHER_LENGTH = ("stop", "turn the small box around, State: 1 2")
 OTHER_MATE = (PLAIN[0], OTHER_TEXT[1])
 
 
@@ -85,7 +85,7 @@ class Proof:
     what: str
     value: float | str
     limit: str
-    passed: bool
+    passed: bool | None  # None: measured, but not claimed
     note: str = ""
 
     def row(self) -> dict[str, Any]:
@@ -119,9 +119,6 @@ def _within(contract: int, what: str, value: float, limit: float, note: str = ""
 def no_leak(subject: Subject) -> list[Proof]:
     """Contract 1: with the fusion closed, nothing depends on the instruction."""
     closed = subject.stage == LIKELIHOOD
-    # A native prefix lets image tokens read the words: a stated property of that mode, reported, not hidden.
-    limit = ONE_LAYOUT if subject.prefix == "isolated" else float("inf")
-    note = "" if subject.prefix == "isolated" else "native prefix: leaks by construction"
     plain = subject.evaluate(PLAIN, closed=closed)
     proofs = []
     for name, words in (("text", OTHER_TEXT), ("length", OTHER_LENGTH), ("batch-mate", OTHER_MATE)):
@@ -133,12 +130,18 @@ def no_leak(subject: Subject) -> list[Proof]:
             ("gradients", furthest_grad(plain, other)),
         ):
             value = value if told else float("inf")
-            proofs.append(_within(1, f"{what}, other {name}", value, limit, note if told else "same tokens: vacuous"))
+            note = "" if told else "same tokens: vacuous"
+            proofs.append(_within(1, f"{what}, other {name}", value, ONE_LAYOUT, note))
     dropped = subject.evaluate(PLAIN, closed=closed, one_layout=False)
-    allowed = TWO_LAYOUTS if subject.prefix == "isolated" else limit
-    proofs.append(_within(1, "loss, instruction tokens dropped", relative(plain.loss, dropped.loss), allowed, note))
-    for what, seeds in (("state", {"state_seed": 1}), ("images", {"image_seed": 1})):
-        moved = furthest(plain.actions, subject.evaluate(PLAIN, closed=closed, **seeds).actions)
+    moved = relative(plain.loss, dropped.loss)
+    proofs.append(_within(1, "loss, instruction tokens dropped", moved, TWO_LAYOUTS))
+    if subject.prefix == "native":
+        # Image tokens read the words there: a stated property of that mode, reported and not claimed.
+        note = "native prefix: leaks by construction"
+        proofs = [replace(proof, passed=None, limit="not claimed", note=note) for proof in proofs]
+    for what, state, image in (("state", 1, 0), ("images", 0, 1)):
+        other = subject.evaluate(PLAIN, closed=closed, state_seed=state, image_seed=image)
+        moved = furthest(plain.actions, other.actions)
         proofs.append(Proof(1, f"actions, other {what}", moved, "> 1e-6", moved > 1e-6, "what is kept still matters"))
     return proofs
 
@@ -238,7 +241,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        return bool(self.proofs) and all(proof.passed for proof in self.proofs)
+        return bool(self.proofs) and all(proof.passed is not False for proof in self.proofs)
 
     def as_json(self) -> dict[str, Any]:
         rows = [proof.row() for proof in self.proofs]

@@ -6,9 +6,10 @@ Every default that a measurement chose says which one. Host-independent: no fram
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -36,6 +37,9 @@ class Fusion:
     gate: str = "scalar"
     # Interleaved only: a feed-forward of the fusion layer's own behind the attention.
     feed_forward: bool = False
+    # Interleaved on GR00T: which VLM layers fusion reads. "last": the features that the host's own head reads;
+    # "spread": one layer per fusion, evenly, as the paper does; "3,7,15": these. (π fuses at its own depth.)
+    taps: str = "last"
 
     def __post_init__(self) -> None:
         choose("fusion.kind", self.kind, FUSIONS)
@@ -44,6 +48,10 @@ class Fusion:
             raise AptError(f"fusion.every is {self.every}; write 1 (after each expert layer) or more.")
         if self.kind == "host" and self.feed_forward:
             raise AptError("fusion.feed_forward needs new layers: write fusion.kind=interleaved, or drop it.")
+        if self.taps not in ("last", "spread") and not all(part.strip().isdigit() for part in self.taps.split(",")):
+            raise AptError(f"fusion.taps is {self.taps!r}; write last, spread, or VLM layers such as 3,7,15.")
+        if self.kind == "host" and self.taps != "last":
+            raise AptError("fusion.taps needs new layers: write fusion.kind=interleaved, or drop it.")
 
 
 @dataclass(frozen=True)
@@ -116,8 +124,10 @@ class Recipe:
         if self.gap_every < 0:
             raise AptError(f"gap_every is {self.gap_every}; write 0 (never) or a number of steps.")
         for name in ("vlm_lr_scale", "inherited_lr_scale", "fusion_lr_scale", "prior_loss"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise AptError(f"{name} is {getattr(self, name)}; write a number >= 0.")
+        if not math.isfinite(self.guidance_scale):
+            raise AptError(f"guidance_scale is {self.guidance_scale}; write a number (1 is the plain policy).")
 
 
 # The two published variants, as far as a host of another architecture allows (shared notes, section 11).
@@ -125,7 +135,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # Scalar gate, additive, a new layer after each inherited one. Not reproduced: N = 20 layers and
     # Qwen3-VL (the host's own depth and VLM are used), DDPM (the host's flow matching is used).
-    "paper": {"vlm": "full", "fusion": {"kind": "interleaved", "every": 1, "gate": "scalar"}},
+    "paper": {"vlm": "full", "fusion": {"kind": "interleaved", "every": 1, "gate": "scalar", "taps": "spread"}},
     # One gate value per channel, new layers with their own feed-forward. Not reproduced, because it costs
     # contract 2: the convex mix that is open at 0.5 from the start, and dropping all but the blocks.
     "release": {
@@ -182,11 +192,17 @@ def from_flat(values: dict[str, Any], base: Recipe | None = None) -> Recipe:
 
 def _typed(name: str, value: Any, kind: str) -> Any:
     """Flags arrive as text and YAML as values: read both the way YAML does, then insist on the type."""
-    parsed = yaml.safe_load(value) if isinstance(value, str) and kind != "str" else value
+    try:
+        parsed: Any = yaml.safe_load(value) if isinstance(value, str) and kind != "str" else value
+        if kind == "float" and isinstance(parsed, str):
+            parsed = float(parsed)  # YAML 1.1 reads 1e-4 as text: it wants 1.0e-4
+    except (yaml.YAMLError, ValueError):
+        parsed = None  # no type of ours: refused below
     wanted: Any = {"int": int, "float": (int, float), "bool": bool, "str": str, "list[str]": list}[kind]
-    if not isinstance(parsed, wanted) or (kind in ("int", "float") and isinstance(parsed, bool)):
+    texts = kind != "list[str]" or (isinstance(parsed, list) and all(isinstance(item, str) for item in parsed))
+    if not isinstance(parsed, wanted) or not texts or (kind in ("int", "float") and isinstance(parsed, bool)):
         raise AptError(f"Recipe field {name} is {value!r}; it takes a {kind}.")
-    return float(parsed) if kind == "float" else parsed
+    return float(cast(float, parsed)) if kind == "float" else parsed
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -198,7 +214,10 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise AptError(f"No recipe file at {path}. Examples lie in configs/<host>/.")
-    values = yaml.safe_load(path.read_text()) or {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AptError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise AptError(f"{path} holds a {type(values).__name__}; a recipe file is a mapping of fields.")
     return flatten(values)

@@ -67,8 +67,13 @@ def read_record(folder: Path) -> Record:
     try:
         recipe = from_flat(flatten(value.pop("recipe")))
         curve = Curve.from_json(value.pop("curve"))
+        for spec in dataclasses.fields(Record):  # a null hash would skip the check of the weights
+            if spec.type in ("int", "str") and type(value[spec.name]).__name__ != spec.type:
+                raise TypeError(f"{spec.name} is {value[spec.name]!r}")
         return Record(recipe=recipe, curve=curve, **value)
-    except (TypeError, KeyError, AttributeError) as error:
+    except AptError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise AptError(f"{path} lacks or adds a field ({error}): it was edited by hand.") from error
 
 

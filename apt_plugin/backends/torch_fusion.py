@@ -8,6 +8,7 @@ unfolded where attention meets prefix keys, which all draws of a sample share wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -160,8 +161,30 @@ FUSIONS: dict[str, type[HostFusion] | type[InterleavedFusion]] = {
 }
 
 
-def build_fusion(fusion: Fusion, sites: list[int], width: int, heads: int, head_width: int) -> nn.ModuleDict:
-    """One fusion per site, keyed by the inherited layer's index.
+class FusionStack(nn.Module):
+    """One fusion per site, named by the inherited layer's index.
+
+    Not an nn.ModuleDict: PEFT's modules_to_save refuses containers, and reaches a module only through methods.
+    """
+
+    def __init__(self, fusions: Mapping[int, nn.Module]):
+        super().__init__()
+        self.sites = list(fusions)  # indices of inherited layers, in order
+        for site, module in fusions.items():
+            self.add_module(str(site), module)
+
+    def at(self, index: int) -> nn.Module | None:
+        """The fusion behind inherited layer `index`, None where there is none."""
+        return self._modules.get(str(index))
+
+    def openings(self) -> dict[str, float]:
+        """Site -> mean |g| of its gate, for logs and reports."""
+        gates = {str(site): getattr(self.at(site), "gate", None) for site in self.sites}
+        return {site: float(g.openness().detach().abs().mean()) for site, g in gates.items() if isinstance(g, Gate)}
+
+
+def build_fusion(fusion: Fusion, sites: list[int], width: int, heads: int, head_width: int) -> FusionStack:
+    """One fusion per site.
 
     Raises:
         AptError: no site.
@@ -169,13 +192,9 @@ def build_fusion(fusion: Fusion, sites: list[int], width: int, heads: int, head_
     if not sites:
         raise AptError("A model without expert layers has no place for fusion.")
     cls = FUSIONS[fusion.kind]
-    return nn.ModuleDict({str(site): cls(fusion, width, heads, head_width) for site in sites})
+    return FusionStack({site: cls(fusion, width, heads, head_width) for site in sites})
 
 
-def gate_openings(fusions: nn.ModuleDict) -> dict[str, float]:
-    """layer -> mean |g| of its gate, for logs and reports."""
-    return {
-        site: float(module.gate.openness().detach().abs().mean())
-        for site, module in fusions.items()
-        if isinstance(module, (HostFusion, InterleavedFusion))
-    }
+def gate_openings(fusions: FusionStack) -> dict[str, float]:
+    """`FusionStack.openings` as a function, as the JAX form has it."""
+    return fusions.openings()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from apt_plugin.backends.torch_fusion import (
+    FusionStack,
     HostFusion,
     InterleavedFusion,
     Logits,
@@ -125,7 +126,7 @@ def expert_pass(
     rotary_emb: nn.Module,
     suffix: Suffix,
     cache: PrefixCache,
-    fusions: nn.ModuleDict | None = None,
+    fusions: FusionStack | None = None,
     saving: bool = False,
 ) -> Tensor:
     """Run the action expert on a prefix cache.
@@ -144,7 +145,7 @@ def expert_pass(
     kept = cache.kept[:, None, None, None]  # [B, 1, 1, 1, S]
     suffix_mask = suffix.attend[:, :, None]  # [B, K, 1, T, T]
     for index, layer in enumerate(expert.layers):
-        fusion = fusions[str(index)] if fusions is not None and str(index) in fusions else None
+        fusion = None if fusions is None else fusions.at(index)
 
         def run(x: Tensor, layer: Any = layer, fusion: Any = fusion, index: int = index) -> Tensor:
             attn = layer.self_attn

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -28,6 +29,7 @@ class Host:
     tested: str  # version range that the suite ran on
     adapter: str | None  # import path of our adapter, None while there is none
     why: str = ""  # why there is none
+    check: str = ""  # a module whose `reason()` says why this installation cannot be used, or None
 
     def version(self) -> str | None:
         """Installed version, or None when it does not import here."""
@@ -47,6 +49,8 @@ class Host:
             return False, self.why
         if version == "unknown" or version not in SpecifierSet(self.tested, prereleases=True):
             return False, f"version {version} is outside the tested range {self.tested}"
+        if self.check and (why := importlib.import_module(self.check).reason()) is not None:
+            return False, why
         return True, f"version {version}, tested range {self.tested}"
 
     def require(self) -> str:
@@ -69,7 +73,10 @@ HOSTS = {
     for host in (
         Host("lerobot", "lerobot", "lerobot", ">=0.6.1,<0.6.2", "apt_plugin.hosts.lerobot"),
         Host("openpi", "openpi", "openpi", ">=0.1.0,<0.2", "apt_plugin.hosts.openpi"),
-        Host("gr00t", "gr00t", "gr00t", "", None, "its adapter is not written yet"),
+        # Every GR00T calls itself 0.1.0: the adapter's own check tells N1.7 from N1.6 and N1.5.
+        Host(
+            "gr00t", "gr00t", "gr00t", ">=0.1.0,<0.2", "apt_plugin.hosts.gr00t", check="apt_plugin.hosts.gr00t.versions"
+        ),
     )
 }
 
@@ -81,7 +88,10 @@ def adapter_for(command: Sequence[str]) -> Any:
         AptError: no host recognises it, or the one that does is not usable here.
     """
     text = " ".join(command)
-    owner = next((name for name, marks in _PROGRAMS.items() if any(mark in text for mark in marks)), None)
+    # The program stands before its flags, whose values may name anything (--dataset-path ./lerobot-data).
+    tokens = [token for token in command if not Path(token).name.startswith("python")]
+    found = (name for token in tokens for name, marks in _PROGRAMS.items() if any(mark in token for mark in marks))
+    owner = next(found, None)
     if owner is None:
         raise AptError(
             f"No known host in {text!r}. Write the host's own command behind `run`, e.g. apt-plugin run lerobot-train "

@@ -76,7 +76,7 @@ def open_up(model: torch.nn.Module, seed: int = 0) -> None:
         p.data = noise * p.shape[-1] ** -0.5 * 0.9 if p.dim() > 1 else p.data + 0.1 * noise
 
 
-def stock(family: str, seed: int = 0) -> Any:
+def stock(family: str, seed: int = 0, sizes: dict[str, int] | None = None, **more: Any) -> Any:
     """lerobot's own PI05Policy / PI0Policy, tiny."""
     from lerobot.configs import PreTrainedConfig
 
@@ -85,18 +85,18 @@ def stock(family: str, seed: int = 0) -> Any:
     cfg = cls(
         input_features=inputs, output_features=outputs, image_resolution=(28, 28), chunk_size=5, n_action_steps=5,
         max_state_dim=6, max_action_dim=7, tokenizer_max_length=32, num_inference_steps=3, device="cpu",
-        push_to_hub=False,
+        push_to_hub=False, **more,
     )  # fmt: skip
     torch.manual_seed(seed)
-    with sized(TINY):
+    with sized(sizes or TINY):
         policy = get_policy_class(family)(cfg)
     open_up(policy, seed)
     return policy
 
 
-def stock_checkpoint(folder: Path, family: str, seed: int = 0) -> Path:
+def stock_checkpoint(folder: Path, family: str, seed: int = 0, sizes: dict[str, int] | None = None) -> Path:
     """A plain lerobot checkpoint of that policy."""
-    stock(family, seed).save_pretrained(folder)
+    stock(family, seed, sizes).save_pretrained(folder)
     return folder
 
 
@@ -117,10 +117,15 @@ def stage2(family: str, prior: Path, tokenizer_name: str, recipe: dict | None = 
     return get_policy_class(cfg.type).from_pretrained(prior, config=cfg)
 
 
-def batch(policy: Any, instructions: list[str | None], seed: int = 0, index: bool = True) -> dict[str, Any]:
-    """A processed batch: same images, states and actions for the same seed, whatever the instructions are."""
+def preprocessor(policy: Any) -> Any:
+    """The policy's own input pipeline, without normalisation statistics."""
     from lerobot.policies import make_pre_post_processors
 
+    return make_pre_post_processors(policy.config, dataset_stats=None)[0]
+
+
+def batch(policy: Any, instructions: list[str | None], seed: int = 0, index: bool = True) -> dict[str, Any]:
+    """A processed batch: same images, states and actions for the same seed, whatever the instructions are."""
     generator = torch.Generator().manual_seed(seed)
     n = len(instructions)
     raw: dict[str, Any] = {name: torch.rand(n, 3, 28, 28, generator=generator) for name in CAMERAS}
@@ -130,5 +135,4 @@ def batch(policy: Any, instructions: list[str | None], seed: int = 0, index: boo
         raw["task"] = list(instructions)
     if index:
         raw["index"] = torch.arange(n)
-    before, _ = make_pre_post_processors(policy.config, dataset_stats=None)
-    return before(raw)
+    return preprocessor(policy)(raw)

@@ -14,17 +14,14 @@ from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 
 @dataclass
-class AptFields:
-    """Mixed into PI05Config and PI0Config. The host's own fields keep their meaning and defaults."""
+class StageFields:
+    """Mixed into a host config. The host's own fields keep their meaning and defaults."""
 
     # 1 trains the vision-action prior, 2 adds language through gated fusion.
     stage: int = PRIOR
     recipe: Recipe = field(default_factory=Recipe)
     # Stage 2 only: the Stage-1 checkpoint that it started from (filled in by from_pretrained).
     stage1_path: str | None = None
-    # A model of other sizes than the host's two, see apt_plugin.hosts.lerobot.sizes. None is the host's own.
-    sizes: dict[str, int] | None = None
-    tokenizer_name: str = PALIGEMMA
 
     def __post_init__(self) -> None:
         HOSTS["lerobot"].require()
@@ -43,3 +40,12 @@ class AptFields:
         recorder: Any = getattr(self, "_apt_recorder", None)
         if recorder is not None:
             recorder(Path(save_directory))
+
+
+@dataclass
+class AptFields(StageFields):
+    """For PI05Config and PI0Config."""
+
+    # A model of other sizes than the host's two, see apt_plugin.hosts.lerobot.sizes. None is the host's own.
+    sizes: dict[str, int] | None = None
+    tokenizer_name: str = PALIGEMMA

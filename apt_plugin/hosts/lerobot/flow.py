@@ -9,7 +9,7 @@ says only how the two passes are put together and adds `apt_fusion` in Stage 2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
@@ -22,6 +22,11 @@ from apt_plugin.fusion import fusion_sites
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
 from apt_plugin.language import prefix_rules
 from apt_plugin.stages import LIKELIHOOD, PRIOR
+
+if TYPE_CHECKING:  # a mixin: the host's class stands behind it (PI0Pytorch differs in its state token only)
+    from lerobot.policies.pi05.modeling_pi05 import PI05Pytorch as HostFlow
+else:
+    HostFlow = object
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,14 @@ class PromptBatch:
         return PromptBatch(*(part[:, :count] for part in vars(self).values()))
 
 
-class AptFlow:
+class AptFlow(HostFlow):
     """Two passes instead of the host's joint one, in training and in sampling."""
 
     config: Any
     paligemma_with_expert: Any
 
     def __init__(self, config: Any, rtc_processor: Any = None):
-        super().__init__(config, rtc_processor=rtc_processor)  # type: ignore[call-arg]
+        super().__init__(config, rtc_processor=rtc_processor)
         self.apt_stage, self.apt_recipe = config.stage, config.recipe
         self.apt_fusion = None
         if self.apt_stage == LIKELIHOOD:

@@ -9,14 +9,14 @@ from torch import nn
 from apt_plugin import freeze
 from apt_plugin.stages import LIKELIHOOD
 
-VLM = ".paligemma."
+VLM = (".paligemma.", ".backbone.")  # π, GR00T
 # Its embedding table was removed by the host, so its output head never sees a gradient.
 UNUSED = "gemma_expert.lm_head."
 
 
 def part_of(name: str) -> str:
     """vlm | gate | fusion | inherited, by parameter name."""
-    if VLM in name:
+    if any(part in name for part in VLM):
         return "vlm"
     if freeze.added(name):
         return "gate" if name.endswith("gate.w") else "fusion"

@@ -10,6 +10,7 @@ import datetime
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,9 +56,15 @@ def _without_python(tokens: Sequence[str]) -> list[str]:
     return [t for t in tokens if not Path(t).name.startswith("python")]
 
 
+def _found(name: str) -> str:
+    """A program on the PATH, or beside this interpreter: `uv run` and an unactivated environment have it only there."""
+    beside = Path(sys.executable).parent / name
+    return shutil.which(name) or (str(beside) if beside.is_file() else name)
+
+
 def child(program: Program, flags: Sequence[str]) -> list[str]:
     """The process that registers our policies and then runs the host's own script."""
-    launcher = program.before or [sys.executable]
+    launcher = [_found(program.before[0]), *program.before[1:]] if program.before else [sys.executable]
     return [*launcher, "-m", CHILD, program.name, *flags]
 
 
@@ -67,7 +74,7 @@ def run(request: Request) -> int:
     if program is None:
         raise AptError(f"No lerobot program in {' '.join(request.command)!r}. Write e.g. lerobot-train ...")
     if request.recipe is None:
-        return subprocess.call(request.command)
+        return subprocess.call([_found(request.command[0]), *request.command[1:]])
     if program.name != TRAIN:
         return subprocess.call(child(program, program.flags))
     flags = Flags(program.flags)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apt_plugin import files
+from apt_plugin import files, freeze
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
 from apt_plugin.stages import LIKELIHOOD, RECORD, Record, check_stage1, read_record
@@ -115,7 +115,7 @@ def resumed_step(folder: Path) -> int:
 
 
 def log_source(source: Source, policy: Any, loaded: list[str], fresh: set[str]) -> None:
-    added = sum(p.numel() for n, p in policy.named_parameters() if "apt_" in n)
+    added = sum(p.numel() for n, p in policy.named_parameters() if freeze.added(n))
     logging.info(
         "APT: %d tensors from %s (%s); %d start fresh; %d parameters added (apt_*).",
         len(loaded), source.folder, source.kind, len(fresh), added,

@@ -12,7 +12,7 @@ class PI0AptFlow(AptFlow, PI0Pytorch):
     """Two-pass PI0Pytorch; the state is a suffix token, in both stages."""
 
     def embed_draws(self, x, time, state):
-        return self.embed_suffix(state, x, time)
+        return PI0Pytorch.embed_suffix(self, state, x, time)
 
 
 class PI0AptPolicy(AptPolicy, PI0Policy):

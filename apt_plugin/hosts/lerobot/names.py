@@ -9,7 +9,7 @@ NATIVE_POSITION = "observation.language.native_position"  # [B, L] int64
 PALIGEMMA = "google/paligemma-3b-pt-224"  # the tokenizer that lerobot hard-codes
 
 # host policy type -> ours. The value of `family` in a record is the host type.
-POLICIES = {"pi05": "pi05_apt", "pi0": "pi0_apt"}
+POLICIES = {"pi05": "pi05_apt", "pi0": "pi0_apt", "groot": "groot_apt"}
 WEIGHTS = "model.safetensors"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's
 PREPROCESSOR = "policy_preprocessor.json"

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from apt_plugin import stages
+from apt_plugin import freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
@@ -27,8 +27,13 @@ from apt_plugin.hosts.lerobot.noise import draw
 from apt_plugin.hosts.lerobot.sizes import replaced, sized
 from apt_plugin.stages import LIKELIHOOD
 
+if TYPE_CHECKING:  # a mixin: the host's policy stands behind it
+    from lerobot.policies.pi05.modeling_pi05 import PI05Policy as HostPolicy
+else:
+    HostPolicy = object
 
-class AptPolicy:
+
+class AptPolicy(HostPolicy):
     """Stage 1 or Stage 2 of the recipe on one of lerobot's π policies."""
 
     config: Any
@@ -82,7 +87,7 @@ class AptPolicy:
         skip: set[str] = set()
         if source.kind == "host" and config.recipe.expert == "fresh":
             skip = loading.expert_keys(names)
-        fresh = {name for name in names if "apt_" in name} if source.kind == "prior" else set()
+        fresh = {name for name in names if freeze.added(name)} if source.kind == "prior" else set()
         renames = loading.host_renames(source.folder, policy) if source.kind == "host" else {}
         loaded = torch_params.load_shared(policy, source.folder / WEIGHTS, renames, skip, fresh)
         loading.log_source(source, policy, loaded, skip | fresh)
@@ -96,7 +101,7 @@ class AptPolicy:
         return policy
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict | None = None) -> None:
-        records.save(self, Path(save_directory), lambda: super(AptPolicy, self)._save_pretrained(  # type: ignore[misc]
+        records.save(self, Path(save_directory), lambda: super(AptPolicy, self)._save_pretrained(
             save_directory, state_dict=state_dict))  # fmt: skip
 
     def _record_adapter(self, folder: Path) -> None:
@@ -148,12 +153,10 @@ class AptPolicy:
             curve["blank_gap_train"] = scalars["blank"] - scalars["loss"]
         curve |= self._held_out()
         if self.model.apt_fusion is not None:
-            gates = torch.stack([f.gate.openness().detach().abs().mean() for f in self.model.apt_fusion.values()])
-            curve |= {"gate_mean": float(gates.mean()), "gate_max": float(gates.max())}
+            gates = self.model.apt_fusion.openings()
+            curve |= {"gate_mean": sum(gates.values()) / len(gates), "gate_max": max(gates.values())}
             if self.apt_step % max(self.config.recipe.gap_every, 1) == 0:
-                self.apt_curve.add(
-                    self.apt_step, {f"gate.{s}": float(g) for s, g in zip(self.model.apt_fusion, gates, strict=True)}
-                )
+                self.apt_curve.add(self.apt_step, {f"gate.{site}": g for site, g in gates.items()})
         self.apt_curve.add(self.apt_step, curve)
         per_dim = errors.detach().mean((0, 1)).cpu().tolist()
         return {**curve, "loss_per_dim": per_dim, "trainable_share": trainable_share(self)}

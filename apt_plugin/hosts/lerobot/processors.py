@@ -157,6 +157,6 @@ def _statistics(config: Any, dataset_stats: dict | None) -> dict | None:
             "the statistics of Stage 2's own data set."
         )
     pipeline = PolicyProcessorPipeline.from_pretrained(folder, config_filename=PREPROCESSOR)
-    step = next(step for step in pipeline.steps if isinstance(step, NormalizerProcessorStep))
+    step: Any = next(step for step in pipeline.steps if isinstance(step, NormalizerProcessorStep))
     logging.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
     return step.stats

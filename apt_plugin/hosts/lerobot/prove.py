@@ -23,6 +23,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import loading, records, register
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, POLICIES, PREPROCESSOR, WEIGHTS
+from apt_plugin.hosts.lerobot.processors import AptPromptStep
 from apt_plugin.hosts.lerobot.sizes import sized
 from apt_plugin.proofs import Outcome
 from apt_plugin.stages import LIKELIHOOD
@@ -103,7 +104,7 @@ class LerobotSubject:
         grads = {
             n: p.grad.float().cpu().numpy()
             for n, p in policy.named_parameters()
-            if p.grad is not None and "apt_" not in n
+            if p.grad is not None and not freeze.added(n)
         }
         policy.zero_grad(set_to_none=True)
         spoken = torch.where(batch[INSTRUCTION_MASK], prompt.tokens, -1)
@@ -126,7 +127,7 @@ class LerobotSubject:
             norms = {
                 n: 0.0 if p.grad is None else float(p.grad.float().norm())
                 for n, p in policy.named_parameters()
-                if "apt_" in n and p.requires_grad
+                if freeze.added(n) and p.requires_grad
             }
             if _ < steps:
                 optimizer.step()
@@ -142,18 +143,22 @@ class LerobotSubject:
         return ours, stock_tree(self.policy.config)
 
     def refused_without_plugin(self) -> tuple[bool, str]:
-        """A fresh process of the host that never imports the plugin tries to open the checkpoint."""
-        code = (
-            "import sys, lerobot.policies.factory\n"
-            "from lerobot.configs import PreTrainedConfig\n"
-            "PreTrainedConfig.from_pretrained(sys.argv[1])\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code, str(self.folder)], capture_output=True, text=True)
-        words = done.stderr.strip().splitlines()
-        return done.returncode != 0, words[-1] if words else ""
+        return refuses_without_plugin(self.folder)
 
     def replaced_names(self) -> list[str]:
         return [f"{m}.{n}" for (m, n), was in self._before.items() if id(getattr(importlib.import_module(m), n)) != was]
+
+
+def refuses_without_plugin(folder: Path) -> tuple[bool, str]:
+    """A fresh process of the host that never imports the plugin tries to open the checkpoint."""
+    code = (
+        "import sys, lerobot.policies.factory\n"
+        "from lerobot.configs import PreTrainedConfig\n"
+        "PreTrainedConfig.from_pretrained(sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    words = done.stderr.strip().splitlines()
+    return done.returncode != 0, words[-1] if words else ""
 
 
 def stock_tree(config: Any) -> dict[str, tuple]:
@@ -172,7 +177,7 @@ def stock_tree(config: Any) -> dict[str, tuple]:
     return {f"model.{n}": s for n, s in shapes(model).items()}
 
 
-def open_subject(checkpoint: str | Path, device: str | None = None) -> LerobotSubject:
+def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     """Open an APT checkpoint folder of lerobot.
 
     Raises:
@@ -199,5 +204,11 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> LerobotSu
         steps = PolicyProcessorPipeline.from_pretrained(folder, config_filename=PREPROCESSOR, overrides=overrides)
     else:
         raise AptError(f"{folder} holds no {PREPROCESSOR}: it was not written by lerobot-train.")
-    # Proofs use their own made-up numbers: the normaliser must not demand the data set's scale of them.
+    if config.type == "groot_apt":
+        from apt_plugin.hosts.lerobot.prove_groot import LerobotGrootSubject
+
+        return LerobotGrootSubject(policy, steps, folder)
+    prompts = [step for step in steps.steps if isinstance(step, AptPromptStep)]
+    for prompt in prompts:  # the limit bounds memory, not the model; our instructions must fit
+        prompt.max_length = max(prompt.max_length, 64)
     return LerobotSubject(policy, steps, folder, before)

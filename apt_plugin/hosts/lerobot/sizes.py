@@ -1,13 +1,15 @@
 """Build lerobot's π0 / π0.5 at other sizes, from lerobot's own classes.
 
-lerobot knows `gemma_2b` and `gemma_300m` only and fixes the vocabulary, the SigLIP tower and the projector's width, so a model
-small enough for a test or a laptop demo cannot be asked for. `sized` changes what three names mean *while a model is being built*:
+lerobot knows `gemma_2b` and `gemma_300m` only and fixes the vocabulary, the SigLIP tower and the projector's
+width, so a model small enough for a test or a laptop demo cannot be asked for. `sized` changes what three
+names mean *while a model is being built*:
 
     with sized({"depth": 4, "vlm_width": 64}):
         policy = PI05Policy(config)        # the host's own code, smaller numbers
 
-The sizes are not in the weights: a policy type that uses this keeps them in its config (see `apt_plugin.tabletop.host`).
-Not thread-safe, like any change of a module attribute: build models one at a time.
+The sizes are not in the weights: a policy type that uses this keeps them in its config (see
+`apt_plugin.tabletop.host`). Not thread-safe, like any change of a module attribute: build models one at a
+time.
 """
 
 import difflib
@@ -74,10 +76,12 @@ def complete(sizes: Mapping[str, int]) -> dict[str, int]:
 
 @contextmanager
 def replaced(module: ModuleType, name: str, value: Any) -> Iterator[Any]:
-    """Bind `module.name` to `value` for the duration of the block; yields what was there. Restores also after an error.
+    """Bind `module.name` to `value` for the duration of the block; yields what was there. Restores also after
+    an error.
 
     Raises:
-        AttributeError: the module has no such name, i.e. the host has changed and replacing would silently do nothing.
+        AttributeError: the module has no such name, i.e. the host has changed and replacing would silently do
+            nothing.
     """
     if not hasattr(module, name):
         raise AttributeError(
@@ -102,7 +106,8 @@ def sized(sizes: Mapping[str, int] | None) -> Iterator[None]:
 
     Raises:
         KeyError, ValueError: see `complete`.
-        RuntimeError: entered inside a `sized` block of other sizes; two answers to "how wide is gemma_2b" are a bug.
+        RuntimeError: entered inside a `sized` block of other sizes; two answers to "how wide is gemma_2b" are
+            a bug.
     """
     global _active
     if sizes is None:
@@ -152,7 +157,8 @@ def _replacements(module: ModuleType, sizes: Mapping[str, int]) -> dict[str, Any
         if vision.image_size % sizes["patch"]:
             raise ValueError(
                 f"image_resolution {vision.image_size} is not a multiple of the patch size {sizes['patch']}: "
-                f"write --policy.image_resolution='[{sizes['patch'] * 4}, {sizes['patch'] * 4}]' or change sizes.patch."
+                f"write --policy.image_resolution='[{4 * sizes['patch']}, {4 * sizes['patch']}]' or "
+                "change the size 'patch'."
             )
         vision.hidden_size = sizes["vision_width"]
         vision.intermediate_size = sizes["vision_mlp"]

@@ -1,0 +1,43 @@
+"""Noise and time of flow matching, keyed by the frame's content and the step instead of by a global stream.
+
+    B batch   K noise draws   T action tokens   A action dimensions
+
+The loss of a batch then does not depend on how many processes share it, nor on a resumed random state, and an
+evaluation draws the same in both stages. GR00T's batches carry no frame number, so the normalised action chunk is
+the key: it goes with the frame wherever a shard, a process or a restart puts it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def draw(
+    sample_time: Callable[[int], Tensor], actions: Tensor, draws: int, step: int, index: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The host's noise and time distributions, seeded per (frame, step).
+
+    Args:
+        sample_time: n -> [n] float32 on the CPU, the host's own distribution.
+        actions: [B, T, A]; step: optimiser step, -1 in evaluation.
+        index: [B] frame numbers where a host has them.
+
+    Returns:
+        noise [B, K, T, A] and time [B, K], in the dtype and on the device of `actions`.
+    """
+    if index is not None and index.numel() == actions.shape[0]:
+        keys = [int(frame).to_bytes(8, "little", signed=True) for frame in index.reshape(-1).tolist()]
+    else:
+        keys = [chunk.numpy().tobytes() for chunk in actions.detach().float().cpu()]
+    noises, times = [], []
+    with torch.random.fork_rng(devices=[]):
+        for key in keys:
+            digest = hashlib.blake2b(key + step.to_bytes(8, "little", signed=True), digest_size=8).digest()
+            torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+            noises.append(torch.randn(draws, *actions.shape[1:]))
+            times.append(sample_time(draws))
+    return torch.stack(noises).to(actions), torch.stack(times).to(actions)

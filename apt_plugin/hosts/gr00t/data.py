@@ -1,0 +1,125 @@
+"""Where language enters in Isaac GR00T, and data without any.
+
+The processor's `_apply_vlm_processing` is the one place that training and inference share. Stage 1 gives it a constant
+prompt: belt and braces beside the model, which leaves the words out by itself, and the rule that a prior trained on
+the host's unmasked adapter (prefix=native) stands on alone. The change sits on the object, so nothing blind is saved.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from apt_plugin.errors import AptError
+
+CONSTANT = ""  # an empty instruction: the chat template's own tokens remain
+_INSTALLED: dict[str, Any] = {}
+
+
+def _constant_prompt(host: Any, images: Any, language: str) -> Any:
+    return host(images, CONSTANT)
+
+
+def blind(processor: Any) -> None:
+    """Give every sample of this processor object the constant prompt."""
+    if "_apply_vlm_processing" not in vars(processor):
+        processor._apply_vlm_processing = functools.partial(_constant_prompt, processor._apply_vlm_processing)
+
+
+def sighted(processor: Any) -> None:
+    """Take `blind` back."""
+    vars(processor).pop("_apply_vlm_processing", None)
+
+
+def check_words(paths: Iterable[str]) -> None:
+    """Stage 2 learns from instructions: refuse data without any before a model is built.
+
+    Raises:
+        AptError: naming the folders.
+    """
+    paths = list(paths)
+    for path in paths:
+        file = Path(path) / "meta" / "tasks.jsonl"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        if any(str(json.loads(line).get("task", "")).strip() for line in lines if line.strip()):
+            return
+    raise AptError(
+        f"Stage 2 learns from instructions, and {', '.join(paths)} has no task text. Train Stage 1 on it (which needs "
+        "no language), or name labelled data for Stage 2."
+    )
+
+
+def install(blank: Iterable[str] = (), unlabelled: bool = False) -> None:
+    """Let the host's episode loader read data without language annotation, under the empty instruction.
+
+    Args:
+        blank: data sets whose instructions are blanked even where they have some (Stage 2's mix).
+        unlabelled: data sets without annotation are accepted (Stage 1; the mix of Stage 2 always).
+    """
+    from gr00t.data.dataset import lerobot_episode_loader as host
+
+    if _INSTALLED:
+        return
+    blanked = {Path(path).resolve() for path in blank}
+    cls = host.LeRobotEpisodeLoader
+    _INSTALLED.update(parquet=cls._load_parquet_data, tasks=cls.create_language_from_meta)
+    missing = object()
+    _INSTALLED["open"] = vars(host).get("open", missing)
+    _INSTALLED["missing"] = missing
+
+    def without(loader: Any) -> bool:
+        if Path(loader.dataset_path).resolve() in blanked:
+            return True
+        keys = loader.modality_configs["language"].modality_keys if "language" in loader.modality_configs else []
+        known = loader.modality_meta.get("annotation", {})
+        lacks = not loader.tasks_map or any(
+            k not in host.LANG_KEYS and k.removeprefix("annotation.") not in known for k in keys
+        )
+        return unlabelled and lacks
+
+    def load_parquet(loader: Any, episode_index: int) -> Any:
+        if not without(loader):
+            return _INSTALLED["parquet"](loader, episode_index)
+        configs = loader.modality_configs
+        loader.modality_configs = {k: v for k, v in configs.items() if k != "language"}
+        try:
+            frame = _INSTALLED["parquet"](loader, episode_index)
+        finally:
+            loader.modality_configs = configs
+        for key in configs["language"].modality_keys if "language" in configs else []:
+            if key not in host.LANG_KEYS:
+                frame[f"language.{key}"] = CONSTANT
+        return frame
+
+    def language_from_meta(loader: Any, episode_meta: dict, nframes: int, lang_key: str) -> list[str]:
+        if without(loader) or (unlabelled and not episode_meta.get("tasks" if lang_key == "task" else "sub_tasks")):
+            return [CONSTANT] * nframes
+        return _INSTALLED["tasks"](loader, episode_meta, nframes, lang_key)
+
+    def opened(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if Path(file).name == host.LEROBOT_TASKS_FILENAME and not Path(file).exists():
+            return io.StringIO("")  # no task table: no instruction, which is what the empty map says
+        return open(file, *args, **kwargs)
+
+    cls._load_parquet_data, cls.create_language_from_meta = load_parquet, language_from_meta
+    if unlabelled:
+        host.open = opened  # type: ignore[attr-defined]
+    logging.info("APT: replaced LeRobotEpisodeLoader._load_parquet_data and create_language_from_meta")
+
+
+def uninstall() -> None:
+    """Put the host's functions back."""
+    from gr00t.data.dataset import lerobot_episode_loader as host
+
+    if not _INSTALLED:
+        return
+    host.LeRobotEpisodeLoader._load_parquet_data = _INSTALLED["parquet"]
+    host.LeRobotEpisodeLoader.create_language_from_meta = _INSTALLED["tasks"]
+    if _INSTALLED["open"] is _INSTALLED["missing"]:
+        vars(host).pop("open", None)
+    _INSTALLED.clear()

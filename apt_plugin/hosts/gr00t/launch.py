@@ -1,0 +1,201 @@
+"""Isaac GR00T's own commands under the recipe: which processes to run, in which order.
+
+Each stage is a fresh process of the host's script, under torchrun too, in `<output-dir>/stage1` and `/stage2`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from apt_plugin import files
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.gr00t.checkpoints import last_whole
+from apt_plugin.hosts.gr00t.names import CHILD, TRAIN
+from apt_plugin.launch import Request
+from apt_plugin.recipe import Recipe, flatten
+
+
+@dataclass(frozen=True)
+class Program:
+    """Where the host's program stands in a command line."""
+
+    before: list[str]  # torchrun ..., or nothing
+    module: str
+    flags: list[str]
+
+    def child(self, flags: Sequence[str]) -> list[str]:
+        """The process that registers our model and then runs the host's own script."""
+        launcher = self.before or [sys.executable]
+        if launcher[0].startswith("-"):
+            launcher = [sys.executable, *launcher]
+        return [*launcher, "-m", CHILD, self.module, *flags]
+
+
+def find_program(command: Sequence[str]) -> Program | None:
+    """The gr00t program in a command line, as a file or behind -m; None when there is none."""
+    for index, token in enumerate(command):
+        if token.startswith("-"):
+            continue
+        path = Path(token)
+        if path.suffix == ".py" and "gr00t" in path.parts:
+            parts = path.with_suffix("").parts
+            module = ".".join(parts[len(parts) - 1 - parts[::-1].index("gr00t") :])
+            return Program(_without_python(command[:index]), module, list(command[index + 1 :]))
+        if token.startswith("gr00t.") and index and command[index - 1] in ("-m", "--module"):
+            return Program(_without_python(command[: index - 1]), token, list(command[index + 1 :]))
+    return None
+
+
+def _without_python(tokens: Sequence[str]) -> list[str]:
+    return [token for token in tokens if not Path(token).name.startswith("python")]
+
+
+def value_of(tokens: Sequence[str], name: str) -> str | None:
+    """The last value of a host flag, however it is spelt (`--base-model-path V`, `--base_model_path=V`)."""
+    found = None
+    for index, token in enumerate(tokens):
+        flag, joined, value = token.partition("=")
+        if flag.startswith("--") and flag[2:].replace("_", "-") == name:
+            behind = tokens[index + 1] if index + 1 < len(tokens) else "--"
+            found = value if joined else "true" if behind.startswith("--") else behind
+    return found
+
+
+def without(tokens: Sequence[str], *names: str) -> list[str]:
+    """Drop flags and their values, all others untouched: some take several values, which only the host can tell."""
+    kept: list[str] = []
+    dropping = False
+    for token in tokens:
+        if token.startswith("--"):
+            flag = token.partition("=")[0][2:].replace("_", "-").removeprefix("no-")
+            dropping = flag in names
+        if not dropping:
+            kept.append(token)
+    return kept
+
+
+def with_flags(tokens: Sequence[str], values: dict[str, str]) -> list[str]:
+    """Set host flags, replacing earlier values."""
+    named = {name.replace("_", "-"): value for name, value in values.items()}
+    out = without(tokens, *named)
+    for name, value in named.items():
+        out += {"true": [f"--{name}"], "false": [f"--no-{name}"]}.get(value, [f"--{name}", value])
+    return out
+
+
+def run(request: Request) -> int:
+    """Carry out `apt-plugin run` for Isaac GR00T; returns the exit status."""
+    program = find_program(request.command)
+    if program is None:
+        raise AptError(
+            f"No GR00T program in {' '.join(request.command)!r}. Write e.g. gr00t/experiment/launch_finetune.py ..., "
+            "or -m gr00t.experiment.launch_finetune ..."
+        )
+    if request.recipe is None:
+        return subprocess.call(_as_command(request.command))
+    if program.module != TRAIN:
+        return subprocess.call(program.child(["--recipe", "apt", *program.flags]))
+    if "--help" in program.flags or "-h" in program.flags:
+        return subprocess.call(program.child(["--recipe", "apt", *program.flags]))
+    return Training(program, request).run()
+
+
+def _as_command(command: Sequence[str]) -> list[str]:
+    """The host's command untouched; a script is no program by itself."""
+    return [sys.executable, *command] if command[0].endswith(".py") or command[0] == "-m" else list(command)
+
+
+class Training:
+    """The stages of one training run."""
+
+    def __init__(self, program: Program, request: Request):
+        assert request.recipe is not None
+        self.program, self.request, self.recipe = program, request, request.recipe
+        self.output = Path(value_of(program.flags, "output-dir") or "outputs")
+        self.resume = value_of(program.flags, "resume-from-checkpoint") is not None
+        if "WORLD_SIZE" in os.environ and request.stage == "both":
+            raise AptError(
+                "Both stages cannot share one distributed launch. Put the launcher inside: apt-plugin run torchrun ... "
+                "gr00t/experiment/launch_finetune.py ... --recipe apt, or name one stage: --apt.stage 1."
+            )
+
+    def run(self) -> int:
+        wanted = {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[self.request.stage]
+        for stage in wanted:
+            if self.finished(stage):
+                logging.info("APT: Stage %s is finished in %s, going on.", stage, self.folder(stage))
+                continue
+            if stage == "2" and len(wanted) == 2 and self.request.prove and (status := self.prove()):
+                return status
+            command = self.command(stage)
+            logging.info("APT: Stage %s: %s", stage, " ".join(command))
+            if status := subprocess.call(command):
+                return status
+        return 0
+
+    def folder(self, stage: str) -> Path:
+        return self.output / f"stage{stage}"
+
+    def command(self, stage: str) -> list[str]:
+        flags = with_flags(self.program.flags, {"output-dir": str(self.folder(stage))})
+        flags = without(flags, "resume-from-checkpoint")
+        if self.resume and last_whole(self.folder(stage)) is not None:
+            flags = with_flags(flags, {"resume-from-checkpoint": "true"})
+        if stage == "2":
+            own = self.request.stage_flags["2"]
+            prior = own.get("base-model-path") or own.get("base_model_path")
+            if prior is None and self.request.stage == "2" and last_whole(self.folder("1")) is None:
+                prior = value_of(self.program.flags, "base-model-path")
+            flags = with_flags(flags, {"base-model-path": str(self._prior(prior))})
+        own = {
+            k: v
+            for k, v in self.request.stage_flags[stage].items()
+            if k.replace("_", "-") != "base-model-path" or stage == "1"
+        }
+        flags = with_flags(flags, own)
+        return self.program.child([*flags, "--recipe", "apt", "--apt.stage", stage, *recipe_flags(self.recipe)])
+
+    def _prior(self, named: str | None) -> Path:
+        """The Stage-1 checkpoint: the one named (or the newest of the run named), or this run's own."""
+        run = Path(named) if named else self.folder("1")
+        if (run / "apt.json").is_file() and (run / "processor_config.json").is_file():
+            return run
+        found = last_whole(run) or last_whole(run / "stage1")
+        if found is None:
+            raise AptError(
+                f"Stage 2 starts from a Stage-1 result, and {run} holds none. Run --apt.stage both, or name one: "
+                "--base-model-path <Stage-1 run>/checkpoint-N."
+            )
+        return found
+
+    def finished(self, stage: str) -> bool:
+        """Whether this stage already took all its steps (only a resumed run looks)."""
+        last = last_whole(self.folder(stage)) if self.resume else None
+        if last is None:
+            return False
+        own = self.request.stage_flags[stage]
+        wanted = own.get("max-steps") or own.get("max_steps") or value_of(self.program.flags, "max-steps") or "10000"
+        return int(files.read_json(last / "trainer_state.json")["global_step"]) >= int(wanted)
+
+    def prove(self) -> int:
+        """The contracts on Stage 1's result, in a process of its own; Stage 2 starts only when they hold."""
+        target = str(self._prior(None))
+        command = [sys.executable, "-m", "apt_plugin", "prove", target, "--json", str(self.output / "proofs.json")]
+        logging.info("APT: proofs: %s", " ".join(command))
+        return subprocess.call(command)
+
+
+def recipe_flags(recipe: Recipe) -> list[str]:
+    """Every field of the recipe as a flag: a stage never inherits one by accident."""
+    out = []
+    for name, value in flatten(asdict(recipe)).items():
+        if value != "":
+            out.append(f"--apt.{name}={json.dumps(value) if isinstance(value, list | bool) else value}")
+    return out

@@ -1,0 +1,99 @@
+"""`Gr00tN1d7Apt`: the host's model with the recipe's forward passes. Everything tensor-shaped is in the back-end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from gr00t.model.gr00t_n1d7.gr00t_n1d7 import Gr00tN1d7
+
+from apt_plugin import stages
+from apt_plugin.backends import torch_params
+from apt_plugin.backends.torch_groot_flow import GrootFlow, part_of
+from apt_plugin.curve import Curve
+from apt_plugin.hosts.gr00t.config import Gr00tN1d7AptConfig
+from apt_plugin.recipe import Recipe
+from apt_plugin.stages import LIKELIHOOD, PRIOR
+
+
+class Gr00tN1d7Apt(GrootFlow, Gr00tN1d7):
+    """Built by AutoModel from our checkpoints, or made in place from a stock model that the host loaded."""
+
+    config_class = Gr00tN1d7AptConfig
+
+    def __init__(self, config: Gr00tN1d7AptConfig, **kwargs: Any):
+        super().__init__(config, **kwargs)
+        self.apt_attach(config.recipe, config.apt_stage)
+        self.apt_begin()
+
+    def apt_begin(self) -> None:
+        """Run-time state of a training run; restored from a record where one goes on."""
+        self.apt_step = 0
+        self.apt_curve = Curve()
+        self.apt_vlm_start: str | None = None
+        self.apt_stage1: dict[str, Any] | None = None
+
+    @classmethod
+    def convert(cls, model: Gr00tN1d7, recipe: Recipe, stage: int) -> Gr00tN1d7Apt:
+        """Turn a loaded model (stock, or Stage 1 for a Stage 2) into one of `stage`, in place.
+
+        The host checks keys strictly while it loads; parameters that are added afterwards pass that check.
+        """
+        if stage == PRIOR and recipe.expert == "fresh" and type(model) is Gr00tN1d7:
+            # Built from the checkpoint's config: the host's own skip_weight_loading takes sizes from code defaults.
+            logging.info("APT: the action head starts fresh, at the checkpoint's sizes (recipe expert=fresh).")
+            model.action_head = type(model.action_head)(model.config).to(model.device, model.dtype)
+        model.__class__ = cls
+        config = Gr00tN1d7AptConfig.of(model.config, stage, recipe)
+        model.config = model.action_head.config = config
+        model.apt_attach(recipe, stage)  # type: ignore[attr-defined]
+        model.apt_begin()  # type: ignore[attr-defined]
+        return model  # type: ignore[return-value]
+
+    def forward(self, inputs: dict) -> dict[str, Any]:
+        """The host's training pass: flow-matching loss over K draws per backbone-and-adapter pass.
+
+        Raises:
+            NonFiniteError: naming the step and the loss term.
+        """
+        recipe, two = self.apt_recipe, self.apt_stage == LIKELIHOOD
+        if self.training and self.apt_vlm_start is None:
+            self.apt_vlm_start = self.apt_vlm_digest()
+        backbone, action = self.prepare_input(inputs)
+        noise, time = self.apt_draw(action["action"], self.apt_step if self.training else -1)
+        blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_step % recipe.gap_every == 0))
+        errors = self.apt_errors(backbone, action, noise, time, blank)
+        mask = errors.pop("mask")
+        terms = {name: error.float().sum() / (mask.sum() + 1e-6) for name, error in errors.items()}
+        scalars = {name: float(term.detach()) for name, term in terms.items()}
+        stages.check_finite(scalars, self.apt_step)
+        loss = terms["loss"] + recipe.prior_loss * terms["prior"] if "prior" in terms else terms["loss"]
+        if self.training:
+            self._note(scalars)
+        return {"loss": loss, "action_loss": errors["loss"], "action_mask": mask}
+
+    def _note(self, scalars: dict[str, float]) -> None:
+        curve = {"loss": scalars["loss"]}
+        if "prior" in scalars:
+            curve["prior_loss"] = scalars["prior"]
+        if "blank" in scalars:
+            curve["blank_gap_train"] = scalars["blank"] - scalars["loss"]
+        self.apt_curve.add(self.apt_step, curve | self.apt_gates())
+
+    def apt_gates(self) -> dict[str, float]:
+        """Gate openings, for logs and the curve."""
+        if self.apt_fusion is None:
+            return {}
+        opened = self.apt_fusion.openings().values()
+        return {"gate_mean": sum(opened) / len(opened), "gate_max": max(opened)}
+
+    def apt_vlm_digest(self) -> str:
+        """SHA-256 over the backbone as it is now."""
+        return torch_params.digest((n, p) for n, p in self.named_parameters() if part_of(n) == "vlm")
+
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, max_shard_size: str = "1TB", **kwargs: Any
+    ) -> Any:
+        """One weights file whatever its size: its digest is in the record."""
+        return super().save_pretrained(save_directory, *args, max_shard_size=max_shard_size, **kwargs)

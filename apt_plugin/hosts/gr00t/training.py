@@ -1,0 +1,163 @@
+"""What a training process adds to the host's fine-tune: our pipeline and trainer in two of its names.
+
+The host's script, config, data loading and trainer run as they are. Replaced for the life of the process, logged, and
+put back by `uninstall`: the pipeline registered for N1.7, and `Gr00tTrainer` in `gr00t.experiment.experiment`.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from gr00t.configs.model.gr00t_n1d7 import Gr00tN1d7Config
+from gr00t.experiment import experiment
+from gr00t.experiment.trainer import Gr00tTrainer
+from gr00t.model.gr00t_n1d7.setup import Gr00tN1d7Pipeline
+from gr00t.model.registry import MODEL_REGISTRY
+from transformers import TrainerCallback
+
+from apt_plugin.backends.torch_groot_flow import check_recipe, parameter_groups
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.gr00t import data, records
+from apt_plugin.hosts.gr00t.checkpoints import last_whole
+from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
+from apt_plugin.recipe import Recipe
+from apt_plugin.stages import LIKELIHOOD, PRIOR, Record
+
+_ACTIVE: dict[str, Any] = {}
+
+
+def install(recipe: Recipe, stage: int) -> None:
+    """Name the recipe for this process."""
+    check_recipe(recipe)
+    if recipe.mix.repo_id and not recipe.mix.root:
+        raise AptError("Isaac GR00T reads data from folders: write mix.root=<folder> instead of mix.repo_id.")
+    if not _ACTIVE:
+        _ACTIVE["pipeline"], _ACTIVE["trainer"] = MODEL_REGISTRY[Gr00tN1d7Config], experiment.Gr00tTrainer
+        MODEL_REGISTRY[Gr00tN1d7Config] = AptPipeline
+        experiment.Gr00tTrainer = AptTrainer
+        logging.info("APT: replaced MODEL_REGISTRY[Gr00tN1d7Config] and gr00t.experiment.experiment.Gr00tTrainer")
+    _ACTIVE["recipe"], _ACTIVE["stage"] = recipe, stage
+    if recipe.prefix == "native":
+        logging.warning(
+            "APT: prefix=native runs the host's own adapter so that a checkpoint can be folded. In Stage 2 image "
+            "tokens read the instruction there, ungated: contract 2 (exact switch) does not hold in this mode."
+        )
+
+
+def uninstall() -> None:
+    """Put the host's names back."""
+    if _ACTIVE:
+        MODEL_REGISTRY[Gr00tN1d7Config], experiment.Gr00tTrainer = _ACTIVE["pipeline"], _ACTIVE["trainer"]
+        _ACTIVE.clear()
+    data.uninstall()
+
+
+class AptPipeline(Gr00tN1d7Pipeline):
+    """The host's pipeline; the model it loaded is converted, the processor of Stage 1 gets a constant prompt."""
+
+    def __init__(self, config: Any, save_cfg_dir: Path):
+        recipe, stage = _ACTIVE["recipe"], _ACTIVE["stage"]
+        self.recipe: Recipe = recipe
+        self.stage: int = stage
+        start = config.training.start_from_checkpoint
+        if config.training.skip_weight_loading or start is None:
+            raise AptError(
+                "The recipe starts from weights: drop --skip-weight-loading (--apt.expert fresh re-makes the head)."
+            )
+        for name in ("tune_llm", "tune_visual"):
+            if getattr(config.model, name):
+                raise AptError(f"--{name.replace('_', '-')} is given, but the recipe decides: write --apt.vlm full.")
+        self.record: Record | None = records.check_start(start, stage, recipe)
+        sets = config.data.datasets
+        if stage == LIKELIHOOD:
+            data.check_words(path for one in sets for path in one.dataset_paths)
+        mixed = [recipe.mix.root] if stage == LIKELIHOOD and recipe.mix.share > 0 else []
+        if mixed:
+            for one in sets:
+                one.mix_ratio = one.mix_ratio * (1 - recipe.mix.share)
+            first = sets[0]
+            sets.append(type(first)(**{**vars(first), "dataset_paths": mixed, "mix_ratio": recipe.mix.share}))
+        data.install(mixed, unlabelled=stage == PRIOR or bool(mixed))
+        if not torch.cuda.is_available() and (config.training.bf16 or config.training.tf32):
+            # The host's flags offer no way to say so, and without it a CPU cannot even try a run out.
+            config.training.bf16 = config.training.tf32 = False
+            logging.warning("APT: no GPU here: float32 instead of the host's bf16 and tf32.")
+        super().__init__(config, save_cfg_dir)
+
+    def _create_model(self) -> Gr00tN1d7Apt:
+        model = Gr00tN1d7Apt.convert(super()._create_model(), self.recipe, self.stage)
+        config = self.model_config
+        model.apt_set_trainable(config.tune_projector, config.tune_diffusion_model, config.tune_vlln)
+        if self.record is not None:
+            records.note_prior(model, Path(self.config.training.start_from_checkpoint), self.record)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        added = sum(p.numel() for n, p in model.named_parameters() if "apt_" in n)
+        logging.info("APT: Stage %d, %d parameters train, %d added (apt_*).", self.stage, trainable, added)
+        return model
+
+    def _create_dataset(self, save_cfg_dir: Path) -> Any:
+        made = super()._create_dataset(save_cfg_dir)
+        if self.stage == PRIOR:
+            data.blind(self.processor)
+            logging.info("APT: Stage 1 reads a constant prompt; the saved processor does not.")
+        return made
+
+
+class Steps(TrainerCallback):
+    """Tell the model which optimiser step it is in: noise and logs are keyed by it, whatever was resumed."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        _inner(model).apt_step = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        _inner(model).apt_step = state.global_step
+
+
+def _inner(model: Any) -> Any:
+    return getattr(model, "module", model)
+
+
+class AptTrainer(Gr00tTrainer):
+    """The host's trainer with the recipe's optimizer groups, logs and records."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(Steps())
+
+    def create_optimizer(self) -> Any:
+        if self.optimizer is None:
+            model = _inner(self.model)
+            decayed = set(self.get_decay_parameter_names(model))
+            named = dict(model.named_parameters())
+            groups = parameter_groups(named, model.apt_recipe, model.apt_stage, self.args.learning_rate, decayed)
+            for group in groups:
+                group.setdefault("weight_decay", self.args.weight_decay)
+            cls, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = cls(groups, **settings)
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        model = _inner(self.model)
+        if "loss" in logs:
+            logs = {**logs, **model.apt_gates()}
+            if (gap := model.apt_curve.points("blank_gap_train")[1]).size:
+                logs["blank_gap_train"] = float(gap[-1])
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(last_whole(Path(self.args.output_dir)) or "")
+            if not resume_from_checkpoint:
+                raise AptError(f"--resume-from-checkpoint: {self.args.output_dir} holds no whole checkpoint.")
+        if resume_from_checkpoint:
+            records.resume(_inner(self.model), Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        model, folder = _inner(self.model), Path(output_dir or self.args.output_dir)
+        records.check_savable(model)
+        super()._save(output_dir, state_dict)
+        records.write(model, folder)

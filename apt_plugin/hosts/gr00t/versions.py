@@ -1,0 +1,49 @@
+"""Which GR00T is here. Every release calls itself 0.1.0, so the model packages tell."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from apt_plugin.errors import AptError
+
+_OTHERS = {
+    "gr00t.model.gr00t_n1d6": (
+        "GR00T N1.6 puts the text before the images under a causal LLM, so image tokens have read the instruction "
+        "before any mask could act, and its checkpoints train the top four LLM layers by default. A language-free "
+        "prior needs a constant prompt or reordered content there, which was not run and proven (its backbone insists "
+        "on flash-attn and bf16)"
+    ),
+    "gr00t.model.gr00t_n1": (
+        "GR00T N1.5 has a plain DiT that passes no mask to its cross-attention and mixes image and text tokens in one "
+        "softmax, behind an adapter that is unmasked too. There is no text block to close, and removing the text keys "
+        "instead was not run and proven"
+    ),
+}
+
+
+def reason() -> str | None:
+    """Why the GR00T that imports here cannot be used; None when it can."""
+    if importlib.util.find_spec("gr00t") is None:
+        return "gr00t does not import here. Run inside a GR00T N1.7 checkout's environment."
+    if _has("gr00t.model.gr00t_n1d7"):
+        return None
+    for module, why in _OTHERS.items():
+        if _has(module):
+            return f"{why}. Use GR00T N1.7 (gr00t.model.gr00t_n1d7)."
+    return "this gr00t has no gr00t.model.gr00t_n1d7; the adapter was written and tested for N1.7 (commit 376ba89)."
+
+
+def require() -> None:
+    """
+    Raises:
+        AptError: with the reason.
+    """
+    if (why := reason()) is not None:
+        raise AptError(f"gr00t: {why}")
+
+
+def _has(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,172 @@
+"""`groot_apt`: lerobot's GrootPolicy (GR00T N1.7) under the recipe.
+
+B batch   K noise draws   T action tokens   A action dimensions
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lerobot.policies.groot.configuration_groot import is_raw_groot_n1_7_checkpoint
+from lerobot.policies.groot.modeling_groot import GrootPolicy
+from lerobot.policies.utils import get_device_from_parameters
+from lerobot.utils.constants import ACTION
+from torch import Tensor
+
+from apt_plugin import stages
+from apt_plugin.backends import torch_params
+from apt_plugin.backends.torch_groot_flow import GrootFlow, apt_class, parameter_groups
+from apt_plugin.curve import Curve
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot import loading, records
+from apt_plugin.hosts.lerobot.configuration_groot_apt import GrootAptConfig
+from apt_plugin.hosts.lerobot.names import WEIGHTS
+from apt_plugin.hosts.lerobot.policy import AptPolicy
+from apt_plugin.stages import LIKELIHOOD, PRIOR
+
+
+class GrootAptPolicy(AptPolicy, GrootPolicy):
+    """Trained, resumed, evaluated and rolled out by lerobot's own commands."""
+
+    config_class = GrootAptConfig
+    name = "groot_apt"
+
+    def __init__(self, config: Any, source: loading.Source | None = None, **kwargs: Any):
+        if config.stage == LIKELIHOOD and source is None:
+            raise AptError(
+                "Stage 2 starts from a Stage-1 result and none was named. Write --policy.path=<Stage-1 checkpoint> "
+                "--policy.stage=2, or train both: apt-plugin run lerobot-train --policy.type=groot ... --recipe apt."
+            )
+        records.check_data(config, kwargs.get("dataset_meta"))
+        self._apt_source = source
+        GrootPolicy.__init__(self, config)
+        self.to(config.device)
+        self.apt_step = 0
+        self.apt_curve = Curve()
+        self.apt_vlm_start: str | None = None
+        self.apt_stage1: dict[str, Any] | None = None
+        self._apt_eval: dict[str, list[float]] = {}
+
+    @property
+    def model(self) -> Any:
+        """The flow, under the name that AptPolicy uses."""
+        return self._groot_model
+
+    def _create_groot_model(self) -> Any:
+        """The host's model from its raw weights, every tensor accounted for, then turned into one of ours."""
+        model = super()._create_groot_model()
+        if self._apt_source is None:
+            check_base(model, self.config.base_model_path)
+        if self.config.recipe.expert == "fresh" and self.config.stage == PRIOR:
+            logging.info("APT: the action head starts fresh, at the checkpoint's sizes (recipe expert=fresh).")
+            model.action_head = type(model.action_head)(model.config).to(model.device)
+        model.__class__ = apt_class(GrootFlow, type(model))
+        model.apt_attach(self.config.recipe, self.config.stage)
+        config = self.config
+        model.apt_set_trainable(config.tune_projector, config.tune_diffusion_model, config.tune_vlln)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, *, config: Any = None, **kwargs: Any) -> Any:
+        """Build the policy and load every shared tensor, or stop with the reason.
+
+        Raises:
+            AptError: see `loading.inspect` and `torch_params.load_shared`.
+        """
+        if config is None:
+            from lerobot.configs import PreTrainedConfig
+
+            hub = ("force_download", "token", "cache_dir", "local_files_only", "revision")
+            config = PreTrainedConfig.from_pretrained(
+                pretrained_name_or_path, **{k: v for k, v in kwargs.items() if k in hub}
+            )
+        data = {key: kwargs[key] for key in ("dataset_meta", "dataset_stats") if key in kwargs}
+        if is_raw_groot_n1_7_checkpoint(pretrained_name_or_path):
+            config.base_model_path = str(pretrained_name_or_path)
+            return cls(config, **data).eval()
+        source = loading.inspect(pretrained_name_or_path, config, **kwargs)
+        if source.kind == "prior":
+            config.stage1_path = str(source.folder)
+        policy = cls(config, source=source, **data)
+        names = policy.state_dict().keys()
+        skip: set[str] = set()
+        if source.kind == "host" and config.recipe.expert == "fresh":
+            skip = {name for name in names if ".backbone." not in name}
+        fresh = {name for name in names if "apt_" in name} if source.kind == "prior" else set()
+        loaded = torch_params.load_shared(policy, source.folder / WEIGHTS, {}, skip, fresh)
+        loading.log_source(source, policy, loaded, skip | fresh)
+        records.restore(policy, source)
+        policy.name_or_path = str(source.folder)
+        # A saved groot processor keeps its own statistics whatever the data set's are: Stage 2 normalises as its
+        # Stage 1 did unless the recipe wants the new data's.
+        if source.kind == "prior" and config.recipe.norm_stats == "data":
+            config.pretrained_path = None
+        return policy.to(config.device).eval()
+
+    # -- training -----------------------------------------------------------------------------------------
+
+    def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict]:
+        """Flow-matching loss over K draws per backbone-and-adapter pass.
+
+        Raises:
+            NonFiniteError: naming the step and the loss term.
+        """
+        if self.training and self.apt_vlm_start is None:
+            self.apt_vlm_start = records.vlm_digest(self)
+        flow, recipe, two = self.model, self.config.recipe, self.config.stage == LIKELIHOOD
+        backbone, action = flow.prepare_input(self._filter_groot_inputs(batch, include_action=True))
+        step = self.apt_step if self.training else -1  # the same draws at every evaluation, in both stages
+        index = batch.get("index")
+        noise, time = flow.apt_draw(action["action"], step, index if isinstance(index, Tensor) else None)
+        blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_step % recipe.gap_every == 0))
+        kind = get_device_from_parameters(self).type
+        with torch.autocast(device_type=kind, dtype=torch.bfloat16, enabled=self.config.use_bf16):
+            errors = flow.apt_errors(backbone, action, noise, time, blank)
+        mask = errors.pop("mask")
+        terms = {name: error.float().sum() / (mask.sum() + 1e-6) for name, error in errors.items()}
+        scalars = {name: float(term.detach()) for name, term in terms.items()}
+        stages.check_finite(scalars, self.apt_step)
+        logged = self._log(scalars, errors["loss"][..., : self.config.output_features[ACTION].shape[0]])
+        weight = {"loss": 1.0, "prior": recipe.prior_loss}
+        if reduction == "none":
+            count = mask.sum((1, 2)) + 1e-6
+            return sum(weight[n] * e.float().sum((1, 2)) / count for n, e in errors.items() if n in weight), logged
+        return sum(weight[name] * term for name, term in terms.items() if name in weight), logged
+
+    def get_optim_params(self) -> Any:
+        """The host's own split by weight decay, inside the recipe's groups."""
+        named = dict(self.named_parameters())
+        decayed = {id(p) for p in GrootPolicy._build_weight_decay_parameter_groups(self)[0]["params"]}
+        names = {name for name, p in named.items() if id(p) in decayed}
+        return parameter_groups(named, self.config.recipe, self.config.stage, self.config.optimizer_lr, names)
+
+    # -- acting -------------------------------------------------------------------------------------------
+
+    predict_action_chunk = GrootPolicy.predict_action_chunk  # the host's, RTC included; its model is ours
+
+    # -- PEFT ---------------------------------------------------------------------------------------------
+
+    def _get_default_peft_targets(self) -> Any:
+        return None
+
+    def _validate_peft_config(self, peft_config: Any) -> None:
+        raise AptError("LoRA is not supported on groot_apt: drop --peft.*, or train the VLM with --apt.vlm full.")
+
+
+def check_base(model: Any, path: str) -> None:
+    """Every tensor of the raw checkpoint is in the model and the other way round: transformers only warns.
+
+    Raises:
+        AptError: naming what is left over.
+    """
+    folder = loading.local_folder(path)
+    stored: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        stored |= torch_params.file_shapes(file)
+    own, tied = torch_params.shapes(model), torch_params.aliases(model)
+    present = {other for name in stored if name in tied for other in tied[name]}
+    differ = {name: (shape, own[name]) for name, shape in stored.items() if name in own and shape != own[name]}
+    stages.check_shared(set(own) - present, set(stored) - set(own), differ, folder)

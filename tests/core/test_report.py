@@ -1,0 +1,391 @@
+"""The report: what it says is what was measured, in the page, in the JSON and in the sentences."""
+
+import base64
+import io
+import json
+import re
+import struct
+import sys
+import zlib
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from apt_plugin.errors import AptError
+from apt_plugin.report import (
+    Curves,
+    Frames,
+    Gates,
+    Proofs,
+    Rates,
+    Settings,
+    Strip,
+    Table,
+    Title,
+    Verdict,
+    compare,
+    compare_seeds,
+    console,
+    document,
+    newcombe,
+    wilson,
+    write,
+)
+from apt_plugin.report.html import VOID
+from apt_plugin.report.stats import paired
+from apt_plugin.report.style import looks
+from apt_plugin.report.values import plain, points, show
+
+NASTY = '</script><img src=x onerror="1"> & "cup" $a_b$ --> http://example.org/x'
+
+
+def sections() -> list:
+    runs = {
+        ("apt", "rare"): [(60, 100), (70, 100), (80, 100)],
+        ("joint", "rare"): [(40, 100), (50, 100), (30, 100)],
+    }
+    rows = {
+        ("apt", "rare"): (210, 300),
+        ("joint", "rare"): (120, 300),
+        ("apt", NASTY): (0, 0),
+        ("third", "rare"): (9, 9),
+    }
+    steps = np.arange(0, 900, 100)
+    falling = 100.0 ** (1 - steps / 400)
+    falling[3] = np.nan
+    return [
+        Title(f"run {NASTY}", {"host": NASTY}),
+        Verdict([f"It worked {NASTY}.", compare((56, 70), (48, 80), "apt", "joint")]),
+        Rates("rates", NASTY, rows, runs, reference="joint", glossary={"rare": NASTY}),
+        Curves("loss", NASTY, {"apt": (steps, falling), NASTY: (steps, steps + 1.5)}, marks={NASTY: 400}),
+        Gates({f"{i}": (steps, 0.5 + i * steps / 9e4) for i in range(18)}, start=0.5),
+        Proofs([
+            {"contract": 1, "what": NASTY, "value": 0.0, "limit": 0, "passed": True, "note": NASTY},
+            {"contract": 2, "what": "actions", "value": 2.3841858e-07, "limit": 1e-6, "passed": np.True_},
+            {"contract": "6", "what": "serving", "value": float("nan"), "limit": 0, "passed": False},
+            {"contract": "mine", "what": "later", "passed": None},
+        ]),
+        Table("cost", NASTY, ["stage", "s"], [["Stage 1", 95.25], [NASTY, float("inf")], ["x", np.float32(1.5)]]),
+        Frames("frames", NASTY, [Strip(NASTY, [np.zeros((4, 6, 3), np.uint8)] * 2, [NASTY])]),
+        Settings({"recipe": {"fusion": {"kind": NASTY, "every": 1}, "freeze": []}, "command": NASTY}),
+    ]  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Insists that every tag is closed in order; collects tags, numbers, text and ids."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.tags, self.numbers, self.text, self.ids = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for key, value in attrs if key == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "data":
+            self.numbers.append([float(dict(attrs)["value"] or "nan"), ""])
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.open and self.open[-1] == "data":
+            self.numbers[-1][1] += data
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    write(folder / "r.html", folder / "r.json", sections())
+    assert sorted(path.name for path in folder.iterdir()) == ["r.html", "r.json"]
+    return (folder / "r.html").read_text(), json.loads((folder / "r.json").read_text(), parse_constant=pytest.fail)
+
+
+def without_matplotlib(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
+def leaves(value):
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+# -- statistics, by hand -------------------------------------------------------------------------------------------
+
+
+def test_wilson_by_hand():
+    # 8 of 10: (0.8 + 0.19207) / 1.38415 = 0.71674, -+ sqrt(0.16 * 0.38415 + 0.03689) / 1.38415 = 0.22658
+    assert wilson(8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-5)
+    # 0 of 10: upper end is z^2 / (n + z^2) = 3.84146 / 13.84146
+    assert wilson(0, 10) == pytest.approx((0, 0.27753), abs=1e-5)
+    assert wilson(10, 10) == pytest.approx((0.72247, 1), abs=1e-5)
+    assert wilson(0, 10)[0] == 0
+    assert wilson(10, 10)[1] == 1
+    assert wilson(0, 0) == (0, 1)
+
+
+@pytest.mark.parametrize("count", [(-1, 5), (6, 5), (1.5, 5), (float("nan"), 5)])
+def test_impossible_counts_are_refused(count):
+    with pytest.raises(AptError, match="whole numbers"):
+        wilson(*count)
+
+
+def test_newcombe_matches_his_published_examples():
+    # Newcombe (1998), Statistics in Medicine 17:873, table II, method 10: examples (a) and (b)
+    found = newcombe((56, 70), (48, 80))
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+    found = newcombe((9, 10), (3, 10))
+    assert (found.value, found.low, found.high) == pytest.approx((0.6, 0.1705, 0.8090), abs=1e-4)
+
+
+def test_compare_says_which_is_better_whatever_the_order():
+    expected = (
+        "a did better than b: 80.0 % (56 of 70) against 60.0 % (48 of 80), a difference of +20.0 points; "
+        "its 95 % interval, +5.2 to +33.4 (Newcombe), excludes zero."
+    )
+    assert compare((56, 70), (48, 80), "a", "b") == expected
+    assert compare((48, 80), (56, 70), "b", "a") == expected
+
+
+def test_compare_says_noise_and_nothing():
+    said = compare((6, 10), (4, 10), "a", "b")
+    assert said.startswith("a and b differ within noise: 60.0 % (6 of 10) against 40.0 % (4 of 10)")
+    assert said.endswith("includes zero.")
+    assert compare((0, 0), (4, 10), "a", "b") == "a and b cannot be compared: a has no episodes."
+
+
+def test_compare_seeds_by_hand():
+    # gaps 20, 20, 50: mean 30, deviation 17.3205, error 10, times t(2) = 4.303
+    a, b = [(60, 100), (70, 100), (80, 100)], [(40, 100), (50, 100), (30, 100)]
+    found = paired(a, b)
+    assert (found.value, found.low, found.high) == pytest.approx((0.3, -0.1303, 0.7303), abs=1e-6)
+    assert "within noise: a mean difference of +30.0 points over 3 training runs (+20.0, +20.0, +50.0)" in (
+        compare_seeds(a, b, "a", "b")
+    )
+    # pooled episodes alone would have called it
+    assert compare((210, 300), (120, 300), "a", "b").startswith("a did better")
+
+
+def test_runs_that_agree_by_chance_keep_the_episodes_noise():
+    a, b = [(6, 10), (6, 10)], [(4, 10), (4, 10)]  # no spread at all: Student's interval has no width
+    episodes = newcombe((12, 20), (8, 20))
+    assert (paired(a, b).low, paired(a, b).high) == (episodes.low, episodes.high)
+    assert "within noise" in compare_seeds(a, b, "a", "b")
+    with pytest.raises(AptError, match="at least 2"):
+        compare_seeds(a[:1], b[:1], "a", "b")
+
+
+# -- the page ------------------------------------------------------------------------------------------------------
+
+
+def test_page_is_well_formed_and_ids_are_unique(written):
+    page = Page(written[0])
+    assert len(page.ids) == len(set(page.ids))
+    kinds = [attributes["class"] for tag, attributes in page.tags if tag == "section"]
+    assert kinds == ["verdict", "rates", "curves", "gates", "proofs", "table", "frames", "settings"]
+
+
+def test_nothing_is_loaded(written):
+    page = Page(written[0])
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        for key, value in attributes.items():
+            assert not key.startswith("on")
+            if key in ("src", "href", "xlink:href", "srcset"):
+                assert value.startswith(("#", "data:image/png;base64,"))
+            if key == "style" or key.startswith("clip"):
+                assert "url(" not in value or "url(#" in value
+    style = re.search(r"<style>(.*?)</style>", written[0], re.S)
+    assert style
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+    addresses = set(re.findall(r'="(https?://[^"]*)', written[0]))
+    assert all(address.startswith("http://www.w3.org/") for address in addresses)  # SVG namespaces, never fetched
+    assert any((attributes.get("content") or "").startswith("default-src 'none'") for _, attributes in page.tags)
+
+
+def test_text_is_escaped_and_comes_through(written):
+    assert "<img src=x" not in written[0]
+    page = Page(written[0])
+    assert sum(NASTY in text for text in page.text) > 12
+    assert any(tag == "text" for tag, _ in page.tags)  # plots hold text, not outlines
+
+
+def test_page_and_json_hold_the_same_numbers(written):
+    page, data = Page(written[0]), written[1]
+    numbers = {float(leaf) for leaf in leaves(data) if isinstance(leaf, int | float) and not isinstance(leaf, bool)}
+    assert len(page.numbers) > 80
+    for value, text in page.numbers:
+        assert value in numbers
+        if text == show(value) or (value == int(value) and text == show(int(value))):
+            continue
+        # the other forms: a rate in per cent, a difference in points
+        shown = float(text.replace("\N{MINUS SIGN}", "-").removesuffix(" %"))
+        assert shown == pytest.approx(100 * value, abs=0.0501)
+    shown = {value for value, _ in page.numbers}
+    (rates,) = (section for section in data["sections"] if section["kind"] == "rates")
+    for row in rates["rows"]:
+        assert {row["successes"], row["episodes"]} <= shown
+        assert row["rate"] is None or {row["rate"], row["low"], row["high"]} <= shown
+    assert rates["rows"][0]["low"] == wilson(210, 300)[0]
+
+
+def test_not_finite_is_said_never_written(written):
+    html, data = written
+    curve = data["sections"][3]["series"][0]
+    assert curve["y"][3] is None
+    assert (curve["gaps"], curve["points"]) == (1, 9)
+    assert data["sections"][6]["rows"][1][1] is None
+    assert '<span class="absent">n/a</span>' in html
+    assert not re.search(r"\b(nan|inf|Infinity)\b", re.sub(r"<svg.*?</svg>", "", html, flags=re.S))
+    assert "left out as gaps: 1" in html
+
+
+def test_every_section_opens_with_a_sentence_and_every_picture_has_words(written):
+    page = Page(written[0])
+    for part in re.findall(r"<section.*?</section>", written[0], re.S):
+        assert re.match(r'<section[^>]*><h2>[^<]+</h2><p class="(lead|first)">', part)
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    assert all(attributes["aria-label"] for _, attributes in page.tags if attributes.get("role") == "img")
+    assert sum(attributes.get("role") == "img" for _, attributes in page.tags) == 3
+
+
+def test_a_failed_check_shows_at_the_top(written):
+    header = written[0].split("</header>")[0]
+    assert "2 of 4 checks hold, 1 FAILS, 1 not run" in header
+    assert 'class="tally bad"' in header
+
+
+def test_a_check_cannot_hold_on_a_value_that_is_no_number():
+    (row,) = Proofs([{"contract": 1, "what": "x", "value": float("inf"), "passed": True, "note": "n"}]).data()["rows"]
+    assert (row["passed"], row["value"]) == (False, None)
+    assert row["note"] == "n (was said to hold, but inf proves nothing)"
+
+
+def test_without_matplotlib_all_tables_are_there(tmp_path, monkeypatch, written):
+    without_matplotlib(monkeypatch)
+    write(tmp_path / "r.html", tmp_path / "r.json", sections())
+    html = (tmp_path / "r.html").read_text()
+    page = Page(html)
+    assert "pip install 'apt-plugin[report]'" in "".join(page.text)
+    assert 'role="img"' not in html
+    assert page.numbers == Page(written[0]).numbers
+    assert json.loads((tmp_path / "r.json").read_text()) == written[1]
+
+
+def test_same_input_same_bytes(tmp_path, written):
+    write(tmp_path / "r.html", tmp_path / "r.json", sections())
+    assert (tmp_path / "r.html").read_text() == written[0]
+
+
+def test_frames_are_lossless_pngs():
+    frame = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    data = Frames("t", "n", [Strip("c", [frame])]).data()
+    png = base64.b64decode(data["strips"][0]["frames"][0]["png"])
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", png[16:24]) == (7, 5)
+    start = png.index(b"IDAT")
+    (length,) = struct.unpack(">I", png[start - 4 : start])
+    lines = np.frombuffer(zlib.decompress(png[start + 4 : start + 4 + length]), np.uint8).reshape(5, 22)
+    assert (lines[:, 0] == 0).all()
+    assert (lines[:, 1:].reshape(5, 7, 3) == frame).all()
+
+
+def test_an_arm_has_one_look_everywhere():
+    found = looks(document(sections()))
+    assert list(found) == ["apt", "joint", "third", NASTY]
+    assert len({look.colour for look in found.values()}) == 4
+
+
+# -- what is refused, before anything is written -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (Proofs([{"contract": 1, "what": "x", "passed": 1}]), "True, False or None"),
+        (Proofs([{"contract": 1, "what": "x"}]), "lacks passed"),
+        (Proofs([{"contract": 1, "what": "x", "passed": True, "vlaue": 1}]), "Did you mean 'value'"),
+        (Rates("t", "n", {("a", "s"): (3, 2)}), "whole numbers"),
+        (Rates("t", "n", {("a", "s"): (3, 4)}, {("a", "s"): [(1, 2), (1, 2)]}), "do not add up"),
+        (Rates("t", "n", {("a", "s"): (3, 4)}, {("b", "s"): [(3, 4)]}), "rows lacks"),
+        (Rates("t", "n", {("apt", "s"): (3, 4)}, reference="atp"), "Did you mean 'apt'"),
+        (Curves("t", "n", {"a": ([1, 2], [1])}), "as many of both"),
+        (Curves("t", "n", {"a": ([1, float("inf")], [1, 2])}), "every x finite"),
+        (Table("t", "n", ["a"], [[1, 2]]), "2 cells"),
+        (Frames("t", "n", [Strip("c", [np.zeros((4, 4, 3))])]), "uint8"),
+        (Frames("t", "n", [Strip("c", [], ["one"])]), "1 labels for 0 frames"),
+        (Title("again"), "one Title"),
+    ],
+)
+def test_contradictions_are_refused_and_nothing_is_written(section, message, tmp_path):
+    with pytest.raises(AptError, match=message):
+        write(tmp_path / "r.html", tmp_path / "r.json", [Title("t"), section])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_sections_do_not_break(tmp_path):
+    empty = [
+        Title("t"), Verdict([]), Curves("c", "n", {}), Curves("c", "n", {"a": ([1], [float("nan")])}), Proofs([]),
+        Gates({}), Rates("r", "n", {}), Table("t", "n", ["a", "b"], []), Frames("f", "n", []), Settings({}),
+    ]  # fmt: skip
+    write(tmp_path / "r.html", tmp_path / "r.json", empty)
+    Page((tmp_path / "r.html").read_text())
+
+
+# -- words and numbers ---------------------------------------------------------------------------------------------
+
+
+def test_show():
+    seen = [
+        0.0,
+        -0.0,
+        1,
+        1.0,
+        0.123456,
+        2.3841858e-07,
+        12345,
+        12345.6,
+        9999,
+        1e9,
+        float("nan"),
+        None,
+        True,
+        [],
+        [1, "a"],
+    ]
+    said = ["0", "0", "1", "1", "0.1235", "2.384e-7", "12,345", "12,346", "9999", "1e9", "n/a", "n/a", "yes", "none"]
+    assert [show(value) for value in seen] == [*said, "1, a"]
+    assert points(-0.031) == "−3.1"
+
+
+def test_plain():
+    value = {1: (np.float32(0.5), np.int64(3), np.bool_(True)), "x": np.array([1.0, np.inf]), "y": {"b", "a"}}
+    assert plain(value) == {"1": [0.5, 3, True], "x": [1.0, None], "y": ["a", "b"]}
+    assert json.dumps(plain(value), allow_nan=False)
+
+
+def test_console_shows_verdict_proofs_and_rates():
+    target = Console(width=120, record=True, file=io.StringIO())
+    console([*sections(), Proofs([{"contract": 3, "what": "[bold]not markup", "passed": True}])], target)
+    text = target.export_text()
+    for expected in ("FAILS", "2.384e-7", "70.0 %", "n/a", "No leak", "Exact switch", "[bold]not markup", "+30.0"):
+        assert expected in text

@@ -1,0 +1,152 @@
+"""The launcher's plan: which process runs with which flags, and every refusal, without starting one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from apt_plugin import hosts
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot import launch as lerobot
+from apt_plugin.launch import split
+
+BASE = ["lerobot-train", "--policy.type=pi05", "--policy.pretrained_path=lerobot/pi05_base", "--dataset.repo_id=me/set"]
+
+
+def plan(*argv: str, stage: str = "1") -> list[str]:
+    request = split([*argv])
+    program = lerobot.find_program(request.command)
+    assert program is not None
+    return lerobot.Training(program, lerobot.Flags(program.flags), request).command(stage)
+
+
+def test_without_a_recipe_the_host_is_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inert until named: the same command line, no import of ours in the process."""
+    calls = []
+    monkeypatch.setattr(lerobot.subprocess, "call", lambda command: calls.append(command) or 0)
+    assert lerobot.run(split(BASE)) == 0
+    assert calls[0][1:] == BASE[1:]
+    assert Path(calls[0][0]).name == "lerobot-train"
+
+
+def test_apt_flags_without_a_recipe() -> None:
+    with pytest.raises(AptError, match=r"no recipe is named. Write --recipe apt"):
+        split([*BASE, "--apt.stage", "1"])
+
+
+@pytest.mark.parametrize("spelling", [["--recipe", "apt"], ["--recipe=apt"]])
+def test_stage1_command(spelling: list[str], tmp_path: Path) -> None:
+    command = plan(*BASE, f"--output_dir={tmp_path}", "--steps", "100", *spelling, "--apt.noise_draws", "8",
+                   "--apt.stage1.steps=300", "--apt.stage1.dataset.repo_id", "me/play")  # fmt: skip
+    assert command[1:4] == ["-m", "apt_plugin.hosts.lerobot", "lerobot-train"]
+    for flag in ("--policy.type=pi05_apt", "--policy.stage=1", "--policy.recipe.noise_draws=8", "--steps=300",
+                 "--dataset.repo_id=me/play", f"--output_dir={tmp_path}/stage1",
+                 "--policy.pretrained_path=lerobot/pi05_base"):  # fmt: skip
+        assert command.count(flag) == 1, flag
+    assert not [t for t in command if t.startswith(("--apt", "--recipe"))]
+    assert "--steps=100" not in command
+
+
+def test_stage2_finds_its_own_prior(trained: Path) -> None:
+    """Two-stage peers paste a path between two shell scripts."""
+    run = trained.parent
+    (run / "stage1").exists() or (run / "stage1").symlink_to(run)
+    command = plan(*BASE, f"--output_dir={run}", "--recipe=apt", "--apt.stage2.batch_size=16", stage="2")
+    prior = run / "stage1" / "checkpoints" / "000004" / "pretrained_model"
+    assert f"--policy.path={prior}" in command
+    assert "--policy.stage=2" in command
+    assert "--batch_size=16" in command
+    assert not [t for t in command if t.startswith(("--policy.type", "--policy.pretrained_path"))]
+
+
+def test_stage2_without_a_stage1_result(tmp_path: Path) -> None:
+    with pytest.raises(AptError, match=r"Stage 2 starts from a Stage-1 result, and .*stage1 holds none"):
+        plan(*BASE, f"--output_dir={tmp_path}", "--recipe=apt", "--apt.stage=2", stage="2")
+
+
+def test_yaml_is_a_view_and_flags_override_it(tmp_path: Path) -> None:
+    view = tmp_path / "r.yaml"
+    view.write_text("preset: release\nnoise_draws: 2\nfusion: {every: 2}\nstage1: {steps: 5, dataset: {root: /x}}\n")
+    request = split([*BASE, "--recipe=apt", f"--apt.config={view}", "--apt.noise_draws=6"])
+    assert request.recipe is not None
+    assert (request.recipe.noise_draws, request.recipe.fusion.every, request.recipe.fusion.gate) == (6, 2, "channel")
+    assert request.stage_flags["1"] == {"steps": "5", "dataset.root": "/x"}
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("configs/lerobot/*.yaml")), ids=lambda p: p.name)
+def test_shipped_configs_are_recipes(path: Path) -> None:
+    assert split([*BASE, "--recipe=apt", f"--apt.config={path}"]).recipe is not None
+
+
+def test_unknown_field_names_the_nearest() -> None:
+    with pytest.raises(AptError, match=r"Unknown recipe field --apt.fusion.knid. Did you mean 'fusion.kind'"):
+        split([*BASE, "--recipe=apt", "--apt.fusion.knid=host"])
+    with pytest.raises(AptError, match=r"--recipe is 'atp'. Did you mean 'apt'"):
+        split([*BASE, "--recipe=atp"])
+
+
+def test_wrong_policy_type() -> None:
+    with pytest.raises(AptError, match=r"needs a VLM with a flow-matching action expert.*--policy.type is 'act'"):
+        plan("lerobot-train", "--policy.type=act", "--recipe=apt")
+    with pytest.raises(AptError, match=r"--policy.type is 'pi0_fast'"):
+        plan("lerobot-train", "--policy.type=pi0_fast", "--recipe=apt")
+    with pytest.raises(AptError, match=r"Which policy\? Write --policy.type=pi05"):
+        plan("lerobot-train", "--recipe=apt")
+
+
+def test_policy_path_of_a_plain_checkpoint(plain: dict[str, Path]) -> None:
+    """lerobot takes the type from that path, so --policy.path=pi05_base could only ever train the stock policy."""
+    command = plan("lerobot-train", f"--policy.path={plain['pi05']}", "--recipe=apt", "--policy.chunk_size=9")
+    assert "--policy.type=pi05_apt" in command
+    assert f"--policy.pretrained_path={plain['pi05']}" in command
+    assert "--policy.image_resolution=[28, 28]" in command  # its own settings come along
+    assert command.count("--policy.chunk_size=9") == 1  # and the user's win
+    assert not [t for t in command if t.startswith("--policy.path")]
+
+
+def test_lora_asks_the_host_for_peft(trained: Path) -> None:
+    prior = trained / "last" / "pretrained_model"
+    command = plan(
+        "lerobot-train", f"--policy.path={prior}", "--recipe=apt", "--apt.stage=2", "--apt.vlm=lora", stage="2"
+    )
+    assert "--peft.method_type=LORA" in command
+
+
+@pytest.mark.parametrize(
+    ("front", "expected"),
+    [
+        (["accelerate", "launch", "--num_processes=2"], "accelerate"),
+        (["torchrun", "--nproc-per-node=2"], "torchrun"),
+    ],
+)
+def test_distributed_launchers_stay_in_front(front: list[str], expected: str) -> None:
+    command = plan(*front, *BASE, "--recipe=apt")
+    assert Path(command[0]).name == expected
+    assert command[len(front) : len(front) + 3] == ["-m", "apt_plugin.hosts.lerobot", "lerobot-train"]
+    module = plan(*front, "-m", "lerobot.scripts.lerobot_train", *BASE[1:], "--recipe=apt")
+    assert module[len(front) : len(front) + 3] == ["-m", "apt_plugin.hosts.lerobot", "lerobot-train"]
+
+
+def test_both_stages_inside_one_distributed_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(AptError, match=r"Put the launcher inside: apt-plugin run accelerate launch"):
+        plan(*BASE, "--recipe=apt")
+    assert plan(*BASE, "--recipe=apt", "--apt.stage=1")
+
+
+def test_a_command_of_no_known_host() -> None:
+    with pytest.raises(AptError, match=r"No known host in 'python train.py'"):
+        hosts.adapter_for(["python", "train.py"])
+
+
+def test_flags_keep_values_with_equals_and_dashes() -> None:
+    flags = lerobot.Flags(["--a=b=c", "--sizes", json.dumps({"x": 1}), "--resume", "--neg", "-3"])
+    assert (flags.get("a"), flags.get("sizes"), flags.get("resume"), flags.get("neg")) == (
+        "b=c",
+        '{"x": 1}',
+        "true",
+        "-3",
+    )
+    assert flags.tokens()[-2:] == ["--resume", "--neg=-3"]
