@@ -38,7 +38,7 @@ class Watched(AptPI0Pytorch):
         if self.training:
             scalars = {"loss": float(loss.detach().mean())}
             if self.apt_fusion is not None:
-                gates = [float(f.gate.openness().detach().abs().mean()) for f in self.apt_fusion.values()]
+                gates = list(self.apt_fusion.openings().values())
                 scalars |= {"gate_mean": sum(gates) / len(gates), "gate_max": max(gates)}
             stages.check_finite({"loss": scalars["loss"]}, self.run.step)
             self.run.curve.add(self.run.step, scalars)
