@@ -1,0 +1,131 @@
+"""openpi's own commands under the recipe: which processes to run, in which order.
+
+Each stage is a fresh process of the host's script, so device memory and a distributed engine belong to one stage.
+The host parses its own flags against its own config; what is ours travels in one environment variable.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from apt_plugin.errors import AptError
+from apt_plugin.launch import Request
+
+CHILD = "apt_plugin.hosts.openpi"
+JOB = "APT_OPENPI_JOB"
+TRAIN = ("train.py", "train_pytorch.py")
+SERVE = "serve_policy.py"
+
+
+@dataclass(frozen=True)
+class Program:
+    """Where the host's script stands in a command line."""
+
+    before: list[str]  # uv run, torchrun ..., env; python itself left out
+    script: Path
+    flags: list[str]
+
+
+def find_program(command: Sequence[str]) -> Program:
+    """The openpi script in a command line.
+
+    Raises:
+        AptError: none, or no such file.
+    """
+    for index, token in enumerate(command):
+        if Path(token).name in (*TRAIN, SERVE, "compute_norm_stats.py"):
+            if not Path(token).is_file():
+                raise AptError(f"There is no {token} here. Run this in an openpi checkout, or write the script's path.")
+            before = [t for t in command[:index] if not Path(t).name.startswith("python")]
+            return Program(before, Path(token).resolve(), list(command[index + 1 :]))
+    raise AptError(f"No openpi script in {' '.join(command)!r}. Write e.g. scripts/train.py pi05_libero --exp-name=e1.")
+
+
+def child(program: Program) -> list[str]:
+    """The process that derives our config and then runs the host's own script."""
+    launcher = program.before
+    if not launcher:
+        launcher = [sys.executable]
+    elif "torchrun" not in {Path(t).name for t in launcher} and "torch.distributed.run" not in launcher:
+        launcher = [*launcher, "python"]
+    return [*launcher, "-m", CHILD, str(program.script), *program.flags]
+
+
+def call(program: Program, job: dict[str, Any], flags: Sequence[str] = ()) -> int:
+    environment = os.environ | {JOB: json.dumps(job)}
+    program = Program(program.before, program.script, [*program.flags, *flags])
+    command = child(program)
+    logging.info("APT: %s", " ".join(command))
+    return subprocess.call(command, env=environment)
+
+
+def run(request: Request) -> int:
+    """Carry out `apt-plugin run` for openpi; returns the exit status."""
+    program = find_program(request.command)
+    if program.script.name == SERVE:
+        return call(program, {"do": "serve"})
+    if request.recipe is None or program.script.name not in TRAIN:
+        before = program.before or [sys.executable]
+        return subprocess.call([*before, str(program.script), *program.flags])
+    return Training(program, request).run()
+
+
+class Training:
+    """The stages of one training run: `<checkpoint_base_dir>/<config>_apt1/<exp_name>` and `..._apt2/<exp_name>`."""
+
+    def __init__(self, program: Program, request: Request):
+        self.program, self.request = program, request
+        self.own = {stage: dict(flags) for stage, flags in request.stage_flags.items()}
+        self.prior = self.own["2"].pop("from", None)  # --apt.stage2.from <Stage-1 checkpoint or run>
+
+    def run(self) -> int:
+        wanted = {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[self.request.stage]
+        if "WORLD_SIZE" in os.environ and len(wanted) == 2:
+            raise AptError(
+                "Both stages cannot share one distributed launch. Put the launcher inside: apt-plugin run torchrun ... "
+                "scripts/train_pytorch.py <config> ... --recipe apt, or name one stage: --apt.stage 1."
+            )
+        for stage in wanted:
+            if stage == "2" and len(wanted) == 2 and self.request.prove and (status := self.prove()):
+                return status
+            status, written = self.stage(stage)
+            if status:
+                return status
+            if stage == "1":
+                self.prior = written
+        return 0
+
+    def stage(self, stage: str) -> tuple[int, str | None]:
+        """Run one stage; (exit status, the checkpoint it ended with)."""
+        with tempfile.TemporaryDirectory() as folder:
+            answer = Path(folder) / "result.json"
+            job = {"do": "train", "stage": int(stage), "recipe": asdict(self.request.recipe), "answer": str(answer)}
+            status = call(self.program, job | {"prior": self.prior}, [as_flag(*kv) for kv in self.own[stage].items()])
+            written = json.loads(answer.read_text())["checkpoint"] if answer.is_file() else None
+        return status, written
+
+    def prove(self) -> int:
+        """The contracts on Stage 1's result, in a process of its own; Stage 2 starts only when they hold."""
+        if self.program.script.name != TRAIN[0]:
+            logging.info("APT: proofs open JAX checkpoints; Stage 2 of a PyTorch run starts without them.")
+            return 0
+        command = [sys.executable, "-m", "apt_plugin", "prove", str(self.prior)]
+        logging.info("APT: proofs: %s", " ".join(command))
+        return subprocess.call(command)
+
+
+def as_flag(name: str, value: str) -> str:
+    """A flag as tyro wants it: booleans are --flag / --no-flag, the `no-` before the last part."""
+    if value not in ("true", "false"):
+        return f"--{name}={value}"
+    head, dot, last = name.rpartition(".")
+    return f"--{name}" if value == "true" else f"--{head}{dot}no-{last}"

@@ -1,0 +1,173 @@
+"""What a process under the launcher adds to openpi's PyTorch trainer, without a copy of its loop.
+
+That loop builds `PI0Pytorch` by name, ignores freeze filters and weight loaders, loads strictly and sets one learning
+rate for all groups. Four names are rebound for the life of the process, each logged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from openpi.models_pytorch import pi0_pytorch
+
+import apt_plugin
+from apt_plugin import files, freeze, stages
+from apt_plugin.backends import torch_params
+from apt_plugin.errors import AptError
+from apt_plugin.hosts import HOSTS
+from apt_plugin.hosts.openpi import loading, records
+from apt_plugin.hosts.openpi.torch_model import AptPI0Pytorch, part_of
+from apt_plugin.hosts.openpi.training import replace
+from apt_plugin.stages import LIKELIHOOD, Record, write_record
+
+WEIGHTS = "model.safetensors"
+
+
+class Watched(AptPI0Pytorch):
+    """The model under the trainer: stops at a non-finite loss and keeps the curve."""
+
+    run: TorchRun
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().forward(*args, **kwargs)
+        if self.training:
+            scalars = {"loss": float(loss.detach().mean())}
+            if self.apt_fusion is not None:
+                gates = list(self.apt_fusion.openings().values())
+                scalars |= {"gate_mean": sum(gates) / len(gates), "gate_max": max(gates)}
+            stages.check_finite({"loss": scalars["loss"]}, self.run.step)
+            self.run.curve.add(self.run.step, scalars)
+            self.run.step += 1
+        return loss
+
+
+class TorchRun(records.Run):
+    """One training process."""
+
+    def build(self, config: Any) -> Watched:
+        self.model = Watched(config)
+        self.model.run = self
+        return self.model
+
+    def digest(self) -> str:
+        return torch_params.digest((n, p) for n, p in self.model.named_parameters() if part_of(n) == "vlm")
+
+    def load(self, host: Any, model: Any, path: Any, **more: Any) -> Any:
+        """The host loads a base checkpoint, a Stage-1 checkpoint or its own resumed one through this name."""
+        folder = Path(path).parent
+        if (folder / "assets" / "apt.json").is_file():
+            files.check_safetensors(Path(path), stages.read_record(folder / "assets").weights)
+        if folder.parent == self.config.checkpoint_dir:
+            self.resume(folder / "assets")
+            self.step = int(folder.name)
+            return host.load_model(model, path, **more)
+        names = model.state_dict().keys()
+        fresh = {n for n in names if freeze.added(n)}
+        skip = set()
+        if self.config.model.apt_stage != LIKELIHOOD and self.config.model.apt_recipe.expert == "fresh":
+            skip = {n for n in names if part_of(n) == "inherited"}
+        torch_params.load_shared(model, Path(path), {}, skip, fresh)
+        self.vlm_start = self.digest()
+        return None
+
+    def save(self, host: Any, model: Any, path: Any) -> None:
+        """Weights as the host writes them, and the record in the same temporary folder.
+
+        Raises:
+            AptError: a parameter is not finite, or a frozen VLM has changed.
+        """
+        if (name := torch_params.first_non_finite(model)) is not None:
+            raise stages.NonFiniteError(f"Parameter {name} is not finite at step {self.step}: refusing to save it.")
+        config, now = self.config.model, self.digest()
+        if config.vlm_mode != "full" and self.vlm_start not in (None, now):
+            raise AptError(f"The VLM was to stay frozen and its hash went from {self.vlm_start[:12]} to {now[:12]}.")
+        host.save_model(model, path)
+        folder = Path(path).parent / "assets"
+        self.describe(folder, self.asset_id)
+        record = Record(
+            stage=config.apt_stage,
+            policy="pi05" if config.pi05 else "pi0",
+            recipe=config.apt_recipe,
+            host=f"openpi {HOSTS['openpi'].version()} pytorch",
+            plugin=apt_plugin.__version__,
+            steps=self.step,
+            layout=freeze.layout(torch_params.shapes(model)),
+            vlm=now,
+            vlm_start=self.vlm_start or now,
+            weights=files.sha256_of(Path(path)),
+            curve=self.curve,
+            stage1=self.stage1,
+        )
+        write_record(folder, record)
+
+    def adamw(self, host: type) -> Any:
+        """The host's AdamW with the recipe's groups. The loop writes one rate into all groups before each step."""
+        scales = self.config.optimizer.scales()
+        self.vlm_start = self.vlm_start or self.digest()
+        named = {id(p): n for n, p in self.model.named_parameters()}
+
+        class Grouped(host):  # type: ignore[misc, valid-type]
+            def __init__(self, params: Any, weight_decay: float = 0.0, **more: Any):
+                groups: dict[str, list] = {part: [] for part in scales}
+                for parameter in params:
+                    groups[part_of(named.get(id(parameter), ""))].append(parameter)
+                super().__init__(
+                    [
+                        {"params": members, "weight_decay": 0.0 if part == "gate" else weight_decay, "part": part}
+                        for part, members in groups.items()
+                        if members
+                    ],
+                    **more,
+                )
+
+            def step(self, closure: Any = None) -> Any:
+                rates = [group["lr"] for group in self.param_groups]
+                for group in self.param_groups:
+                    group["lr"] *= scales[group["part"]]
+                try:
+                    return super().step(closure)
+                finally:
+                    for group, rate in zip(self.param_groups, rates, strict=True):
+                        group["lr"] = rate
+
+        return Grouped
+
+
+def run_stage(script: Any, config: Any, prior: Any) -> None:
+    """Run the host's `train_loop` on one derived config."""
+    run = TorchRun(config)
+    if config.model.apt_stage == LIKELIHOOD:
+        folder = loading.checkpoint_of(prior)
+        record = stages.check_stage1(
+            folder / "assets", "pi05" if config.model.pi05 else "pi0", config.model.apt_recipe, f"../{WEIGHTS}"
+        )
+        run.stage1 = {"path": str(folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps}
+        object.__setattr__(config, "pytorch_weight_path", str(folder))
+    data = config.data.create(config.assets_dirs, config.model)
+    run.asset_id = data.asset_id
+    if data.norm_stats is not None and "state" in data.norm_stats:
+        run.state_dim = int(data.norm_stats["state"].mean.shape[-1])
+    install(script, run)
+    script.init_logging()
+    # The loop reads AdamW's numbers off the config; the groups come in with AdamW itself.
+    script.train_loop(dataclasses.replace(config, optimizer=config.optimizer.inner))
+
+
+def install(script: Any, run: TorchRun) -> None:
+    replace(pi0_pytorch, "PI0Pytorch", run.build)
+    host = replace(script, "safetensors", None).torch
+    script.safetensors = types.SimpleNamespace(
+        torch=types.SimpleNamespace(
+            load_model=lambda model, path, **more: run.load(host, model, path, **more),
+            save_model=lambda model, path: run.save(host, model, path),
+        )
+    )
+    before = replace(torch.optim, "AdamW", None)
+    # The groups need the model's names, and the loop builds the optimiser after the model.
+    torch.optim.AdamW = lambda params, **more: run.adamw(before)(params, **more)  # type: ignore[assignment, misc]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,182 @@
+"""What a process under the launcher adds to openpi's JAX trainer, without a copy of its loop.
+
+Names that `scripts/train.py` looks up when it runs are rebound for the life of that process, each logged:
+parameters that are frozen stay out of the EMA, gates and the instruction gap are logged, a non-finite loss stops the
+run, and a checkpoint carries its record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from apt_plugin import stages
+from apt_plugin.backends import jax_fusion
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.openpi.records import Run, vlm_digest
+from apt_plugin.stages import LIKELIHOOD
+
+_REPLACED: list[tuple[Any, str, Any]] = []
+GAP = "blank_gap_train"
+
+
+def replace(module: Any, name: str, value: Any) -> Any:
+    """Rebind `module.name`, log it, remember what was there; returns that.
+
+    Raises:
+        AptError: the module has no such name (another version of the host), or it was replaced already.
+    """
+    if not hasattr(module, name):
+        raise AptError(f"{module.__name__} has no {name!r}: this openpi differs from the tested one.")
+    if any(m is module and n == name for m, n, _ in _REPLACED):
+        raise AptError(f"{module.__name__}.{name} is replaced already: two claims on one name.")
+    before = getattr(module, name)
+    _REPLACED.append((module, name, before))
+    setattr(module, name, value)
+    logging.info("APT: replaced %s.%s", module.__name__, name)
+    return before
+
+
+def restore() -> None:
+    """Put everything back."""
+    while _REPLACED:
+        module, name, before = _REPLACED.pop()
+        setattr(module, name, before)
+
+
+def install(script: Any, run: Run) -> None:
+    """Rebind the seams of `scripts/train.py` for one run."""
+    from openpi.training import checkpoints
+
+    script.train_step = _step(replace(script, "train_step", None))
+    script.init_train_state = _start(replace(script, "init_train_state", None), run)
+    host_utils = replace(script, "common_utils", None)
+    script.common_utils = types.SimpleNamespace(stack_forest=_stacked(host_utils.stack_forest, run))
+    checkpoints.save_state = _save(replace(checkpoints, "save_state", None), run)
+    checkpoints.restore_state = _resumed(replace(checkpoints, "restore_state", None), run)
+
+
+def _step(host: Any) -> Any:
+    def train_step(config: Any, rng: Any, state: Any, batch: Any) -> tuple[Any, dict]:
+        new, info = host(config, rng, state, batch)
+        if new.ema_params is not None:
+            new = dataclasses.replace(new, ema_params=unaveraged(new.ema_params, new.params, config.freeze_filter))
+        if config.model.apt_stage == LIKELIHOOD:
+            info = info | _listening(config, rng, state, batch, new.params)
+        return new, info
+
+    return train_step
+
+
+def unaveraged(ema: nnx.State, params: nnx.State, frozen: Any) -> nnx.State:
+    """`ema` with frozen leaves as they are in `params`.
+
+    The host averages them too, in their bfloat16, where 0.99 and 0.01 sum to 0.998: a frozen VLM shrinks by up to
+    14 %, and it is the EMA that is saved.
+    """
+    held = params.filter(frozen).flat_state()
+    return ema.map(lambda path, leaf: held.get(path, leaf))
+
+
+def _listening(config: Any, rng: Any, state: Any, batch: Any, params: nnx.State) -> dict[str, Any]:
+    """Gate openings, and every so many steps how much the loss suffers from a blanked instruction."""
+    model = nnx.merge(state.model_def, state.params)
+    fusion, _ = model._fusion()
+    pure = params.to_pure_dict()["apt_fusion"]
+    sites = [str(i) for i in range(jax.tree.leaves(pure)[0].shape[0])]
+    gates = jnp.stack(list(jax_fusion.gate_openings(fusion, pure, sites).values()))
+    info = {"gate_mean": gates.mean(), "gate_max": gates.max()}
+    every = config.model.apt_recipe.gap_every
+    if every > 0:
+        observation, actions = batch
+        key = jax.random.fold_in(rng, state.step)
+        info[GAP] = jax.lax.cond(
+            state.step % every == 0,
+            lambda: model.instruction_gap(key, observation, actions).astype(jnp.float32),
+            lambda: jnp.float32(jnp.nan),
+        )
+    return info
+
+
+def _start(host: Any, run: Run) -> Any:
+    def init_train_state(config: Any, init_rng: Any, mesh: Any, *, resume: bool) -> tuple[Any, Any]:
+        state, sharding = host(config, init_rng, mesh, resume=resume)
+        if not resume:
+            run.vlm_start = vlm_digest(state.params.to_pure_dict())
+            total = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+            learns = sum(leaf.size for leaf in jax.tree.leaves(state.params.filter(config.trainable_filter)))
+            logging.info(
+                "APT: Stage %d trains %d of %d parameters (%.1f %%); VLM %s.",
+                config.model.apt_stage, learns, total, 100 * learns / total, run.vlm_start[:12],
+            )  # fmt: skip
+        return state, sharding
+
+    return init_train_state
+
+
+def _stacked(host: Any, run: Run) -> Any:
+    """The host hands over all steps since its last log line: the place to keep the curve and to stop."""
+
+    def stack_forest(infos: list[dict]) -> Any:
+        for info in jax.device_get(infos):
+            scalars = {name: float(np.asarray(value)) for name, value in info.items()}
+            if np.isnan(scalars.get(GAP, 0.0)):
+                scalars.pop(GAP)
+            stages.check_finite({n: v for n, v in scalars.items() if n in ("loss", "grad_norm")}, run.step)
+            run.curve.add(run.step, scalars)
+            run.step += 1
+        forest = host([{n: v for n, v in info.items() if n != GAP} for info in infos])
+        gaps = [float(v) for v in jax.device_get([info[GAP] for info in infos if GAP in info])]
+        gaps = [gap for gap in gaps if np.isfinite(gap)]
+        return forest | {GAP: jnp.asarray(gaps)} if gaps else forest
+
+    return stack_forest
+
+
+class _Recording:
+    """The host's checkpoint manager, whose `assets` item also holds our record."""
+
+    def __init__(self, manager: Any, write: Any):
+        self._manager, self._write = manager, write
+
+    def save(self, step: int, items: dict[str, Any]) -> Any:
+        host = items["assets"]
+
+        def assets(directory: Any) -> None:
+            host(directory)
+            self._write(Path(directory))
+
+        return self._manager.save(step, {**items, "assets": assets})
+
+
+def _save(host: Any, run: Run) -> Any:
+    def save_state(manager: Any, state: Any, data_loader: Any, step: int) -> None:
+        data = data_loader.data_config()
+        if data.norm_stats is not None and "state" in data.norm_stats:
+            run.state_dim = int(np.asarray(data.norm_stats["state"].mean).shape[-1])
+        params = state.params if state.ema_params is None else state.ema_params
+        write = run.writer(params.to_pure_dict(), int(state.step), data.asset_id)
+        host(_Recording(manager, write), state, data_loader, step)
+
+    return save_state
+
+
+def _resumed(host: Any, run: Run) -> Any:
+    def restore_state(manager: Any, state: Any, data_loader: Any, step: int | None = None) -> Any:
+        chosen = manager.latest_step() if step is None else step
+        run.resume(Path(manager.directory) / str(chosen) / "assets")
+        state = host(manager, state, data_loader, step)
+        run.step = int(state.step)
+        params = state.params if state.ema_params is None else state.ema_params
+        run.check(params.to_pure_dict(), run.step)
+        return state
+
+    return restore_state

@@ -1,0 +1,101 @@
+"""Imported in front of the host's script by the round-trip tests (APT_PRELOAD): small models, a made-up data set,
+configs `tiny_pi0` and `tiny_pi05` with the host's LIBERO transforms, and a server that listens on loopback alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import flax.traverse_util
+import numpy as np
+from openpi.models import tokenizer as _tokenizer
+from openpi.serving import websocket_policy_server
+from openpi.shared import normalize
+from openpi.training import config as _config
+from openpi.training import data_loader, optimizer, weight_loaders
+
+from tests.hosts.openpi import tiny
+
+ROOT = Path(os.environ.get("APT_TEST_ROOT", "."))
+TASKS = ("push the red cube", "pull the blue bowl")
+
+
+class Toy:
+    """32 frames as a LeRobot data set of LIBERO gives them; the task decides the sign of the actions."""
+
+    def __init__(self, horizon: int):
+        self.horizon = horizon
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index) -> dict:
+        rng, task = np.random.default_rng(int(index)), int(index) % 2
+        image = rng.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+        state = rng.uniform(-1, 1, 8).astype(np.float32)
+        actions = np.full((self.horizon, 7), 0.5 - task, np.float32) + 0.1 * state[:7]
+        return {
+            "image": image[0], "wrist_image": image[1], "state": state, "actions": actions, "prompt": TASKS[task],
+        }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened(weight_loaders.WeightLoader):
+    """Made-up base weights without a zero in them: openpi's fresh image head is zero, so no image would matter."""
+
+    def load(self, params):
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        rng = np.random.default_rng(0)
+        made = {}
+        for name in sorted(flat):
+            shape = flat[name].shape
+            noise = rng.standard_normal(shape) * (0.7 * shape[-2] ** -0.5 if name.endswith("kernel") else 0.05)
+            made[name] = (noise * (8 if "input_embedding" in name else 1)).astype(flat[name].dtype)
+        return flax.traverse_util.unflatten_dict(made, sep="/")
+
+
+def _tokenizer_init(self, max_len: int = 48) -> None:
+    self._max_len, self._tokenizer = max_len, tiny.Pieces()
+
+
+def _server_init(self, policy, host="0.0.0.0", port=None, metadata=None) -> None:
+    del host
+    _real_server(self, policy, "127.0.0.1", port, metadata)
+
+
+def config(family: str) -> _config.TrainConfig:
+    return _config.TrainConfig(
+        name=f"tiny_{family}",
+        exp_name="e1",
+        model=tiny.stock(family, max_token_len=150, action_dim=8),
+        data=_config.LeRobotLiberoDataConfig(
+            repo_id="local/toy", base_config=_config.DataConfig(prompt_from_task=True)
+        ),
+        weight_loader=Opened(),
+        lr_schedule=optimizer.CosineDecaySchedule(warmup_steps=2, peak_lr=1e-3, decay_steps=100, decay_lr=1e-4),
+        ema_decay=0.99,  # the host's default: it damages a frozen VLM unless kept from it
+        assets_base_dir=str(ROOT / "assets"),
+        checkpoint_base_dir=str(ROOT / "checkpoints"),
+        pytorch_training_precision="float32",
+        batch_size=2,
+        num_workers=0,
+        num_train_steps=4,
+        log_interval=1,
+        save_interval=2,
+        wandb_enabled=False,
+    )
+
+
+_small = tiny.small()  # held: a context manager that is collected leaves its block
+_small.__enter__()
+_tokenizer.PaligemmaTokenizer.__init__ = _tokenizer_init
+_real_server = websocket_policy_server.WebsocketPolicyServer.__init__
+websocket_policy_server.WebsocketPolicyServer.__init__ = _server_init
+data_loader.create_torch_dataset = lambda data, horizon, model: Toy(horizon)
+for _family in ("pi0", "pi05"):
+    _config._CONFIGS_DICT[f"tiny_{_family}"] = config(_family)
+    _ones = np.ones(8, np.float32)
+    _stats = normalize.NormStats(mean=0 * _ones, std=_ones, q01=-_ones, q99=_ones)
+    _seven = normalize.NormStats(mean=0 * _ones[:7], std=_ones[:7], q01=-_ones[:7], q99=_ones[:7])
+    normalize.save(ROOT / "assets" / f"tiny_{_family}" / "local/toy", {"state": _stats, "actions": _seven})

@@ -1,0 +1,41 @@
+"""Two devices give the single-device loss and gradient: FSDP on two forced host devices, DDP on two gloo processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).parents[3]
+MODULE = "tests.hosts.openpi.two_devices"
+
+
+def result(command: list[str], **more: str) -> dict:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_ENABLE_COMPILATION_CACHE": "false"} | more
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, done.stderr[-3000:]
+    return json.loads(lines[0].removeprefix("RESULT "))
+
+
+def test_fsdp_over_two_devices():
+    found = result(
+        [sys.executable, "-m", MODULE, "jax"], XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu"
+    )
+    assert found["devices"] == 2
+    assert found["sharded"] > 20  # really split, the host's 4 MiB threshold notwithstanding
+    assert found["loss"] < 1e-5
+    assert found["grads"] < 1e-4  # sums over the batch in another order
+
+
+def test_two_gloo_processes():
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    found = result([*launcher, "-m", MODULE, "torch"])
+    assert found["devices"] == 2
+    assert found["loss"] < 1e-5
+    assert found["grads"] < 1e-4
