@@ -44,7 +44,8 @@ def run(checkout, where, *command):
 
 
 def upstream_tests(checkout):
-    return run(checkout, checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "patches/gr00t/tests"))
+    folder = str(HERE / "patches/gr00t/tests")
+    return run(checkout, checkout, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", folder)
 
 
 def test_applied_tested_and_undone(checkout, where):
