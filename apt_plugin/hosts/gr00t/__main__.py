@@ -5,14 +5,12 @@ Started by `apt-plugin run`, under torchrun too. The host's own script runs unch
 
 from __future__ import annotations
 
-import dataclasses
 import runpy
 import sys
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.names import TRAIN
 from apt_plugin.launch import split
-from apt_plugin.recipe import Recipe
 
 
 def main(argv: list[str]) -> None:
@@ -23,6 +21,8 @@ def main(argv: list[str]) -> None:
     register()
     if module == TRAIN and request.recipe is not None:
         if "--help" in flags or "-h" in flags:
+            from apt_plugin.hosts.gr00t.flags import show_recipe_in_help
+
             show_recipe_in_help()
         else:
             from apt_plugin.hosts.gr00t import training
@@ -32,28 +32,6 @@ def main(argv: list[str]) -> None:
             training.install(request.recipe, int(request.stage))
     sys.argv = [module, *flags]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-@dataclasses.dataclass
-class _Named:
-    """The recipe's flags as the host's own parser shows them."""
-
-    recipe: str = "apt"
-    """The recipe that this run follows."""
-    stage: str = "both"
-    """1, 2 or both (--apt.stage)."""
-    apt: Recipe = dataclasses.field(default_factory=Recipe)
-
-
-def show_recipe_in_help() -> None:
-    """The host's flags and ours in one --help; only then, since `split` has taken ours out of any other run."""
-    from gr00t.configs import finetune_config as host
-
-    @dataclasses.dataclass
-    class FinetuneConfig(_Named, host.FinetuneConfig):
-        __doc__ = host.FinetuneConfig.__doc__
-
-    host.FinetuneConfig = FinetuneConfig
 
 
 if __name__ == "__main__":

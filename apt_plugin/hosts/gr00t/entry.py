@@ -1,0 +1,51 @@
+"""Called by a patched host (patches/gr00t/1-recipe-entry-points.patch) when it imports its models.
+
+Training and serving both import `gr00t.model`: our model type becomes known, so that a checkpoint is served without the
+launcher; and a fine-tune command that names the recipe follows it. A command that does not is left alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.gr00t.names import TRAIN
+
+
+def load(argv: list[str]) -> None:
+    """
+    Args:
+        argv: the host's command line; our flags are taken out of it.
+    """
+    from apt_plugin.hosts.gr00t import register
+
+    register()
+    named = any(token.partition("=")[0] == "--recipe" for token in argv[1:])
+    if not named or argv[0] == "-c" or "apt_plugin" in Path(argv[0]).parts:  # our own launcher has split them off
+        return
+    try:
+        _take_over(argv)
+    except AptError as error:
+        sys.exit(f"apt-plugin: {error}")
+
+
+def _take_over(argv: list[str]) -> None:
+    from apt_plugin.hosts.gr00t import launch
+    from apt_plugin.launch import split
+
+    request = split(argv)
+    program = launch.find_program(request.command)
+    argv[1:] = request.command[1:]
+    if program is None or program.module != TRAIN or request.recipe is None:
+        return
+    if "--help" in argv or "-h" in argv:
+        from apt_plugin.hosts.gr00t.flags import show_recipe_in_help
+
+        show_recipe_in_help()
+    elif request.stage == "both":
+        sys.exit(launch.run(request))
+    else:
+        from apt_plugin.hosts.gr00t import training
+
+        training.install(request.recipe, int(request.stage))

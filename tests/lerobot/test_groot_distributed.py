@@ -1,0 +1,48 @@
+"""Two gloo processes under torchrun take the steps that one takes, in both stages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("lerobot", reason="lerobot is not installed: its policies cannot run")
+
+from tests.lerobot import tiny_groot as tiny
+
+HERE = Path(__file__).resolve().parents[2]
+
+
+def launch(processes: int, *arguments: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1",
+        "--master-port", str(29531 + processes), "-m", "tests.lerobot.groot_worker", *arguments,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    monkeypatch.chdir(tmp_path)
+    base = tiny.base(tmp_path / "base", tiny.vlm_folder(tmp_path), dropout=0.0)
+    tiny.stage1(base).save_pretrained(tmp_path / "s1")
+    torch.manual_seed(0)
+    start = dict(tiny.stage2(tmp_path / "s1", base).named_parameters())
+    for prior in ("-", str(tmp_path / "s1")):
+        for processes in (1, 2):
+            launch(processes, str(tmp_path), str(base), prior, str(tmp_path / f"{processes}.safetensors"))
+        one, two = (load_file(tmp_path / f"{n}.safetensors") for n in (1, 2))
+        assert one.keys() == two.keys()
+        moved = 0.0
+        for name, value in one.items():
+            torch.testing.assert_close(value, two[name], atol=2e-6, rtol=2e-5)
+            moved = max(moved, float((value - start[name].detach()).abs().max()))
+        assert moved > 1e-3  # they did step
