@@ -184,13 +184,13 @@ class AptDiT:
         """
         if not isinstance(image_mask, Features):
             raise AptError("An APT action transformer was called with plain masks: call the model, not its parts.")
-        features = image_mask
+        features: Any = image_mask
         temb = self.timestep_encoder(timestep)  # type: ignore[attr-defined]
         x, collected = hidden_states, [hidden_states]
         text, fusions = set(text_blocks(self)), getattr(self, "apt_fusion", None)
         if not features.language:
             fusions = None
-        order = {site: place for place, site in enumerate(fusions.sites if fusions is not None else ())}
+        order: dict[int, int] = {site: place for place, site in enumerate(fusions.sites if fusions is not None else ())}
         for index, block in enumerate(self.transformer_blocks):
             fusion = None if fusions is None else fusions.at(index)
             x = run_block(block, x, temb, features, index, index in text, fusion)

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,13 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
-class GrootFlow:
+if TYPE_CHECKING:  # a mixin: the host's model stands behind it
+    HostModel = Any
+else:
+    HostModel = object
+
+
+class GrootFlow(HostModel):
     """The recipe's forward passes."""
 
     backbone: Any
@@ -91,7 +97,7 @@ class GrootFlow:
     def apt_feature_width(self) -> int:
         return int(self.apt_layers()[0].input_layernorm.weight.shape[0])
 
-    def apt_layers(self) -> nn.ModuleList:
+    def apt_layers(self) -> Any:
         """The VLM's kept decoder layers."""
         return self.backbone.model.model.language_model.layers
 

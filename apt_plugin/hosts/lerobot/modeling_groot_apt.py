@@ -57,7 +57,7 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
 
     def _create_groot_model(self) -> Any:
         """The host's model from its raw weights, every tensor accounted for, then turned into one of ours."""
-        model = super()._create_groot_model()
+        model: Any = super()._create_groot_model()
         if self._apt_source is None:
             check_base(model, self.config.base_model_path)
         if self.config.recipe.expert == "fresh" and self.config.stage == PRIOR:
@@ -133,19 +133,22 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         weight = {"loss": 1.0, "prior": recipe.prior_loss}
         if reduction == "none":
             count = mask.sum((1, 2)) + 1e-6
-            return sum(weight[n] * e.float().sum((1, 2)) / count for n, e in errors.items() if n in weight), logged
-        return sum(weight[name] * term for name, term in terms.items() if name in weight), logged
+            per_sample: Any = sum(weight[n] * e.float().sum((1, 2)) / count for n, e in errors.items() if n in weight)
+            return per_sample, logged
+        total: Any = sum(weight[name] * term for name, term in terms.items() if name in weight)
+        return total, logged
 
     def get_optim_params(self) -> Any:
         """The host's own split by weight decay, inside the recipe's groups."""
         named = dict(self.named_parameters())
-        decayed = {id(p) for p in GrootPolicy._build_weight_decay_parameter_groups(self)[0]["params"]}
+        groups: Any = GrootPolicy._build_weight_decay_parameter_groups(self)
+        decayed = {id(p) for p in groups[0]["params"]}
         names = {name for name, p in named.items() if id(p) in decayed}
         return parameter_groups(named, self.config.recipe, self.config.stage, self.config.optimizer_lr, names)
 
     # -- acting -------------------------------------------------------------------------------------------
 
-    predict_action_chunk = GrootPolicy.predict_action_chunk  # the host's, RTC included; its model is ours
+    predict_action_chunk: Any = GrootPolicy.predict_action_chunk  # the host's, RTC included; its model is ours
 
     # -- PEFT ---------------------------------------------------------------------------------------------
 

@@ -208,7 +208,7 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
         from apt_plugin.hosts.lerobot.prove_groot import LerobotGrootSubject
 
         return LerobotGrootSubject(policy, steps, folder)
-    prompts = [step for step in steps.steps if isinstance(step, AptPromptStep)]
+    prompts: list[Any] = [step for step in steps.steps if isinstance(step, AptPromptStep)]
     for prompt in prompts:  # the limit bounds memory, not the model; our instructions must fit
         prompt.max_length = max(prompt.max_length, 64)
     return LerobotSubject(policy, steps, folder, before)
