@@ -1,0 +1,169 @@
+"""`apt-plugin demo`: the recipe end to end on a CPU, beside a stock fine-tune, with nothing hidden.
+
+data -> grounded tiny π0.5 -> lerobot-train with --recipe apt (both stages, proofs between) beside stock
+lerobot-train -> rollouts of every arm on every split -> one HTML report and the same numbers as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from apt_plugin import files, report
+from apt_plugin.errors import AptError
+from apt_plugin.tabletop.presets import FULL, QUICK, Demo
+from apt_plugin.tabletop.runs import Run, together
+
+LABELLED, UNLABELLED = "tabletop/labelled", "tabletop/unlabelled"
+
+
+def demo(quick: bool, output: Path, seed: int) -> int:
+    """Run everything; returns the exit status.
+
+    Raises:
+        AptError: the output folder holds something else, or a host command failed.
+    """
+    from apt_plugin.hosts import HOSTS
+
+    HOSTS["lerobot"].require()
+    output = output.absolute()
+    if output.exists() and any(output.iterdir()) and not (output / "demo.json").exists():
+        raise AptError(f"{output} is not empty and no earlier demo; name another folder: --output DIR.")
+    if output.exists():
+        import shutil
+
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    settings = QUICK if quick else FULL
+    files.write_json(output / "demo.json", {"quick": quick, "seed": seed, "settings": dataclasses.asdict(settings)})
+    logging.getLogger().setLevel(logging.WARNING)
+    console, clock = Console(), Clock()
+    console.rule("[bold]1 / 4  A tabletop world and a VLM that knows its words")
+    base = prepare(output, settings, seed, clock)
+    console.rule("[bold]2 / 4  Training by lerobot's own command, one thread an arm")
+    arms = train(output, base, settings, seed, clock)
+    console.rule("[bold]3 / 4  Rollouts")
+    results = roll_out(arms, settings, seed, clock)
+    console.rule("[bold]4 / 4  Report")
+    from apt_plugin.tabletop.demo_report import sections
+
+    built = sections(output, settings, arms, results, clock.seconds, quick, seed)
+    report.write(output / "report.html", output / "report.json", built)
+    report.console(built)
+    console.print(f"Whole demo: {sum(clock.seconds.values()):.0f} s. Report: {output / 'report.html'}")
+    return 0
+
+
+class Clock:
+    """Wall seconds per phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A policy to roll out and what its training took."""
+
+    name: str
+    checkpoint: Path
+    steps: str
+    seconds: float
+
+
+def prepare(output: Path, settings: Demo, seed: int, clock: Clock) -> Path:
+    """Write both data sets and ground the tiny VLM; returns the folder of the base checkpoint."""
+    from apt_plugin.tabletop import data, grounding
+
+    data.write_training(output / "labelled", settings.world, settings.labelled, seed, repo_id=LABELLED)
+    data.write_training(
+        output / "unlabelled",
+        settings.world,
+        settings.unlabelled,
+        seed + 1000,
+        labelled=False,
+        repo_id=UNLABELLED,
+    )
+    clock.lap("data")
+    grounding.ground(output / "base", settings.world, settings.grounding)
+    clock.lap("grounding")
+    return output / "base"
+
+
+def host_run(name: str, output: Path, flags: list[str], steps: int, recipe: list[str] | None = None) -> Run:
+    """A lerobot-train command: the stock one, or the same one under the launcher with `--recipe apt`."""
+    stock = ["lerobot-train", "--policy.discover_packages_path=apt_plugin.tabletop.host"]
+    command = ["apt-plugin", "run", "lerobot-train"] if recipe is not None else stock
+    shared = ["--dataset.video_backend=pyav", "--env_eval_freq=0", f"--output_dir={output / name}"]
+    return Run(name, [*command, *flags, *shared, *(recipe or [])], output / "logs" / f"{name}.log", steps)
+
+
+def train(output: Path, base: Path, settings: Demo, seed: int, clock: Clock) -> list[Arm]:
+    """APT beside a stock fine-tune at equal gradient steps; then the stock fine-tune at equal wall time."""
+    from apt_plugin.tabletop.checkpoint import host_flags
+
+    on = [f"--dataset.repo_id={LABELLED}", f"--dataset.root={output / 'labelled'}"]
+    both = settings.stage1_steps + settings.stage2_steps
+    first, second = (
+        settings.train_flags(n, settings.lr_expert, seed) for n in (settings.stage1_steps, settings.stage2_steps)
+    )
+    recipe = ["--recipe", "apt"]
+    recipe += [f"--apt.stage1.{flag.removeprefix('--')}" for flag in first if flag not in second]
+    recipe += [
+        f"--apt.stage1.dataset.repo_id={UNLABELLED}",
+        f"--apt.stage1.dataset.root={output / 'unlabelled'}",
+    ]
+    apt = host_run("apt", output, [*host_flags(base, "pi05"), *on, *second], both, recipe)
+
+    def stock(name: str, steps: int) -> Run:
+        flags = settings.train_flags(steps, settings.lr_full, seed)
+        return host_run(name, output, [*host_flags(base), *on, *flags], steps)
+
+    equal = stock("stock_equal_steps", settings.stock_steps)
+    together([apt, equal])
+    clock.lap("training, APT beside stock at equal steps")
+    seconds = apt.training_seconds()
+    rate = settings.stock_steps / max(equal.training_seconds(), 1e-9)
+    steps = max(1, round(seconds * rate))
+    timed = stock("stock_equal_time", steps)
+    together([timed])
+    clock.lap("training, stock at equal wall time")
+    last = Path("checkpoints/last/pretrained_model")
+    return [
+        Arm(
+            "APT",
+            output / "apt" / "stage2" / last,
+            f"{settings.stage1_steps} + {settings.stage2_steps}",
+            seconds,
+        ),
+        Arm("APT, Stage 1 only", output / "apt" / "stage1" / last, str(settings.stage1_steps), float("nan")),
+        Arm(
+            "stock, equal steps",
+            output / equal.name / last,
+            str(settings.stock_steps),
+            equal.training_seconds(),
+        ),
+        Arm("stock, equal time", output / timed.name / last, str(steps), timed.training_seconds()),
+    ]
+
+
+def roll_out(arms: list[Arm], settings: Demo, seed: int, clock: Clock) -> dict[str, dict]:
+    """Arm -> split -> result, on the same episodes and the same sampling noise for every arm."""
+    from apt_plugin.tabletop.rollout import evaluate
+
+    results = {}
+    for arm in arms:
+        print(arm.name)
+        results[arm.name] = evaluate(arm.checkpoint, settings.world, episodes=settings.rollouts, seed=seed)
+    clock.lap("rollouts")
+    return results

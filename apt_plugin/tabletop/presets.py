@@ -1,0 +1,67 @@
+"""The demo's numbers: what it trains, for how long, and on how much.
+
+Costs in comments are measured CPU seconds of one thread on a 2-core machine; on free cores wall time is about
+the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+from apt_plugin.tabletop.grounding import Grounding
+from apt_plugin.tabletop.world import World
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A run of the demo: data, grounding, Stage 1, Stage 2, stock policies, rollouts.
+
+    `lr_*` are peak rates of lerobot's AdamW with cosine decay over the run's own steps.
+    """
+
+    world: World = field(default_factory=World)
+    grounding: Grounding = field(default_factory=Grounding)  # 90 s
+    labelled: int = 500  # demonstrations with an instruction, two frames each; 0.022 s each to write
+    unlabelled: int = 1500  # vision-action pairs, task ""
+    batch: int = 32
+    stage1_steps: int = 1100
+    stage2_steps: int = 700
+    stock_steps: int = 1800  # stage1_steps + stage2_steps: "equal steps"
+    warmup: int = 50
+    lr_expert: float = 3e-3  # VLM frozen
+    lr_full: float = 1.5e-3  # everything trained
+    # Reading a batch costs about half as much as a training step on it. A worker hides that on a third core; with two
+    # trainings on two cores it only adds its own start (the host spawns, and each worker imports lerobot anew).
+    workers: int = 0
+    rollouts: int = 200  # episodes a split
+
+    def train_flags(self, steps: int, lr: float, seed: int = 0) -> list[str]:
+        """Flags of lerobot-train that every run of the demo shares."""
+        flags = [
+            f"--steps={steps}",
+            f"--batch_size={self.batch}",
+            f"--num_workers={self.workers}",
+            f"--policy.optimizer_lr={lr}",
+            f"--policy.scheduler_decay_lr={lr / 50}",
+            f"--policy.scheduler_warmup_steps={self.warmup}",
+            f"--policy.scheduler_decay_steps={steps}",
+            f"--save_freq={steps}",
+            f"--log_freq={max(1, steps // 20)}",
+            f"--seed={seed}",
+        ]
+        if self.workers and sys.platform == "linux":
+            flags.append("--dataloader_multiprocessing_context=fork")
+        return flags
+
+
+FULL = Demo()
+QUICK = Demo(
+    grounding=Grounding(steps=1000),
+    labelled=300,
+    unlabelled=600,
+    stage1_steps=350,
+    stage2_steps=250,
+    stock_steps=600,
+    rollouts=50,
+)

@@ -1,0 +1,66 @@
+"""A tokenizer for a few dozen words, in a directory, so that nothing has to be downloaded.
+
+Words and punctuation are one token each, and so is every integer -1 to 255: π0.5 writes the discretised state
+into its prompt ("Task: reach the red cube, State: 12 200 255;\\nAction: "), which is then a dozen tokens
+long. (-1 is what the host writes for a state below its 1 % quantile.) It is a *fast* tokenizer: code that
+separates the instruction from the rest asks for character offsets. Like PaliGemma's it puts `<bos>` first and
+has no `<eos>` at the end of a prompt.
+"""
+
+from pathlib import Path
+
+from apt_plugin.tabletop.drawing import COLOURS, SHAPES
+from apt_plugin.tabletop.world import CELLS, VERBS
+
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # Gemma's ids 0 to 3; the model's padding index is 0
+#: Names of the table's cells, row by row; PaliGemma has such tokens for pointing, too.
+LOCATIONS = tuple(f"<loc{cell:02d}>" for cell in range(CELLS * CELLS))
+_PROMPT = (
+    "Task",
+    "State",
+    "Action",
+    ":",
+    ",",
+    ";",
+    ".",
+    "the",
+    "a",
+    "in",
+    "on",
+    "is",
+    "and",
+    "table",
+    "thing",
+    "any",
+)
+
+
+def vocabulary() -> list[str]:
+    """Every token, in the order of its id."""
+    words = [*SPECIAL, *_PROMPT, *VERBS, *COLOURS, *SHAPES, *LOCATIONS]
+    return words + [str(number) for number in range(-1, 256)]
+
+
+def save(directory: Path | str) -> Path:
+    """Write the tokenizer and return `directory`, which `AutoTokenizer.from_pretrained` and
+    `--policy.tokenizer_name` take."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: index for index, word in enumerate(vocabulary())}
+    inner = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    # <loc..> as one piece, words as words, each punctuation mark alone; numbers stay whole.
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"<[a-z0-9]+>|-?\w+|[^\w\s]"), behavior="removed", invert=True)
+    inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])])
+    pad, eos, bos, unk = SPECIAL
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token=pad,
+        eos_token=eos,
+        bos_token=bos,
+        unk_token=unk,
+        model_max_length=512,
+    )
+    directory = Path(directory).absolute()
+    fast.save_pretrained(directory)
+    return directory
