@@ -95,3 +95,16 @@ def test_guidance_leads_from_the_prior_to_the_policy():
     prior, plain, double = (np.asarray(chunk(s)) for s in (0.0, 1.0, 2.0))
     assert np.abs(plain - prior).max() > 1e-4
     np.testing.assert_allclose(double, prior + 2 * (plain - prior), atol=1e-5)
+
+
+@pytest.mark.parametrize("vlm", ["lora", "full"])
+def test_a_vlm_that_trains_starts_at_the_same_switch(vlm):
+    """Stage 2 with LoRA or the whole VLM: another program (gradients flow through the prefix), the same numbers."""
+    first = subject("pi0", vlm=vlm)
+    before = {layout: first.evaluate(proofs.PLAIN, one_layout=layout) for layout in (True, False)}
+    second = first.switched()
+    assert second.config.vlm_mode == vlm
+    assert not [row for row in proofs.exact_switch(before, second) if not row.passed]
+    start = second.vlm_digest()
+    assert all(row.passed for row in proofs.alive(second))
+    assert (second.vlm_digest() == start) == (vlm == "lora")  # LoRA moves its own factors and leaves the rest
