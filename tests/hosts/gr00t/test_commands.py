@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
+
 import json
 import subprocess
 import sys

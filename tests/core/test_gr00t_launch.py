@@ -1,0 +1,80 @@
+"""Which processes a GR00T command line becomes; no host is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apt_plugin import launch as core
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.gr00t import launch, versions
+from apt_plugin.recipe import from_flat, load_yaml
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "gr00t"
+
+
+@pytest.mark.parametrize(
+    ("command", "before"),
+    [
+        (["gr00t/experiment/launch_finetune.py", "--a", "1"], []),
+        (["python", "gr00t/experiment/launch_finetune.py", "--a", "1"], []),
+        (["python", "-m", "gr00t.experiment.launch_finetune", "--a", "1"], []),
+        (["torchrun", "--nproc-per-node", "2", "/x/gr00t/src/gr00t/experiment/launch_finetune.py", "--a", "1"],
+         ["torchrun", "--nproc-per-node", "2"]),
+    ],
+)  # fmt: skip
+def test_program_is_found_however_it_is_started(command, before):
+    program = launch.find_program(command)
+    assert (program.before, program.module, program.flags) == (before, launch.TRAIN, ["--a", "1"])
+    child = program.child(program.flags)
+    assert child[-4:] == ["apt_plugin.hosts.gr00t", launch.TRAIN, "--a", "1"]
+
+
+def test_flags_of_the_host_are_edited_by_name_and_otherwise_left_alone():
+    tokens = ["--color-jitter-params", "hue", "0.1", "saturation", "0.2", "--max_steps=5", "--use-wandb"]
+    assert launch.value_of(tokens, "max-steps") == "5"
+    assert launch.value_of(tokens, "use-wandb") == "true"
+    edited = launch.with_flags(tokens, {"max_steps": "7", "use-wandb": "false"})
+    assert edited == [*tokens[:5], "--max-steps", "7", "--no-use-wandb"]
+
+
+def test_stage_commands_name_every_recipe_field(tmp_path):
+    request = core.split(
+        ["gr00t/experiment/launch_finetune.py", "--output-dir", str(tmp_path), "--max-steps", "9", "--recipe", "apt",
+         "--apt.stage1.max-steps", "4", "--apt.noise-draws", "2", "--apt.fusion.kind", "host"]
+    )  # fmt: skip
+    training = launch.Training(launch.find_program(request.command), request)
+    first = training.command("1")
+    assert launch.value_of(first, "max-steps") == "4"
+    assert first[-1].startswith("--apt.")
+    again = core.split(first[first.index("--output-dir") :])
+    assert again.recipe == request.recipe
+    assert again.stage == "1"
+    with pytest.raises(AptError, match="holds none"):
+        training.command("2")
+
+
+def test_configs_are_views_of_the_recipe():
+    loaded = {path.stem: from_flat(load_yaml(path)) for path in CONFIGS.glob("*.yaml")}
+    assert loaded["strict"] == from_flat({})
+    assert loaded["host"].fusion.kind == "host"
+    assert loaded["export"].prefix == "native"
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ("gr00t.model.gr00t_n1d6", "text before the images"),
+        ("gr00t.model.gr00t_n1", "plain DiT"),
+        ("", "tested for N1.7"),
+    ],
+)
+def test_other_versions_are_recognised_and_refused(monkeypatch, there, words):
+    def find(name):
+        return object() if name in ("gr00t", there) else None
+
+    monkeypatch.setattr(versions.importlib.util, "find_spec", find)
+    assert words in versions.reason()
+    with pytest.raises(AptError, match=r"gr00t: "):
+        versions.require()
