@@ -15,7 +15,7 @@ from rich.console import Console
 
 from apt_plugin import files, report
 from apt_plugin.errors import AptError
-from apt_plugin.tabletop.presets import FULL, QUICK, Demo
+from apt_plugin.tabletop.presets import EQUAL_STEPS, EQUAL_TIME, FULL, FULL_STOCK, QUICK, Demo
 from apt_plugin.tabletop.runs import Run, together
 
 LABELLED, UNLABELLED = "tabletop/labelled", "tabletop/unlabelled"
@@ -44,7 +44,7 @@ def demo(quick: bool, output: Path, seed: int) -> int:
     console, clock = Console(), Clock()
     console.rule("[bold]1 / 4  A tabletop world and a VLM that knows its words")
     base = prepare(output, settings, seed, clock)
-    console.rule("[bold]2 / 4  Training by lerobot's own command, one thread an arm")
+    console.rule("[bold]2 / 4  Training by lerobot's own command, two arms at a time, one thread each")
     arms = train(output, base, settings, seed, clock)
     console.rule("[bold]3 / 4  Rollouts")
     results = roll_out(arms, settings, seed, clock)
@@ -109,51 +109,44 @@ def host_run(name: str, output: Path, flags: list[str], steps: int, recipe: list
 
 
 def train(output: Path, base: Path, settings: Demo, seed: int, clock: Clock) -> list[Arm]:
-    """APT beside a stock fine-tune at equal gradient steps; then the stock fine-tune at equal wall time."""
+    """APT and three stock arms, two runs at a time.
+
+    The fair rival of a recipe on a frozen VLM is lerobot's own `train_expert_only`, at equal gradient steps and at equal
+    wall time; its default full fine-tune, at equal steps, stands beside them.
+    """
     from apt_plugin.tabletop.checkpoint import host_flags
 
     on = [f"--dataset.repo_id={LABELLED}", f"--dataset.root={output / 'labelled'}"]
     both = settings.stage1_steps + settings.stage2_steps
-    first, second = (
-        settings.train_flags(n, settings.lr_expert, seed) for n in (settings.stage1_steps, settings.stage2_steps)
-    )
+    lengths = (settings.stage1_steps, settings.stage2_steps)
+    first, second = (settings.train_flags(n, settings.lr_expert, seed) for n in lengths)
     recipe = ["--recipe", "apt"]
     recipe += [f"--apt.stage1.{flag.removeprefix('--')}" for flag in first if flag not in second]
-    recipe += [
-        f"--apt.stage1.dataset.repo_id={UNLABELLED}",
-        f"--apt.stage1.dataset.root={output / 'unlabelled'}",
-    ]
+    recipe += [f"--apt.stage1.dataset.repo_id={UNLABELLED}", f"--apt.stage1.dataset.root={output / 'unlabelled'}"]
     apt = host_run("apt", output, [*host_flags(base, "pi05"), *on, *second], both, recipe)
 
-    def stock(name: str, steps: int) -> Run:
-        flags = settings.train_flags(steps, settings.lr_full, seed)
-        return host_run(name, output, [*host_flags(base), *on, *flags], steps)
+    def stock(name: str, steps: int, expert_only: bool) -> Run:
+        rate = settings.lr_expert if expert_only else settings.lr_full
+        frozen = ["--policy.train_expert_only=true"] if expert_only else []
+        flags = [*host_flags(base), *frozen, *on, *settings.train_flags(steps, rate, seed)]
+        return host_run(name, output, flags, steps)
 
-    equal = stock("stock_equal_steps", settings.stock_steps)
+    equal = stock("stock_equal_steps", settings.stock_steps, expert_only=True)
     together([apt, equal])
-    clock.lap("training, APT beside stock at equal steps")
+    clock.lap("training: APT beside stock at equal steps")
     seconds = apt.training_seconds()
-    rate = settings.stock_steps / max(equal.training_seconds(), 1e-9)
-    steps = max(1, round(seconds * rate))
-    timed = stock("stock_equal_time", steps)
-    together([timed])
-    clock.lap("training, stock at equal wall time")
+    steps = max(1, round(seconds * settings.stock_steps / max(equal.training_seconds(), 1e-9)))
+    timed = stock("stock_equal_time", steps, expert_only=True)
+    full = stock("stock_full", settings.stock_steps, expert_only=False)
+    together([timed, full])
+    clock.lap("training: stock at equal wall time beside full stock")
     last = Path("checkpoints/last/pretrained_model")
     return [
-        Arm(
-            "APT",
-            output / "apt" / "stage2" / last,
-            f"{settings.stage1_steps} + {settings.stage2_steps}",
-            seconds,
-        ),
+        Arm("APT", output / "apt" / "stage2" / last, f"{settings.stage1_steps} + {settings.stage2_steps}", seconds),
         Arm("APT, Stage 1 only", output / "apt" / "stage1" / last, str(settings.stage1_steps), float("nan")),
-        Arm(
-            "stock, equal steps",
-            output / equal.name / last,
-            str(settings.stock_steps),
-            equal.training_seconds(),
-        ),
-        Arm("stock, equal time", output / timed.name / last, str(steps), timed.training_seconds()),
+        Arm(EQUAL_STEPS, output / equal.name / last, str(equal.steps), equal.training_seconds()),
+        Arm(EQUAL_TIME, output / timed.name / last, str(timed.steps), timed.training_seconds()),
+        Arm(FULL_STOCK, output / full.name / last, str(full.steps), full.training_seconds()),
     ]
 
 

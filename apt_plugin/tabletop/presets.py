@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from apt_plugin.tabletop.grounding import Grounding
 from apt_plugin.tabletop.world import World
 
+# The stock arms beside APT.
+EQUAL_STEPS, EQUAL_TIME = "stock expert-only, equal steps", "stock expert-only, equal time"
+FULL_STOCK = "stock full, equal steps"
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -22,7 +26,9 @@ class Demo:
 
     world: World = field(default_factory=World)
     grounding: Grounding = field(default_factory=Grounding)  # 90 s
-    labelled: int = 500  # demonstrations with an instruction, two frames each; 0.022 s each to write
+    # Demonstrations with an instruction, two frames each; 0.022 s each to write. With 500, stock expert-only training
+    # reaches 92 % or more on every split, so nothing is left to compare; 300 leave room (53 to 88 %).
+    labelled: int = 300
     unlabelled: int = 1500  # vision-action pairs, task ""
     batch: int = 32
     stage1_steps: int = 1100
@@ -57,11 +63,11 @@ class Demo:
 
 FULL = Demo()
 QUICK = Demo(
-    grounding=Grounding(steps=1000),
-    labelled=300,
-    unlabelled=600,
-    stage1_steps=350,
-    stage2_steps=250,
-    stock_steps=600,
-    rollouts=50,
+    grounding=Grounding(steps=700),
+    labelled=200,
+    unlabelled=300,
+    stage1_steps=200,
+    stage2_steps=150,
+    stock_steps=350,
+    rollouts=40,
 )

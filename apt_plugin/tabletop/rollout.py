@@ -8,7 +8,6 @@ Shape legend: `B` episodes of a batch.
 """
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from apt_plugin.report import wilson
 from apt_plugin.tabletop import arm
 from apt_plugin.tabletop.data import CAMERA
 from apt_plugin.tabletop.world import SPLITS, Episodes, World
@@ -24,18 +24,6 @@ from apt_plugin.tabletop.world import SPLITS, Episodes, World
 logger = logging.getLogger(__name__)
 
 WHERE = ("named", "usual", "other", "none")
-
-
-def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval for a share, (low, high) in [0, 1]; unlike the normal one it is sensible at 0
-    and at 1."""
-    if count == 0:
-        return 0.0, 1.0
-    share = successes / count
-    middle = share + z * z / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from apt_plugin.errors import AptError
 from apt_plugin.tabletop import demo as driver
-from apt_plugin.tabletop.presets import Demo
+from apt_plugin.tabletop.presets import EQUAL_STEPS, EQUAL_TIME, FULL_STOCK, Demo
 from apt_plugin.tabletop.runs import Run, together
 
 LOG = """INFO 2026-01-01 10:00:00 ot_train.py:1 Start offline training on a fixed dataset
@@ -51,11 +51,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_it_says_which_arm_did_better_whichever_it_is() -> None:
     from apt_plugin.tabletop.demo_report import UNSEEN, which_is_better
 
-    arms = ("APT", "stock, equal steps", "stock, equal time")
+    arms = ("APT", EQUAL_STEPS, EQUAL_TIME, FULL_STOCK)
     rows = {(arm, split): (10, 100) for arm in arms for split in ("seen", "rare", *UNSEEN)}
-    rows |= {("stock, equal steps", split): (80, 100) for split in UNSEEN}
+    rows |= {(EQUAL_STEPS, split): (80, 100) for split in UNSEEN}
     sentences = which_is_better(rows)
-    assert sentences[0].startswith("On unseen instructions and scenes: stock, equal steps")
+    assert sentences[0].startswith(f"On unseen instructions and scenes: {EQUAL_STEPS}")
     assert "APT" in sentences[0]
     rows |= {("APT", split): (95, 100) for split in UNSEEN}
     assert which_is_better(rows)[0].startswith("On unseen instructions and scenes: APT")
@@ -79,5 +79,5 @@ def test_the_whole_demo_very_small(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert kind in kinds, kind
     proofs = next(s for s in numbers["sections"] if s["kind"] == "proofs")
     assert all(row["passed"] for row in proofs["rows"])
-    assert "stock, equal time" in text
+    assert EQUAL_TIME in text
     assert "<script src" not in text
