@@ -111,8 +111,8 @@ def host_run(name: str, output: Path, flags: list[str], steps: int, recipe: list
 def train(output: Path, base: Path, settings: Demo, seed: int, clock: Clock) -> list[Arm]:
     """APT and three stock arms, two runs at a time.
 
-    The fair rival of a recipe on a frozen VLM is lerobot's own `train_expert_only`, at equal gradient steps and at equal
-    wall time; its default full fine-tune, at equal steps, stands beside them.
+    The fair rival of a recipe on a frozen VLM is lerobot's own `train_expert_only`, at equal gradient steps and at
+    equal wall time; its default full fine-tune, at equal steps, stands beside them.
     """
     from apt_plugin.tabletop.checkpoint import host_flags
 
