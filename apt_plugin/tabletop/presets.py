@@ -66,8 +66,8 @@ QUICK = Demo(
     grounding=Grounding(steps=700),
     labelled=200,
     unlabelled=300,
-    stage1_steps=200,
-    stage2_steps=150,
-    stock_steps=350,
+    stage1_steps=150,
+    stage2_steps=100,
+    stock_steps=250,
     rollouts=40,
 )

@@ -94,7 +94,7 @@ def replaced(module: ModuleType, name: str, value: Any) -> Iterator[Any]:
         yield before
     finally:
         setattr(module, name, before)
-        logger.info("restored %s.%s", module.__name__, name)
+        logger.debug("restored %s.%s", module.__name__, name)
 
 
 @contextmanager
