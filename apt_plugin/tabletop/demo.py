@@ -135,7 +135,7 @@ def train(output: Path, base: Path, settings: Demo, seed: int, clock: Clock) -> 
     together([apt, equal])
     clock.lap("training: APT beside stock at equal steps")
     seconds = apt.training_seconds()
-    steps = max(1, round(seconds * settings.stock_steps / max(equal.training_seconds(), 1e-9)))
+    steps = equal_time_steps(seconds, settings.stock_steps, equal.training_seconds())
     timed = stock("stock_equal_time", steps, expert_only=True)
     full = stock("stock_full", settings.stock_steps, expert_only=False)
     together([timed, full])
@@ -148,6 +148,14 @@ def train(output: Path, base: Path, settings: Demo, seed: int, clock: Clock) -> 
         Arm(EQUAL_TIME, output / timed.name / last, str(timed.steps), timed.training_seconds()),
         Arm(FULL_STOCK, output / full.name / last, str(full.steps), full.training_seconds()),
     ]
+
+
+def equal_time_steps(seconds: float, steps: int, took: float) -> int:
+    """Steps that fit into `seconds` at the speed of a run that `took` seconds for `steps`.
+
+    The host's log has whole seconds: a run shorter than one reads as 0 s, which would ask for endless steps.
+    """
+    return max(1, round(seconds * steps / max(took, 1.0)))
 
 
 def roll_out(arms: list[Arm], settings: Demo, seed: int, clock: Clock) -> dict[str, dict]:

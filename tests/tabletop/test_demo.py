@@ -32,6 +32,13 @@ def test_steps_and_seconds_of_two_stages_add_up(tmp_path: Path) -> None:
     assert run.training_seconds() == 12
 
 
+def test_a_stock_run_within_one_second_asks_for_no_endless_rival() -> None:
+    """A fast machine logged 0 s for 20 steps, and the equal-time arm was sent off for 1,200,000."""
+    assert driver.equal_time_steps(6.0, 20, 0.0) == 120
+    assert driver.equal_time_steps(300.0, 1800, 200.0) == 2700
+    assert driver.equal_time_steps(0.0, 20, 0.0) == 1
+
+
 def test_a_failed_arm_stops_the_others_and_shows_its_log(tmp_path: Path) -> None:
     slow = Run("slow", ["sleep", "60"], tmp_path / "slow", 1)
     bad = Run("bad", ["bash", "-c", "echo what went wrong; exit 3"], tmp_path / "bad", 1)
