@@ -35,8 +35,8 @@ def vlm_folder(folder: Path) -> str:
     """Cosmos-Reason2-2B (a Qwen3-VL-2B) at a quarter of its widths; only its config.json is needed."""
     Qwen3VLConfig(
         text_config={
-            "vocab_size": VOCAB, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 28, "head_dim": 128,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+            "vocab_size": VOCAB, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 28,
+            "head_dim": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
             "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]},
             "rope_theta": 5000000.0, "tie_word_embeddings": True,
         },

@@ -130,6 +130,12 @@ def adapter_mask(layout: Layout) -> Tensor:
     return to_image | to_all | itself
 
 
+def padding_mask(layout: Layout) -> Tensor:
+    """[B, S, S] bool: all tokens see all valid keys and themselves."""
+    itself = torch.eye(layout.valid.shape[1], dtype=torch.bool, device=layout.valid.device)
+    return layout.valid[:, None, :] | itself
+
+
 def adapt(vlln: nn.Module, adapter: Any, states: Tensor, mask: Tensor | None) -> Tensor:
     """The host's adapter between VLM and action head, behind a mask.
 

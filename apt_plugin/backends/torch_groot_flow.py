@@ -8,20 +8,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from apt_plugin import freeze
 from apt_plugin.backends import torch_draws
 from apt_plugin.backends.torch_fusion import FusionStack
-from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask, arrange, tap_layers, vlm_states
+from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask, arrange, padding_mask, tap_layers, vlm_states
 from apt_plugin.backends.torch_groot_dit import AptDiT, Features, build_fusions, sites_of, stage_frozen
+from apt_plugin.backends.torch_groot_groups import part_of
+from apt_plugin.backends.torch_groot_guidance import guided
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
@@ -43,11 +44,6 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         AptError: with the reason.
     """
-    if recipe.vlm == "lora":
-        raise AptError(
-            "vlm=lora is not supported on GR00T: its trainers know no adapters, so the host could not load what was "
-            "saved. Write vlm=frozen (the default) or vlm=full."
-        )
     if recipe.prefix == "native" and recipe.fusion.kind != "host":
         raise AptError(
             "prefix=native exists on GR00T for export, which folds the gates of the host's own text blocks: write "
@@ -144,6 +140,10 @@ class GrootFlow(HostModel):
         image_token = self.backbone.model.config.image_token_id
         if self.apt_recipe.prefix == "isolated":
             return arrange(tokens, attention_mask, image_token, self.apt_places())
+        if self.apt_stage == PRIOR:
+            # On the host's unmasked adapter a prior is language-free only where no words are: the constant prompt,
+            # here and not in the data, so that a server and a host without a blind processor keep to it too.
+            return arrange(tokens, attention_mask, image_token, 0)
         valid = attention_mask.bool()  # the host's own order, on which a folded export will run
         image = (tokens == image_token) & valid
         behind = image.flip(-1).cumsum(-1).flip(-1) > 0
@@ -166,6 +166,8 @@ class GrootFlow(HostModel):
             states = vlm_states(self.backbone.model, layers, given, [len(layers) - 1, *(taps or [])])
         head = self.action_head
         mask = adapter_mask(layout) if self.apt_recipe.prefix == "isolated" else None
+        if mask is None and self.apt_stage == PRIOR:
+            mask = padding_mask(layout)  # the host's own pass, but for samples with fewer cameras than others
         vl = adapt(head.vlln, head.vl_self_attention, states[0], mask)
         return Features(vl, layout.image, layout.text, tuple(states[1:]) if taps else None), layout
 
@@ -261,63 +263,3 @@ class GrootFlow(HostModel):
                 action_input=action_inputs,
                 options=options,
             )
-
-
-@contextlib.contextmanager
-def guided(head: Any, features: Features, scale: float) -> Iterator[None]:
-    """v_prior + s (v_language - v_prior) inside the host's loop; s = 1 costs nothing.
-
-    The decoder behind the transformer is not linear, so both streams are decoded before they are combined.
-    """
-    if scale == 1:
-        yield
-        return
-    prior: dict[str, Tensor] = {}
-
-    def behind_transformer(module: Any, args: tuple, kwargs: dict, _out: Any) -> None:
-        prior["hidden"] = type(module).forward(module, *args, **{**kwargs, "image_mask": features.prior()})
-
-    def behind_decoder(module: Any, args: tuple, out: Tensor) -> Tensor:
-        closed = type(module).forward(module, prior["hidden"], *args[1:])
-        return closed + scale * (out - closed)
-
-    handles = [
-        head.model.register_forward_hook(behind_transformer, with_kwargs=True),
-        head.action_decoder.register_forward_hook(behind_decoder),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def part_of(name: str) -> str:
-    """vlm | gate | fusion | inherited, by parameter name."""
-    if ".backbone." in f".{name}":
-        return "vlm"
-    if freeze.added(name):
-        return "gate" if name.endswith("gate.w") else "fusion"
-    return "inherited"
-
-
-def parameter_groups(
-    named: Mapping[str, nn.Parameter], recipe: Recipe, stage: int, rate: float, decayed: set[str]
-) -> list[dict[str, Any]]:
-    """Optimizer groups: own rates for VLM, slow inherited layers and fusion; gates and `named - decayed` undecayed.
-
-    Weight decay would pull gates to their start.
-    """
-    scale = {"vlm": recipe.vlm_lr_scale, "inherited": 1.0}
-    scale["fusion"] = scale["gate"] = recipe.fusion_lr_scale
-    if stage == LIKELIHOOD and recipe.inherited == "slow":
-        scale["inherited"] = recipe.inherited_lr_scale
-    groups: dict[tuple[str, bool], list] = {}
-    for name, parameter in named.items():
-        if parameter.requires_grad:
-            part = part_of(name)
-            groups.setdefault((part, name in decayed and part != "gate"), []).append(parameter)
-    return [
-        {"params": parameters, "lr": rate * scale[part], **({} if decays else {"weight_decay": 0.0})}
-        for (part, decays), parameters in groups.items()
-    ]

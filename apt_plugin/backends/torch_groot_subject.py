@@ -15,8 +15,10 @@ from torch import Tensor
 
 from apt_plugin import freeze
 from apt_plugin.backends import torch_params
-from apt_plugin.backends.torch_groot_flow import GrootFlow, parameter_groups, part_of
+from apt_plugin.backends.torch_groot_flow import GrootFlow
+from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
 from apt_plugin.proofs import Outcome
+from apt_plugin.stages import PRIOR
 
 PLACES = 160  # for words behind the images, where one layout is asked for; the longest proof prompt fits by letters
 
@@ -34,6 +36,9 @@ class GrootSubject:
         assert isinstance(flow, GrootFlow)
         self.flow, self.make_batch = flow, make_batch
         self.stage, self.prefix = flow.apt_stage, flow.apt_recipe.prefix
+        if self.prefix == "native":
+            # Stage 1 leaves the words out there too, so that it leaks nothing; what is lost is the switch.
+            self.unclaimed = {2} if self.stage == PRIOR else {1, 2}
 
     @contextlib.contextmanager
     def _as(self, one_layout: bool, closed: bool) -> Iterator[Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apt_plugin import report
-from apt_plugin.hosts.lerobot.summary import proof_rows, stage_records, training_sections, verdict
+from apt_plugin.hosts.lerobot.summary import HELD_OUT, stage_records
+from apt_plugin.report.run import proof_rows, training_sections, verdict
 from apt_plugin.tabletop.presets import EQUAL_STEPS, EQUAL_TIME, FULL_STOCK
 from apt_plugin.tabletop.world import SPLITS
 
@@ -42,7 +43,7 @@ def sections(
     note += f"APT's Stage 1 also read {settings.unlabelled} unlabelled pairs, which stock training cannot use."
     return [
         report.Title("APT demo: a tiny π0.5 on a tabletop", facts),
-        report.Verdict([*which_is_better(rows), *verdict(records)]),
+        report.Verdict([*which_is_better(rows), *verdict(records, HELD_OUT)]),
         report.Rates("Who follows the instruction", note, rows, reference=EQUAL_STEPS, glossary=glossary()),
         blind_table(settings),
         report.Proofs(proof_rows(output / "apt")),

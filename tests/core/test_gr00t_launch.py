@@ -78,3 +78,28 @@ def test_other_versions_are_recognised_and_refused(monkeypatch, there, words):
     assert words in versions.reason()
     with pytest.raises(AptError, match=r"gr00t: "):
         versions.require()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("Gr00tN1d6", "text before the images"), ("gr00t_n1_5", "plain DiT"), ("Gr00tN1d7", None), (None, None)],
+)
+def test_checkpoints_of_other_versions_are_told_by_their_type(kind, words):
+    why = versions.of_another_version(kind)
+    assert (why is None) == (words is None)
+    assert words is None or words in why
+
+
+def test_a_prior_named_by_a_hub_id_that_is_not_there_is_an_error(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def nothing(*_args, **_kwargs):
+        raise OSError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
+    request = core.split(
+        ["gr00t/experiment/launch_finetune.py", "--output-dir", str(tmp_path), "--recipe", "apt", "--apt.stage", "2",
+         "--base-model-path", "someone/prior"]
+    )  # fmt: skip
+    with pytest.raises(AptError, match=r"someone/prior is neither a folder here .*offline.*Offline, download it"):
+        launch.Training(launch.find_program(request.command), request).command("2")

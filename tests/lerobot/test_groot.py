@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("lerobot", reason="lerobot is not installed: its policies cannot run")
 
-from apt_plugin import proofs
+from apt_plugin import files, proofs
 from apt_plugin.errors import AptError
 from tests.lerobot import tiny_groot as tiny
 
@@ -54,6 +54,19 @@ def test_all_contracts_hold(where, tmp_path, adapter, recipe, monkeypatch):
     rows = proofs.prove(subject(policy, tmp_path / "s1"))
     assert {row.contract for row in rows} == {1, 2, 3, 4, 5, 6, 7}
     assert not failing(rows)
+
+
+def test_native_prefix_claims_what_it_keeps(where, tmp_path, monkeypatch):
+    """Its prior is language-free to the bit; the exact switch is what it gives up, and nothing is claimed of it."""
+    from apt_plugin.hosts.lerobot import prove_groot
+
+    monkeypatch.setattr(prove_groot, "refuses_without_plugin", lambda _: (True, "asked in another case"))
+    policy = tiny.stage1(where[2], {"prefix": "native", "fusion.kind": "host"})
+    policy.save_pretrained(tmp_path / "s1")
+    rows = proofs.prove(subject(policy, tmp_path / "s1"))
+    assert not failing(row for row in rows if row.passed is not None)
+    assert {row.contract for row in rows if row.passed is None} == {2}
+    assert max(row.value for row in rows if row.passed is None) > 1e-5  # it does not hold, and is seen not to
 
 
 @pytest.mark.parametrize("recipe", KINDS, ids=["interleaved", "host", "spread"])
@@ -180,10 +193,12 @@ def test_guidance_extrapolates_between_prior_and_language(where, tmp_path):
 
 
 def test_foreign_and_unsupported_are_refused_before_a_model_is_built(where, tmp_path):
-    with pytest.raises(AptError, match="vlm=lora is not supported on GR00T"):
-        tiny.config(where[2], 2, {"vlm": "lora"})
     with pytest.raises(AptError, match="recipe decides what of the VLM trains"):
         tiny.config(where[2], 1, tune_llm=True)
+    for kind, why in (("Gr00tN1d6", "text before the images"), ("gr00t_n1_5", "plain DiT")):
+        files.write_json(tmp_path / kind / "config.json", {"model_type": kind})
+        with pytest.raises(AptError, match=f"{kind}.*{why}"):
+            tiny.config(tmp_path / kind, 1)
     policy = tiny.stage1(where[2])
     orphan = tiny.config(where[2], 2)
     with pytest.raises(AptError, match="Stage 2 starts from a Stage-1 result"):

@@ -18,8 +18,11 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.hosts.gr00t.names import CHILD, TRAIN
+from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request
 from apt_plugin.recipe import Recipe, flatten
+from apt_plugin.report.run import write_run
+from apt_plugin.stages import read_record
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ class Training:
             logging.info("APT: Stage %s: %s", stage, " ".join(command))
             if status := subprocess.call(command):
                 return status
+        found = {stage: last_whole(self.folder(str(stage))) for stage in (1, 2)}
+        write_run(self.output, {stage: read_record(folder) for stage, folder in found.items() if folder is not None})
         return 0
 
     def folder(self, stage: str) -> Path:
@@ -164,7 +169,7 @@ class Training:
 
     def _prior(self, named: str | None) -> Path:
         """The Stage-1 checkpoint: the one named (or the newest of the run named), or this run's own."""
-        run = Path(named) if named else self.folder("1")
+        run = local_folder(named) if named else self.folder("1")
         if (run / "apt.json").is_file() and (run / "processor_config.json").is_file():
             return run
         found = last_whole(run) or last_whole(run / "stage1")

@@ -10,9 +10,11 @@ from gr00t.model.gr00t_n1d7.gr00t_n1d7 import Gr00tN1d7
 
 from apt_plugin import stages
 from apt_plugin.backends import torch_params
-from apt_plugin.backends.torch_groot_flow import GrootFlow, part_of
+from apt_plugin.backends.torch_groot_flow import GrootFlow
+from apt_plugin.backends.torch_groot_groups import part_of
 from apt_plugin.curve import Curve
 from apt_plugin.hosts.gr00t.config import Gr00tN1d7AptConfig
+from apt_plugin.hosts.gr00t.distributed import mean_over_processes
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
@@ -67,6 +69,7 @@ class Gr00tN1d7Apt(GrootFlow, Gr00tN1d7):
         mask = errors.pop("mask")
         terms = {name: error.float().sum() / (mask.sum() + 1e-6) for name, error in errors.items()}
         scalars = {name: float(term.detach()) for name, term in terms.items()}
+        scalars = mean_over_processes(scalars) if self.training else scalars
         stages.check_finite(scalars, self.apt_step)
         loss = terms["loss"] + recipe.prior_loss * terms["prior"] if "prior" in terms else terms["loss"]
         if self.training:
@@ -79,6 +82,8 @@ class Gr00tN1d7Apt(GrootFlow, Gr00tN1d7):
             curve["prior_loss"] = scalars["prior"]
         if "blank" in scalars:
             curve["blank_gap_train"] = scalars["blank"] - scalars["loss"]
+        if self.apt_fusion is not None and self.apt_step % max(self.apt_recipe.gap_every, 1) == 0:
+            curve |= {f"gate.{site}": opened for site, opened in self.apt_fusion.openings().items()}
         self.apt_curve.add(self.apt_step, curve | self.apt_gates())
 
     def apt_gates(self) -> dict[str, float]:

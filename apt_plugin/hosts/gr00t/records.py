@@ -11,7 +11,9 @@ import apt_plugin
 from apt_plugin import files, freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.gr00t import versions
 from apt_plugin.hosts.gr00t.names import POLICIES, WEIGHTS
+from apt_plugin.hub import local_folder
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR, RECORD, Record
 
@@ -24,8 +26,10 @@ def check_start(path: str, stage: int, recipe: Recipe) -> Record | None:
     Raises:
         AptError: with what it is and what to write.
     """
-    folder = Path(path)
+    folder = local_folder(path)
     kind = files.read_json(folder / "config.json").get("model_type") if (folder / "config.json").is_file() else None
+    if (why := versions.of_another_version(kind)) is not None:
+        raise AptError(f"{folder} holds a {kind!r} model. {why}.")
     if stage == LIKELIHOOD:
         return stages.check_stage1(folder, FAMILY, recipe, WEIGHTS)
     if kind == POLICIES[FAMILY] or (folder / RECORD).exists():

@@ -18,9 +18,10 @@ from gr00t.model.gr00t_n1d7.setup import Gr00tN1d7Pipeline
 from gr00t.model.registry import MODEL_REGISTRY
 from transformers import TrainerCallback
 
-from apt_plugin.backends.torch_groot_flow import check_recipe, parameter_groups
+from apt_plugin.backends.torch_groot_flow import check_recipe
+from apt_plugin.backends.torch_groot_groups import parameter_groups
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t import data, records
+from apt_plugin.hosts.gr00t import data, distributed, records
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
 from apt_plugin.recipe import Recipe
@@ -32,8 +33,15 @@ _ACTIVE: dict[str, Any] = {}
 def install(recipe: Recipe, stage: int) -> None:
     """Name the recipe for this process."""
     check_recipe(recipe)
+    if recipe.vlm == "lora":
+        raise AptError(
+            "vlm=lora is not supported in Isaac GR00T: its pipeline, trainer and Gr00tPolicy know no adapters, and its "
+            "loader stops at any key that its own model lacks, so nothing there could load what was saved. Write "
+            "vlm=full with a low vlm_lr_scale, or train in lerobot (groot_apt), whose --peft saves adapters."
+        )
     if recipe.mix.repo_id and not recipe.mix.root:
         raise AptError("Isaac GR00T reads data from folders: write mix.root=<folder> instead of mix.repo_id.")
+    distributed.start_group()
     if not _ACTIVE:
         _ACTIVE["pipeline"], _ACTIVE["trainer"] = MODEL_REGISTRY[Gr00tN1d7Config], experiment.Gr00tTrainer
         MODEL_REGISTRY[Gr00tN1d7Config] = AptPipeline
@@ -42,8 +50,8 @@ def install(recipe: Recipe, stage: int) -> None:
     _ACTIVE["recipe"], _ACTIVE["stage"] = recipe, stage
     if recipe.prefix == "native":
         logging.warning(
-            "APT: prefix=native runs the host's own adapter so that a checkpoint can be folded. In Stage 2 image "
-            "tokens read the instruction there, ungated: contract 2 (exact switch) does not hold in this mode."
+            "APT: prefix=native runs the host's own adapter so that a checkpoint can be folded. Stage 1 sees no words; "
+            "in Stage 2 image tokens read the instruction, ungated: contract 2 (exact switch) does not hold there."
         )
 
 
@@ -67,6 +75,7 @@ class AptPipeline(Gr00tN1d7Pipeline):
             raise AptError(
                 "The recipe starts from weights: drop --skip-weight-loading (--apt.expert fresh re-makes the head)."
             )
+        distributed.check_sharding(config.training)
         for name in ("tune_llm", "tune_visual"):
             if getattr(config.model, name):
                 raise AptError(f"--{name.replace('_', '-')} is given, but the recipe decides: write --apt.vlm full.")
@@ -81,10 +90,8 @@ class AptPipeline(Gr00tN1d7Pipeline):
             first = sets[0]
             sets.append(type(first)(**{**vars(first), "dataset_paths": mixed, "mix_ratio": recipe.mix.share}))
         data.install(mixed, unlabelled=stage == PRIOR or bool(mixed))
-        if not torch.cuda.is_available() and (config.training.bf16 or config.training.tf32):
-            # The host's flags offer no way to say so, and without it a CPU cannot even try a run out.
-            config.training.bf16 = config.training.tf32 = False
-            logging.warning("APT: no GPU here: float32 instead of the host's bf16 and tf32.")
+        if not torch.cuda.is_available():
+            distributed.without_gpu(config.training)
         super().__init__(config, save_cfg_dir)
 
     def _create_model(self) -> Gr00tN1d7Apt:
@@ -125,6 +132,7 @@ class AptTrainer(Gr00tTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        distributed.check_joined(self)
         self.add_callback(Steps())
 
     def create_optimizer(self) -> Any:

@@ -33,6 +33,15 @@ def reason() -> str | None:
     return "this gr00t has no gr00t.model.gr00t_n1d7; the adapter was written and tested for N1.7 (commit 376ba89)."
 
 
+def of_another_version(model_type: str | None) -> str | None:
+    """Why a checkpoint of this `model_type` (its config.json) cannot be used; None for N1.7 and for foreign ones."""
+    short = "".join(c for c in str(model_type).lower() if c not in "_-.d")
+    for name, module in (("n16", "gr00t.model.gr00t_n1d6"), ("n15", "gr00t.model.gr00t_n1")):
+        if short.endswith(name):
+            return f"{_OTHERS[module]}. Use GR00T N1.7 weights"
+    return None
+
+
 def require() -> None:
     """
     Raises:

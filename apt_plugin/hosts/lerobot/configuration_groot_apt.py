@@ -1,12 +1,15 @@
 """`--policy.type=groot_apt`: lerobot finds the modeling_ and processor_ modules beside this one by name."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.groot.configuration_groot import GrootConfig
 
+from apt_plugin import files
 from apt_plugin.backends.torch_groot_flow import check_recipe
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.gr00t.versions import of_another_version
 from apt_plugin.hosts.lerobot.config import StageFields
 
 
@@ -16,6 +19,10 @@ class GrootAptConfig(StageFields, GrootConfig):
     """lerobot's GrootConfig plus the recipe. Raw NVIDIA weights come through `base_model_path`, as in the host."""
 
     def __post_init__(self) -> None:
+        raw = Path(self.base_model_path or "") / "config.json"
+        kind = files.read_json(raw).get("model_type") if raw.is_file() else None
+        if (why := of_another_version(kind)) is not None:
+            raise AptError(f"{raw.parent} holds a {kind!r} model. {why}.")
         super().__post_init__()
         check_recipe(self.recipe)
         for name in ("tune_llm", "tune_visual", "tune_top_llm_layers"):
@@ -24,8 +31,3 @@ class GrootAptConfig(StageFields, GrootConfig):
                     f"policy.{name} is {getattr(self, name)}, but the recipe decides what of the VLM trains. Drop it, "
                     "or write --apt.vlm full for Stage 2."
                 )
-        if self.recipe.prefix == "native":
-            raise AptError(
-                "prefix=native needs Stage 1 on a constant prompt, which lerobot's processor does not offer; it exists "
-                "in Isaac GR00T, for export. Write prefix=isolated (the default)."
-            )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 
+from apt_plugin.hosts.lerobot.names import POLICIES
+
 COMPANION = "lerobot_policy_apt"
 
 
@@ -19,7 +21,7 @@ def companion() -> str | None:
 
 
 def sentence() -> str:
-    version = companion()
+    version, names = companion(), ", ".join(POLICIES.values())
     if version:
-        return f"lerobot finds pi05_apt and pi0_apt by itself ({COMPANION} {version} is installed)."
-    return f"lerobot does not find pi05_apt by itself: pip install {COMPANION}, or use apt-plugin run."
+        return f"lerobot finds {names} by itself ({COMPANION} {version} is installed)."
+    return f"lerobot does not find {names} by itself: pip install {COMPANION}, or use apt-plugin run."

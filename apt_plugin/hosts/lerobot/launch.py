@@ -20,6 +20,7 @@ from pathlib import Path
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
+from apt_plugin.hub import local_folder
 from apt_plugin.launch import Flags, Request
 from apt_plugin.recipe import Recipe, flatten
 from apt_plugin.stages import read_record
@@ -188,8 +189,6 @@ def source_flags(flags: Flags) -> Flags:
     path = flags.get("policy.path")
     kind = flags.get("policy.type")
     if path is not None:
-        from apt_plugin.hosts.lerobot.loading import local_folder
-
         config = files.read_json(local_folder(path) / "config.json")
         kind = config.get("type")
         carried = {

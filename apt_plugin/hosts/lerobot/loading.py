@@ -14,6 +14,7 @@ from typing import Any
 from apt_plugin import files, freeze
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
+from apt_plugin.hub import local_folder
 from apt_plugin.stages import LIKELIHOOD, RECORD, Record, check_stage1, read_record
 
 
@@ -29,21 +30,6 @@ class Source:
 def family_of(policy_type: str) -> str:
     """The host's policy type behind one of ours."""
     return {apt: host for host, apt in POLICIES.items()}[policy_type]
-
-
-def local_folder(path: str | Path, **download: Any) -> Path:
-    """`path` itself, or a download of the hub repository it names."""
-    if Path(path).is_dir():
-        return Path(path)
-    if Path(path).is_absolute() or str(path).startswith("."):
-        raise AptError(f"There is no checkpoint folder at {path}.")
-    from huggingface_hub import snapshot_download
-
-    wanted = {k: v for k, v in download.items() if k in ("revision", "cache_dir", "token", "local_files_only") and v}
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"], **wanted))
-    except Exception as error:
-        raise AptError(f"{path} is neither a folder here nor a model that the hub hands out: {error}") from error
 
 
 def inspect(path: str | Path, config: Any, **download: Any) -> Source:

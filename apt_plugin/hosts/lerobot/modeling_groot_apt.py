@@ -18,13 +18,15 @@ from torch import Tensor
 
 from apt_plugin import stages
 from apt_plugin.backends import torch_params
-from apt_plugin.backends.torch_groot_flow import GrootFlow, apt_class, parameter_groups
+from apt_plugin.backends.torch_groot_flow import GrootFlow, apt_class
+from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
 from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import loading, records
 from apt_plugin.hosts.lerobot.configuration_groot_apt import GrootAptConfig
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.hosts.lerobot.policy import AptPolicy
+from apt_plugin.hub import local_folder
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 
@@ -49,6 +51,9 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         self.apt_vlm_start: str | None = None
         self.apt_stage1: dict[str, Any] | None = None
         self._apt_eval: dict[str, list[float]] = {}
+        # PEFT opens all of a module that it saves in full: what the recipe froze of the head is frozen again behind it.
+        self._apt_frozen = {n for n, p in self.named_parameters() if not p.requires_grad and part_of(n) != "vlm"}
+        config._apt_recorder = self._record_adapter
 
     @property
     def model(self) -> Any:
@@ -139,8 +144,17 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         return total, logged
 
     def get_optim_params(self) -> Any:
-        """The host's own split by weight decay, inside the recipe's groups."""
+        """The host's own split by weight decay, inside the recipe's groups.
+
+        Raises:
+            AptError: the recipe asks for LoRA and the host was not told to wrap the policy.
+        """
         named = dict(self.named_parameters())
+        for name, parameter in named.items():
+            if name.replace(".modules_to_save.default", "") in self._apt_frozen:
+                parameter.requires_grad_(False)
+        if self.config.vlm_mode == "lora" and not any(".lora_" in name for name in named):
+            raise AptError("vlm=lora, but nothing is wrapped: add --peft.method_type=LORA, or use apt-plugin run.")
         groups: Any = GrootPolicy._build_weight_decay_parameter_groups(self)
         decayed = {id(p) for p in groups[0]["params"]}
         names = {name for name, p in named.items() if id(p) in decayed}
@@ -153,10 +167,9 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
     # -- PEFT ---------------------------------------------------------------------------------------------
 
     def _get_default_peft_targets(self) -> Any:
-        return None
-
-    def _validate_peft_config(self, peft_config: Any) -> None:
-        raise AptError("LoRA is not supported on groot_apt: drop --peft.*, or train the VLM with --apt.vlm full.")
+        """LoRA on the VLM's decoder layers; the action head, fusion included, trains in full and is saved with it."""
+        host = r".*backbone\..*language_model\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+        return {"target_modules": host, "modules_to_save": ["action_head"], "r": 16, "lora_alpha": 16}
 
 
 def check_base(model: Any, path: str) -> None:
@@ -165,7 +178,7 @@ def check_base(model: Any, path: str) -> None:
     Raises:
         AptError: naming what is left over.
     """
-    folder = loading.local_folder(path)
+    folder = local_folder(path)
     stored: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         stored |= torch_params.file_shapes(file)

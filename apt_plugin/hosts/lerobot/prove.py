@@ -25,6 +25,7 @@ from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, POLICIES, PREPROCESSOR, WEIGHTS
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
 from apt_plugin.hosts.lerobot.sizes import sized
+from apt_plugin.hub import local_folder
 from apt_plugin.proofs import Outcome
 from apt_plugin.stages import LIKELIHOOD
 
@@ -189,7 +190,7 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     from lerobot.processor import PolicyProcessorPipeline
 
     before = _snapshot()
-    folder = loading.local_folder(checkpoint)
+    folder = local_folder(checkpoint)
     config = PreTrainedConfig.from_pretrained(folder)
     if config.type not in POLICIES.values():
         raise AptError(f"{folder} holds a {config.type!r} policy; prove takes {', '.join(POLICIES.values())}.")

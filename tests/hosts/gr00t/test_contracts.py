@@ -158,10 +158,13 @@ def test_what_a_stage_cannot_start_from_is_refused(where, tmp_path):
         file.write(b"\1\2\3\4")
     with pytest.raises(AptError, match="was changed after it was written"):
         records.check_start(str(folder), 2, recipe)
-    other = tmp_path / "n16"
-    files.write_json(other / "config.json", {"model_type": "Gr00tN1d6"})
-    with pytest.raises(AptError, match="Gr00tN1d6"):
-        records.check_start(str(other), 1, recipe)
+    for kind, why in (("Gr00tN1d6", "text before the images"), ("gr00t_n1_5", "plain DiT"), ("other", "knows")):
+        files.write_json(tmp_path / kind / "config.json", {"model_type": kind})
+        with pytest.raises(AptError, match=f"{kind}.*{why}"):
+            records.check_start(str(tmp_path / kind), 1, recipe)
+    for missing in ("nvidia/GR00T-N1.7-3B", "./nowhere"):  # a hub id that the offline cache lacks; no such folder
+        with pytest.raises(AptError, match=r"Offline, download it first|no checkpoint folder"):
+            records.check_start(missing, 1, recipe)
 
 
 def test_installing_is_undone(where):

@@ -99,14 +99,14 @@ def open_up(model: torch.nn.Module, seed: int = 0) -> None:
             p.data = p.data + 0.1 * noise
 
 
-def base(folder: Path, adapter: int = 2, **more: Any) -> Path:
+def base(folder: Path, adapter: int = 2, dropout: float = 0.1, **more: Any) -> Path:
     """A raw base checkpoint with its processor, as the public one is laid out."""
     from gr00t.configs.data.embodiment_configs import MODALITY_CONFIGS
     from gr00t.configs.model.gr00t_n1d7 import Gr00tN1d7Config
     from gr00t.model.gr00t_n1d7.gr00t_n1d7 import Gr00tN1d7
     from gr00t.model.gr00t_n1d7.processing_gr00t_n1d7 import Gr00tN1d7Processor
 
-    block = {"positional_embeddings": None, "dropout": 0.1, "final_dropout": True, "attention_head_dim": 16}
+    block = {"positional_embeddings": None, "dropout": dropout, "final_dropout": True, "attention_head_dim": 16}
     if adapter:
         more["vl_self_attention_cfg"] = {**block, "num_layers": adapter, "num_attention_heads": 2}
     config = Gr00tN1d7Config(
@@ -209,16 +209,18 @@ def environment() -> dict[str, str]:
 
 
 def finetune(
-    where: Path, out: Path, *more: str, base: str = "base2", data: str = "data"
-) -> subprocess.CompletedProcess:
-    """`apt-plugin run gr00t/experiment/launch_finetune.py ... --recipe apt`, four steps a stage."""
+    where: Path, out: Path, *more: str, base: str = "base2", data: str = "data", before: tuple[str, ...] = (),
+    environ: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess:  # fmt: skip
+    """`apt-plugin run [before] gr00t/experiment/launch_finetune.py ... --recipe apt`, four steps a stage."""
     command = [
-        sys.executable, "-m", "apt_plugin", "run", "gr00t/experiment/launch_finetune.py",
+        sys.executable, "-m", "apt_plugin", "run", *before, "gr00t/experiment/launch_finetune.py",
         "--base-model-path", base, "--dataset-path", data, "--embodiment-tag", TAG, "--output-dir", str(out),
         "--max-steps", "4", "--save-steps", "2", "--global-batch-size", "4", "--dataloader-num-workers", "0",
         "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0", "--recipe", "apt", *more,
     ]  # fmt: skip
-    return subprocess.run(command, cwd=where, env=environment(), capture_output=True, text=True, timeout=600)
+    env = environment() | (environ or {})
+    return subprocess.run(command, cwd=where, env=env, capture_output=True, text=True, timeout=600)
 
 
 def observation(where: Path, text: str) -> dict[str, Any]:
