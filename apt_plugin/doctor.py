@@ -91,9 +91,8 @@ def export(checkpoint: Path, output: Path) -> int:
         fold(find_checkpoint(checkpoint), output)
         return 0
     if record.policy == "groot":
-        raise AptError(
-            f"{checkpoint} cannot be exported: groot_apt runs the adapter isolated, and lerobot's stock groot runs it "
-            "unmasked. Train with prefix=native in Isaac GR00T for a foldable checkpoint; this one is served with the "
-            "plugin installed."
-        )
+        from apt_plugin.hosts.lerobot.export_groot import export as fold_policy
+
+        fold_policy(find_checkpoint(checkpoint), output)
+        return 0
     raise AptError(f"No export rule for {record.policy!r} policies; nothing was written to {output}.")

@@ -140,3 +140,30 @@ def test_native_prefix_in_both_stages(where, tmp_path):
         heard.append(float((policy.predict_action_chunk(tiny.batch(policy, ["pull the cup"] * 2)) - one).abs().max()))
     assert heard[0] == 0.0
     assert heard[1] > 1e-5  # the stated leak, with every gate shut
+
+
+def test_native_checkpoint_folds_into_a_stock_one(where, tmp_path, capsys):
+    """Saved, folded, opened by lerobot's own `groot` policy: the same actions, with gates well open."""
+    from apt_plugin import doctor, proofs
+
+    recipe = {"prefix": "native", "fusion.kind": "host", "fusion.gate": "channel"}
+    tiny.stage1(where / "base", recipe).save_pretrained(tmp_path / "s1")
+    second = tiny.stage2(tmp_path / "s1", where / "base", recipe).eval()
+    generator = torch.Generator().manual_seed(0)
+    for fusion in second.model.apt_fusion.children():
+        fusion.gate.w.data = torch.randn(fusion.gate.w.shape, generator=generator)
+    second.save_pretrained(tmp_path / "s2")
+    assert doctor.export(tmp_path / "s2", tmp_path / "out") == 0
+    stock = reloaded(tmp_path / "out", where)
+    assert stock.name == "groot"
+    mine, theirs = act(second), act(stock)
+    difference = proofs.relative(mine.numpy(), theirs.numpy())
+    with capsys.disabled():
+        print(f"\n  fold in lerobot: {difference:.2g} of actions of size {float(mine.abs().max()):.2g}")
+    assert difference <= 1e-6
+    assert proofs.furthest(mine.numpy(), act(tiny.stock(where / "base").eval()).numpy()) > 1e-3  # the gates mattered
+    isolated = tiny.stage1(where / "base", {"fusion.kind": "host"})
+    isolated.save_pretrained(tmp_path / "i1")
+    tiny.stage2(tmp_path / "i1", where / "base", {"fusion.kind": "host"}).save_pretrained(tmp_path / "i2")
+    with pytest.raises(AptError, match="isolated adapter"):
+        doctor.export(tmp_path / "i2", tmp_path / "out2")

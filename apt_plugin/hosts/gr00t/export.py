@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from apt_plugin import files
 from apt_plugin.backends.torch_groot_fold import fold
@@ -38,8 +39,12 @@ def why_not(record: Record, has_adapter: bool) -> str | None:
     return None
 
 
-def export(checkpoint: Path, output: Path) -> None:
-    """
+def folded(checkpoint: Path, output: Path, every: int, prefix: str = "") -> dict[str, Tensor]:
+    """The stock weights behind a checkpoint.
+
+    Args:
+        every: blocks from one text block to the next; prefix: in front of the host model's own names.
+
     Raises:
         AptError: folding would not be exact (with the reason), or `output` holds something already.
     """
@@ -51,16 +56,31 @@ def export(checkpoint: Path, output: Path) -> None:
             raise AptError(f"{checkpoint} cannot be exported: {why}. It is served with the plugin installed.")
         if output.exists() and any(output.iterdir()):
             raise AptError(f"{output} is not empty; name a new folder.")
-        state = {name: file.get_tensor(name) for name in names}
-    config = json.loads((checkpoint / "config.json").read_text())
-    folded = fold(state, record.recipe.fusion, 2 * config.get("attend_text_every_n_blocks", 2))
-    output.mkdir(parents=True, exist_ok=True)
-    for path in checkpoint.iterdir():
-        if path.is_file() and path.name not in _LEFT and not path.name.startswith("rng_state"):
-            shutil.copy2(path, output)
-    config = {key: value for key, value in config.items() if not key.startswith("apt_")}
-    files.write_json(output / "config.json", config | {"model_type": _HOST, "architectures": [_HOST]})
-    save_file(folded, output / WEIGHTS, {"format": "pt"})
-    logging.info("APT: %s is a stock %s checkpoint now: %d gates folded.", output, _HOST, len(state) - len(folded))
+        state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    stock = fold(state, record.recipe.fusion, every)
+    logging.info("APT: %d gates folded.", len(state) - len(stock))
     if record.recipe.prefix == "native":
         logging.info("APT: trained on the host's own adapter: in it image tokens read the instruction, ungated.")
+    return {prefix + name: tensor for name, tensor in stock.items()}
+
+
+def copy_beside(checkpoint: Path, output: Path, left: set[str]) -> None:
+    """Everything of the checkpoint that is the host's own: processors, statistics."""
+    output.mkdir(parents=True, exist_ok=True)
+    for path in checkpoint.iterdir():
+        if path.is_file() and path.name not in left and not path.name.startswith("rng_state"):
+            shutil.copy2(path, output)
+
+
+def export(checkpoint: Path, output: Path) -> None:
+    """
+    Raises:
+        AptError: see `folded`.
+    """
+    config = json.loads((checkpoint / "config.json").read_text())
+    state = folded(checkpoint, output, 2 * config.get("attend_text_every_n_blocks", 2))
+    copy_beside(checkpoint, output, _LEFT)
+    config = {key: value for key, value in config.items() if not key.startswith("apt_")}
+    files.write_json(output / "config.json", config | {"model_type": _HOST, "architectures": [_HOST]})
+    save_file(state, output / WEIGHTS, {"format": "pt"})
+    logging.info("APT: %s is a stock %s checkpoint now.", output, _HOST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
+import html
 import json
 import subprocess
 import sys
@@ -45,6 +46,22 @@ def test_both_stages_leave_records_and_an_untouched_vlm(run_of):
     assert second.curve.points("gate_max")[1][-1] > 0.0  # and moving
     saved = json.loads((run_of / "stage1" / "checkpoint-4" / "processor_config.json").read_text())
     assert "blind" not in json.dumps(saved)
+
+
+def test_the_run_leaves_a_report(run_of):
+    """The same page as lerobot's: whether the prior was still improving, the VLM, proofs, curves, gates, settings."""
+    page = (run_of / "apt_report.html").read_text()
+    said = json.loads((run_of / "apt_report.json").read_text())["sections"]
+    assert [part["kind"] for part in said] == [
+        "title", "verdict", "proofs", "curves", "curves", "gates", "settings"
+    ]  # fmt: skip
+    first, second = (read_record(run_of / stage / "checkpoint-4") for stage in ("stage1", "stage2"))
+    sentences = said[1]["sentences"]
+    assert sentences[0] == first.trend().sentence()
+    assert all(any(r.vlm[:12] in s and "bit for bit" in s for s in sentences) for r in (first, second))
+    assert "blanked instruction" in sentences[-1]
+    assert "--dataset.eval_split" not in page  # lerobot's flag; this host has none
+    assert sentences[0] in html.unescape(page)
 
 
 def test_resume_goes_on_where_it_stopped(where, run_of):
@@ -135,6 +152,28 @@ def test_stage1_reads_data_without_any_language_and_stage2_refuses_it(where, tmp
         base=str(prior),
     )
     assert labelled.returncode == 0, labelled.stderr[-3000:]
+
+
+def test_stage2_trains_the_vlm_at_its_own_rate(where, run_of, tmp_path):
+    """vlm=full: the VLM moves, less than the head, and the record says that it did."""
+    from safetensors.torch import load_file
+
+    prior = run_of / "stage1" / "checkpoint-4"
+    done = tiny.finetune(
+        where, tmp_path, "--apt.stage", "2", "--apt.fusion.kind", "host", "--apt.vlm", "full", "--weight-decay", "0",
+        "--apt.vlm_lr_scale", "0.1", base=str(prior),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "stage2" / "checkpoint-4"
+    record, before = read_record(folder), load_file(prior / "model.safetensors")
+    after = load_file(folder / "model.safetensors")
+    assert record.vlm != record.vlm_start == read_record(prior).vlm
+    moved = {
+        part: max(float((after[n] - before[n]).abs().max()) for n in before if part in n)
+        for part in ("language_model.layers.", ".visual.", "action_head.")
+    }
+    assert 0 < moved["language_model.layers."] < 0.5 * moved["action_head."]
+    assert 0 < moved[".visual."] < 0.5 * moved["action_head."]
 
 
 def test_host_command_through_the_modality_flag(where, tmp_path):

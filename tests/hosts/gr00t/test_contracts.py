@@ -113,6 +113,16 @@ def test_native_prefix_is_the_stock_model(where, tmp_path):
     assert proofs.furthest(actions_of(subject.flow, inputs), theirs) > 1e-3  # closed it is another
 
 
+def test_native_prior_is_language_free_wherever_it_runs(where, tmp_path):
+    """A server's processor is not blind, and must not need to be: the model itself leaves the words out."""
+    subject = prove.open_subject(stage1(where, tmp_path / "s1", 2, {"prefix": "native", "fusion.kind": "host"}))
+    heard = [subject.make_batch(words, 0, 0) for words in (proofs.PLAIN, proofs.OTHER_LENGTH)]
+    assert heard[0]["input_ids"].shape != heard[1]["input_ids"].shape  # a sighted processor: other words, other length
+    assert proofs.furthest(*(actions_of(subject.flow, inputs) for inputs in heard)) == 0.0
+    rows = proofs.no_leak(subject)
+    assert not [f"{r.what}: {r.value}" for r in rows if not r.passed]
+
+
 def test_config_survives_a_file_and_names_its_own_type(where, tmp_path):
     folder = stage1(where, tmp_path / "s1", 2, {"noise_draws": 3, "fusion.kind": "host"})
     assert json.loads((folder / "config.json").read_text())["model_type"] == "Gr00tN1d7Apt"
@@ -165,6 +175,19 @@ def test_what_a_stage_cannot_start_from_is_refused(where, tmp_path):
     for missing in ("nvidia/GR00T-N1.7-3B", "./nowhere"):  # a hub id that the offline cache lacks; no such folder
         with pytest.raises(AptError, match=r"Offline, download it first|no checkpoint folder"):
             records.check_start(missing, 1, recipe)
+
+
+def test_lora_is_refused_because_the_host_has_no_adapters(where):
+    """Proven by its sources: the day one of them names PEFT, this refusal is to be looked at again."""
+    from pathlib import Path
+
+    import gr00t
+
+    named = [p.name for p in Path(gr00t.__file__).parent.rglob("*.py") if "peft" in p.read_text().lower()]
+    assert not named
+    with pytest.raises(AptError, match=r"vlm=lora is not supported in Isaac GR00T"):
+        training.install(from_flat({"vlm": "lora"}), 2)
+    training.uninstall()
 
 
 def test_installing_is_undone(where):
