@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from apt_plugin import freeze
+from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD
 
@@ -32,12 +33,31 @@ def parameter_groups(
     scale["fusion"] = scale["gate"] = recipe.fusion_lr_scale
     if stage == LIKELIHOOD and recipe.inherited == "slow":
         scale["inherited"] = recipe.inherited_lr_scale
-    groups: dict[tuple[str, bool], list] = {}
+    groups: dict[
+        tuple[float, bool], list
+    ] = {}  # by what the optimizer sees: one group of gates alone is tiny, see below
     for name, parameter in named.items():
         if parameter.requires_grad:
             part = part_of(name)
-            groups.setdefault((part, name in decayed and part != "gate"), []).append(parameter)
+            groups.setdefault((rate * scale[part], name in decayed and part != "gate"), []).append(parameter)
     return [
-        {"params": parameters, "lr": rate * scale[part], **({} if decays else {"weight_decay": 0.0})}
-        for (part, decays), parameters in groups.items()
+        {"params": parameters, "lr": lr, **({} if decays else {"weight_decay": 0.0})}
+        for (lr, decays), parameters in groups.items()
     ]
+
+
+def check_sharded_groups(groups: list[dict[str, Any]], processes: int) -> None:
+    """ZeRO-2 cuts each group into equal aligned slices, and DeepSpeed 0.17.6 stops (IndexError) at an empty one.
+
+    Raises:
+        AptError: a group so small that a process would get nothing of it: a handful of gates with a rate of their own.
+    """
+    for group in groups:
+        size = sum(p.numel() for p in group["params"])
+        share = -(-size // (2 * processes)) * 2  # DeepSpeed aligns slices to two elements
+        if size <= (processes - 1) * share:
+            raise AptError(
+                f"DeepSpeed cannot deal an optimizer group of {size} numbers (learning rate {group['lr']:g}) to "
+                f"{processes} processes. Write --apt.fusion_lr_scale 1 (the gates then share a group with other "
+                "undecayed parameters) or --apt.fusion.gate channel, or train with the host's DDP."
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from typing import Any
@@ -30,9 +29,9 @@ def without_gpu(training: Any) -> None:
     if training.bf16 or training.tf32:
         training.bf16 = training.tf32 = False
         logging.warning("APT: no GPU here: float32 instead of the host's bf16 and tf32.")
-    if training.num_gpus > 1 and not training.use_ddp and importlib.util.find_spec("deepspeed") is None:
-        training.use_ddp = True
-        logging.warning("APT: no GPU and no deepspeed here: the host's DDP (training.use_ddp) instead of ZeRO.")
+    if training.num_gpus > 1 and not training.use_ddp:
+        training.use_ddp = True  # accelerate runs DeepSpeed on accelerators only
+        logging.warning("APT: no GPU here: the host's DDP (training.use_ddp) instead of DeepSpeed.")
 
 
 def check_sharding(training: Any) -> None:

@@ -19,7 +19,7 @@ from gr00t.model.registry import MODEL_REGISTRY
 from transformers import TrainerCallback
 
 from apt_plugin.backends.torch_groot_flow import check_recipe
-from apt_plugin.backends.torch_groot_groups import parameter_groups
+from apt_plugin.backends.torch_groot_groups import check_sharded_groups, parameter_groups
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import data, distributed, records
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
@@ -141,6 +141,8 @@ class AptTrainer(Gr00tTrainer):
             decayed = set(self.get_decay_parameter_names(model))
             named = dict(model.named_parameters())
             groups = parameter_groups(named, model.apt_recipe, model.apt_stage, self.args.learning_rate, decayed)
+            if self.is_deepspeed_enabled:
+                check_sharded_groups(groups, self.args.world_size)
             for group in groups:
                 group.setdefault("weight_decay", self.args.weight_decay)
             cls, settings = self.get_optimizer_cls_and_kwargs(self.args, model)

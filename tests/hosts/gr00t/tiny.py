@@ -107,11 +107,12 @@ def base(folder: Path, adapter: int = 2, dropout: float = 0.1, **more: Any) -> P
     from gr00t.model.gr00t_n1d7.processing_gr00t_n1d7 import Gr00tN1d7Processor
 
     block = {"positional_embeddings": None, "dropout": dropout, "final_dropout": True, "attention_head_dim": 16}
+    more = {"state_dropout_prob": 0.2} | more
     if adapter:
         more["vl_self_attention_cfg"] = {**block, "num_layers": adapter, "num_attention_heads": 2}
     config = Gr00tN1d7Config(
         model_name=VLM, backbone_embedding_dim=32, select_layer=4, hidden_size=32, input_embedding_dim=32,
-        max_seq_len=64, use_relative_action=True, state_dropout_prob=0.2,
+        max_seq_len=64, use_relative_action=True,
         diffusion_model_cfg={**block, "num_layers": 8, "num_attention_heads": 2, "norm_type": "ada_norm",
                              "output_dim": 32, "interleave_self_attention": True},
         **more,
@@ -205,7 +206,11 @@ def _video(path: Path, frames: int, rng: np.random.Generator) -> None:
 def environment() -> dict[str, str]:
     """This checkout on the path of child processes; one thread, as the machine is shared."""
     here = str(Path(__file__).resolve().parents[3])
-    return {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def finetune(
