@@ -128,6 +128,10 @@ class GrootFlow(HostModel):
             elif freeze.added(name):
                 parameter.requires_grad_(True)
 
+    def apt_train_as(self, flags: Any) -> None:
+        """`apt_set_trainable` by a host's config."""
+        self.apt_set_trainable(flags.tune_projector, flags.tune_diffusion_model, flags.tune_vlln)
+
     # -- the prefix ---------------------------------------------------------------------------------------
 
     def apt_places(self) -> int | None:

@@ -54,6 +54,21 @@ def aliases(module: nn.Module) -> dict[str, set[str]]:
     return {name: owners[id(tensor)] for name, tensor in state.items()}
 
 
+def check_tree(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    """Every tensor of a checkpoint is in the module and the other way round: transformers only warns.
+
+    Args:
+        stored: name -> shape, as `file_shapes` gives it.
+
+    Raises:
+        AptError: naming what is left over.
+    """
+    own, tied = shapes(module), aliases(module)
+    present = {other for name in stored if name in tied for other in tied[name]}
+    differ = {name: (shape, own[name]) for name, shape in stored.items() if name in own and shape != own[name]}
+    check_shared(set(own) - present, set(stored) - set(own), differ, where)
+
+
 def load_shared(
     module: nn.Module, path: Path, rename: Mapping[str, str], skip: Iterable[str] = (), fresh: Iterable[str] = ()
 ) -> list[str]:

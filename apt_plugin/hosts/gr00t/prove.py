@@ -54,7 +54,7 @@ class Gr00tSubject(GrootSubject):
         model = load(self.folder)
         model = Gr00tN1d7Apt.convert(model, self.flow.apt_recipe, LIKELIHOOD)
         config = model.config
-        model.apt_set_trainable(config.tune_projector, config.tune_diffusion_model, config.tune_vlln)
+        model.apt_train_as(config)
         return Gr00tSubject(model, self.processor, self.folder, self._tree)
 
     def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
@@ -119,7 +119,7 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Gr00tSubj
     folder = Path(checkpoint)
     model = load(folder)
     config = model.config
-    model.apt_set_trainable(config.tune_projector, config.tune_diffusion_model, config.tune_vlln)
+    model.apt_train_as(config)
     if device:
         model.to(device)
     where = folder if (folder / "processor_config.json").is_file() else folder / "processor"

@@ -102,11 +102,7 @@ def resume(model: Any, folder: Path) -> None:
     if record.stage != model.apt_stage:
         raise AptError(f"{folder} is of Stage {record.stage}, this run of Stage {model.apt_stage}.")
     files.check_safetensors(folder / WEIGHTS, record.weights)
-    stored, own = torch_params.file_shapes(folder / WEIGHTS), torch_params.shapes(model)
-    tied = torch_params.aliases(model)
-    present = {other for name in stored if name in tied for other in tied[name]}
-    differ = {name: (shape, own[name]) for name, shape in stored.items() if name in own and shape != own[name]}
-    stages.check_shared(set(own) - present, set(stored) - set(own), differ, folder)
+    torch_params.check_tree(model, torch_params.file_shapes(folder / WEIGHTS), folder)
     model.apt_step, model.apt_curve, model.apt_stage1 = record.steps, record.curve, record.stage1
     model.apt_vlm_start = record.vlm_start
 

@@ -97,7 +97,7 @@ class AptPipeline(Gr00tN1d7Pipeline):
     def _create_model(self) -> Gr00tN1d7Apt:
         model = Gr00tN1d7Apt.convert(super()._create_model(), self.recipe, self.stage)
         config = self.model_config
-        model.apt_set_trainable(config.tune_projector, config.tune_diffusion_model, config.tune_vlln)
+        model.apt_train_as(config)
         if self.record is not None:
             records.note_prior(model, Path(self.config.training.start_from_checkpoint), self.record)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -64,14 +64,16 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         """The host's model from its raw weights, every tensor accounted for, then turned into one of ours."""
         model: Any = super()._create_groot_model()
         if self._apt_source is None:
-            check_base(model, self.config.base_model_path)
+            folder = local_folder(self.config.base_model_path)
+            parts = [torch_params.file_shapes(file) for file in sorted(folder.glob("*.safetensors"))]
+            torch_params.check_tree(model, {k: v for part in parts for k, v in part.items()}, folder)
         if self.config.recipe.expert == "fresh" and self.config.stage == PRIOR:
             logging.info("APT: the action head starts fresh, at the checkpoint's sizes (recipe expert=fresh).")
             model.action_head = type(model.action_head)(model.config).to(model.device)
         model.__class__ = apt_class(GrootFlow, type(model))
         model.apt_attach(self.config.recipe, self.config.stage)
         config = self.config
-        model.apt_set_trainable(config.tune_projector, config.tune_diffusion_model, config.tune_vlln)
+        model.apt_train_as(config)
         return model
 
     @classmethod
@@ -170,19 +172,3 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         """LoRA on the VLM's decoder layers; the action head, fusion included, trains in full and is saved with it."""
         host = r".*backbone\..*language_model\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
         return {"target_modules": host, "modules_to_save": ["action_head"], "r": 16, "lora_alpha": 16}
-
-
-def check_base(model: Any, path: str) -> None:
-    """Every tensor of the raw checkpoint is in the model and the other way round: transformers only warns.
-
-    Raises:
-        AptError: naming what is left over.
-    """
-    folder = local_folder(path)
-    stored: dict[str, tuple[int, ...]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        stored |= torch_params.file_shapes(file)
-    own, tied = torch_params.shapes(model), torch_params.aliases(model)
-    present = {other for name in stored if name in tied for other in tied[name]}
-    differ = {name: (shape, own[name]) for name, shape in stored.items() if name in own and shape != own[name]}
-    stages.check_shared(set(own) - present, set(stored) - set(own), differ, folder)
