@@ -109,7 +109,7 @@ for _family in ("pi0", "pi05"):
 
 
 def _fix_noise() -> None:
-    """Training in PyTorch whose loss does not depend on how a batch is split over processes."""
+    """PyTorch on fixed noise: a loss that does not depend on how a batch is split, actions that can be asked twice."""
     import torch
     from openpi.models_pytorch import pi0_pytorch, preprocessing_pytorch
 
@@ -117,7 +117,11 @@ def _fix_noise() -> None:
     preprocessing_pytorch.preprocess_observation_pytorch = lambda obs, *, train=False: ready(obs, train=False)
     one = np.random.default_rng(0)
     draw = torch.from_numpy(one.standard_normal((2, 5, 8)).astype(np.float32))  # K draws of a chunk
-    pi0_pytorch.PI0Pytorch.sample_noise = lambda self, shape, device: draw.expand(shape).clone()
+
+    def sample_noise(self, shape, device):
+        return (draw if len(shape) == 4 else draw[0]).expand(shape).clone()
+
+    pi0_pytorch.PI0Pytorch.sample_noise = sample_noise
     pi0_pytorch.PI0Pytorch.sample_time = lambda self, n, device: torch.full((n,), 0.5)
 
 

@@ -154,7 +154,9 @@ def test_rlds_data_is_derived_from_shapes_and_refused_in_a_mix(stock, tmp_path):
     """TensorFlow is not needed to derive; the loader itself is not run here."""
     droid = _config.get_config("pi05_full_droid_finetune")
     droid = dataclasses.replace(
-        droid, data=dataclasses.replace(droid.data, rlds_data_dir=str(tmp_path)), assets_base_dir=str(tmp_path)
+        droid,
+        data=dataclasses.replace(droid.data, rlds_data_dir=str(tmp_path), assets=_config.AssetsConfig()),
+        assets_base_dir=str(tmp_path),
     )
     one = derive(droid, 1, from_flat({}))
     assert isinstance(one.data, AptData)

@@ -49,10 +49,10 @@ def start(root: Path, *command: str, plain: bool = False, **more: str) -> subpro
     )  # fmt: skip
 
 
-def stock_python(root: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
+def stock_python(root: Path, code: str, *arguments: str, **more: str) -> subprocess.CompletedProcess:
     """A process of openpi in which nothing of the plugin was named (the preload brings configs and sizes)."""
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True)
+    return subprocess.run(command, cwd=root, env=environment(root, **more), capture_output=True, text=True)
 
 
 def log_of(root: Path) -> str:
@@ -189,7 +189,7 @@ def test_stage_2_with_a_trained_vlm_takes_it_from_the_base_in_full_precision(roo
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def ask_server(root: Path, family: str, folder: Path) -> tuple[dict, np.ndarray]:
+def ask_server(root: Path, family: str, folder: Path, **more: str) -> tuple[dict, np.ndarray]:
     """(metadata, actions) from the host's server under the launcher, by an unmodified client."""
     from openpi_client import websocket_client_policy
 
@@ -198,7 +198,7 @@ def ask_server(root: Path, family: str, folder: Path) -> tuple[dict, np.ndarray]
         port = free.getsockname()[1]
     process = start(
         root, str(SCRIPTS / "serve_policy.py"), f"--port={port}", "policy:checkpoint",
-        f"--policy.config=tiny_{family}", f"--policy.dir={folder}",
+        f"--policy.config=tiny_{family}", f"--policy.dir={folder}", **more,
     )  # fmt: skip
     try:
         end = time.time() + 900
@@ -234,7 +234,7 @@ def observation() -> dict:
     }
 
 
-def direct(root: Path, family: str, folder: Path) -> np.ndarray:
+def direct(root: Path, family: str, folder: Path, **more: str) -> np.ndarray:
     """The same checkpoint, opened without a server by a process that derives the config by hand."""
     code = (
         "import sys, numpy as np\n"
@@ -250,6 +250,6 @@ def direct(root: Path, family: str, folder: Path) -> np.ndarray:
         "policy = policy_config.create_trained_policy(made, sys.argv[1])\n"
         "np.save(sys.argv[2], policy.infer(observation())['actions'])\n"
     )
-    done = stock_python(root, code, str(folder), str(root / "a.npy"))
+    done = stock_python(root, code, str(folder), str(root / "a.npy"), **more)
     assert done.returncode == 0, done.stderr[-3000:]
     return np.load(root / "a.npy")

@@ -102,10 +102,11 @@ def test_stock_pytorch_refuses_it_in_words(root, first, second, stage):
 
 
 def test_the_server_answers_what_direct_inference_answers(root, second):
-    told, served = ask_server(root, FAMILY, second)
+    fixed = {"APT_TEST_FIXED": "1"}  # the port draws unseeded noise for each answer
+    told, served = ask_server(root, FAMILY, second, **fixed)
     assert (told["stage"], told["config"]) == (2, f"tiny_{FAMILY}")
     assert np.isfinite(served).all()
-    np.testing.assert_allclose(served, direct(root, FAMILY, second), atol=1e-5)
+    np.testing.assert_allclose(served, direct(root, FAMILY, second, **fixed), atol=1e-5)
 
 
 def test_two_gloo_processes_take_the_steps_of_one(root):
@@ -123,5 +124,5 @@ def test_two_gloo_processes_take_the_steps_of_one(root):
     assert losses[0][-1] < losses[0][0]
     one, two = (weights for _, weights in found.values())
     assert one.keys() == two.keys()
-    for name in one:  # Adam divides by tiny second moments: sums in another order show up enlarged
-        np.testing.assert_allclose(one[name].float(), two[name].float(), atol=2e-4, err_msg=name)
+    for name in one:
+        np.testing.assert_allclose(one[name].float(), two[name].float(), atol=1e-5, err_msg=name)
