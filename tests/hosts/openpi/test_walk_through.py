@@ -1,5 +1,7 @@
-"""examples/openpi.md on tiny data: norm stats, then both stages in one command with a recipe file, Stage 1 on other data
-without instructions, Stage 2 on a mix, data workers that import the launcher again."""
+"""examples/openpi.md on tiny data: norm stats, then both stages in one command with a recipe file.
+
+Stage 1 reads other data without instructions, Stage 2 a mix, through workers that import the launcher again.
+"""
 
 from __future__ import annotations
 
