@@ -91,7 +91,11 @@ def compiled(train: Any, config: _config.TrainConfig, mesh: Any, shapes_alone: b
     with at.disable_typechecking():
         state, _ = train.init_train_state(config, jax.random.key(0), mesh, resume=shapes_alone)
         if config.model.dtype == "float32":  # the host freezes in bfloat16, of which a CPU makes float32 copies
-            state = dataclasses.replace(state, params=jax.tree.map(lambda p: p.astype(jnp.float32), state.params))
+            single = jax.tree.map(
+                lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32) if shapes_alone else p.astype(jnp.float32),
+                state.params,
+            )
+            state = dataclasses.replace(state, params=single)
         rng = jax.eval_shape(lambda: jax.random.key(0))
         step = jax.jit(functools.partial(train.train_step, config), donate_argnums=(1,))
         return step.lower(rng, state, batch_shapes(config)).compile(), state
