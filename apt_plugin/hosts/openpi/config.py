@@ -15,6 +15,7 @@ from openpi.shared import array_typing as at
 
 from apt_plugin.errors import AptError
 from apt_plugin.freeze import added
+from apt_plugin.hosts.openpi.mark import unmarked
 from apt_plugin.hosts.openpi.names import INSTRUCTION_FIELD, POSITION_FIELD
 from apt_plugin.hosts.openpi.prompt import kept_bound
 from apt_plugin.recipe import Recipe
@@ -69,6 +70,7 @@ class AptPi0Config(pi0_config.Pi0Config):
         Raises:
             AptError: fusion parameters in the checkpoint that this stage has no place for, or none where it has.
         """
+        params = unmarked(params)
         names = {"/".join(map(str, path)) for path in traverse_util.flatten_dict(params)}
         ours = sorted(name for name in names if added(name))
         if bool(ours) != (self.apt_stage == LIKELIHOOD):

@@ -11,7 +11,8 @@ import openpi.transforms as transforms
 from openpi.shared import normalize
 from openpi.training import config as _config
 
-from apt_plugin.errors import AptError
+from apt_plugin.hosts.openpi import records
+from apt_plugin.hosts.openpi.mix import mixed
 from apt_plugin.hosts.openpi.names import ASSETS
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt, FillPrompt
 from apt_plugin.stages import LIKELIHOOD
@@ -35,21 +36,32 @@ class AptData(_config.DataConfigFactory):
                 "prefix, so this run shows that the program works and nothing else."
             )
         prompt = [_arranged(t, model_config) for t in data.model_transforms.inputs]
-        repack = data.repack_transforms
+        repack, recipe, from_task = data.repack_transforms, model_config.apt_recipe, data.prompt_from_task
         if model_config.apt_stage != LIKELIHOOD:
             repack = dataclasses.replace(repack, inputs=[FillPrompt(), *repack.inputs])
+            # Nothing reads an instruction there (but in a native prefix): a set without task annotation will do.
+            from_task = from_task and recipe.prefix == "native"
         stats = data.norm_stats
         if self.stats_from and data.asset_id:
-            stats = normalize.load(pathlib.Path(self.stats_from) / ASSETS / data.asset_id)
+            stats = self._stats_of_stage_1()
             logging.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
-        return dataclasses.replace(
+        data = dataclasses.replace(
             data,
+            prompt_from_task=from_task,
             model_transforms=dataclasses.replace(data.model_transforms, inputs=prompt),
             repack_transforms=repack,
             norm_stats=stats,
             # Where a checkpoint keeps its statistics: not where a stock server looks (records.signpost).
             asset_id=data.asset_id and f"{ASSETS}/{data.asset_id}",
         )
+        if model_config.apt_stage == LIKELIHOOD and recipe.mix.share > 0:
+            return mixed(data, recipe.mix)
+        return data
+
+    def _stats_of_stage_1(self) -> Any:
+        """Stage 1 may have read another data set: its statistics lie under that one's name."""
+        folder = pathlib.Path(self.stats_from or "")
+        return normalize.load(folder / ASSETS / records.stock_assets(folder.parent))
 
 
 def _arranged(transform: Any, model_config: Any) -> Any:
@@ -65,7 +77,7 @@ def _arranged(transform: Any, model_config: Any) -> Any:
 
 
 def check_data(name: str, config: Any) -> None:
-    """Say at start what the data makes of the state, and refuse a Stage 2 without words where that shows already."""
+    """Say at start what the data makes of the state, and of the words."""
     model = config.model
     if model.pi05 and not model.discrete_state_input:
         logging.warning(
@@ -82,8 +94,3 @@ def check_data(name: str, config: Any) -> None:
             logging.warning(
                 "APT: every sample of %s gets the one prompt %r: it cannot teach a policy to listen.", name, default
             )
-    if model.apt_recipe.mix.share > 0:
-        raise AptError(
-            "recipe.mix is not built for openpi yet: openpi reads one data set per run. Train Stage 1 on the "
-            "unlabelled set (--apt.stage1.data.repo-id ...), which is where the recipe pays."
-        )

@@ -19,6 +19,7 @@ from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import loading
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.data import AptData, check_data
+from apt_plugin.hosts.openpi.mark import readable
 from apt_plugin.hosts.openpi.names import VLM
 from apt_plugin.hosts.openpi.optim import AptOptimizer, part_of
 from apt_plugin.recipe import Recipe, flatten
@@ -101,6 +102,7 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
     """
     if isinstance(stock.model, AptPi0Config):
         raise AptError(f"{stock.name} is derived already; name the stock config {stock.name.rpartition('_apt')[0]}.")
+    readable()
     model = apt_config(stock.model, stage, recipe)
     loader, stats = stock.weight_loader, None
     if stage == LIKELIHOOD and prior is not None:
@@ -109,8 +111,10 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
         loader = loading.PriorLoader(str(folder / "params"), base)
         stats = str(folder / "assets") if recipe.norm_stats == "stage1" else None
         logging.info("APT: Stage 2 starts from %s. %s", folder, record.trend().sentence())
-    elif stage != LIKELIHOOD and recipe.expert == "fresh":
-        loader = loading.FreshExpert(loader)
+    elif stage != LIKELIHOOD:
+        loading.check_base(loader)
+        if recipe.expert == "fresh":
+            loader = loading.FreshExpert(loader)
     derived = dataclasses.replace(
         stock,
         name=name_of(stock.name, stage),

@@ -115,9 +115,6 @@ class Training:
 
     def prove(self) -> int:
         """The contracts on Stage 1's result, in a process of its own; Stage 2 starts only when they hold."""
-        if self.program.script.name != TRAIN[0]:
-            logging.info("APT: proofs open JAX checkpoints; Stage 2 of a PyTorch run starts without them.")
-            return 0
         command = [sys.executable, "-m", "apt_plugin", "prove", str(self.prior)]
         logging.info("APT: proofs: %s", " ".join(command))
         return subprocess.call(command)

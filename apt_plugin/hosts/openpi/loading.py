@@ -18,9 +18,10 @@ from openpi.training import weight_loaders
 
 from apt_plugin.errors import AptError
 from apt_plugin.freeze import added
+from apt_plugin.hosts.openpi.mark import readable, unmarked
 from apt_plugin.hosts.openpi.optim import part_of
 from apt_plugin.recipe import Recipe
-from apt_plugin.stages import RECORD, Record, check_shared, check_stage1, read_record
+from apt_plugin.stages import PRIOR, RECORD, Record, check_shared, check_stage1, read_record
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -66,6 +67,21 @@ def prior_at(path: str | Path, family: str, recipe: Recipe) -> tuple[Path, Recor
     return folder, check_stage1(folder / "assets", family, recipe, None)
 
 
+def check_base(loader: Any) -> None:
+    """Stage 1 may start from any weights but Stage 2's: the host would drop their fusion without a word.
+
+    Raises:
+        AptError: the loader reads a Stage-2 checkpoint.
+    """
+    path = Path(getattr(loader, "params_path", ""))
+    record = path.parent / "assets" / RECORD
+    if record.is_file() and read_record(record.parent).stage != PRIOR:
+        raise AptError(
+            f"{path} is a Stage-2 result: Stage 1 has no place for its fusion. Start from the base checkpoint or from "
+            "a Stage-1 result, or write --apt.stage 2 --resume to go on with Stage 2."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class FreshExpert(weight_loaders.WeightLoader):
     """The stock loader without the action expert (recipe expert=fresh)."""
@@ -75,6 +91,12 @@ class FreshExpert(weight_loaders.WeightLoader):
     def load(self, params: Any) -> Any:
         loaded, wanted = flat(self.inner.load(params)), flat(params)
         return unflat({name: wanted[name] if part_of(name) != "vlm" else leaf for name, leaf in loaded.items()})
+
+
+def read_params(path: str | Path, **more: Any) -> dict[str, Any]:
+    """The host's `restore_params`, which stops at our mark unless this process knows it."""
+    readable()
+    return unmarked(_model.restore_params(path, **more))
 
 
 def merge_prior(params: Any, stored: Any, where: Path) -> Any:
@@ -108,7 +130,7 @@ class PriorLoader(weight_loaders.WeightLoader):
 
     def load(self, params: Any) -> Any:
         wanted = flat(params)
-        stored = _model.restore_params(self.params_path, restore_type=np.ndarray)
+        stored = read_params(self.params_path, restore_type=np.ndarray)
         merged = flat(merge_prior(params, stored, Path(self.params_path)))
         if self.base is not None:
             merged |= self._full_precision(wanted)

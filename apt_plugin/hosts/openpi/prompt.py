@@ -42,9 +42,12 @@ class AptTokenizePrompt:
     discrete_state_input: bool
     bound: int  # kept_bound
     require_prompt: bool  # Stage 2; Stage 1 may read data without any
+    blank: bool = False  # unlabelled data beside labelled data (mix): whatever prompt there is, it is not read
 
     def __call__(self, data: dict) -> dict:
         prompt = data.pop("prompt", None)
+        if self.blank:
+            prompt = ""
         if prompt is None and self.require_prompt:
             raise AptError(
                 "Stage 2 learns language, and this sample has no prompt. Use data with tasks (prompt_from_task, a "

@@ -45,6 +45,10 @@ def snapshot() -> dict[tuple[str, str], int]:
     return {(m, n): id(getattr(importlib.import_module(m), n)) for m, names in _WATCHED.items() for n in names}
 
 
+def changed_names(before: dict[tuple[str, str], int]) -> list[str]:
+    return [f"{m}.{n}" for (m, n), was in before.items() if id(getattr(importlib.import_module(m), n)) != was]
+
+
 def make_batch(
     config: AptPi0Config, tokenizer: Any, instructions: Sequence[str], state_dim: int, state_seed: int, image_seed: int
 ) -> tuple[Any, jax.Array]:
@@ -66,6 +70,16 @@ def make_batch(
     return obs, jnp.asarray(actions, jnp.float32)
 
 
+def run_rules(config: AptPi0Config, closed: bool, one_layout: bool) -> Any:
+    """The model's rules for one evaluation: gates as trained or closed, instruction tokens kept or dropped."""
+    rules = dataclasses.replace(config.rules(), guidance_scale=1.0, prior_loss=0.0)
+    if closed:
+        rules = dataclasses.replace(rules, stage=PRIOR)
+    isolated = config.apt_recipe.prefix == "isolated"
+    bound = config.kept_tokens if isolated and (closed or config.apt_stage == PRIOR) else None
+    return dataclasses.replace(rules, kept_tokens=None if one_layout else bound)
+
+
 class OpenpiSubject:
     """One model in float32. Each evaluation of a kind runs one compiled program, whatever the words are."""
 
@@ -77,17 +91,10 @@ class OpenpiSubject:
         self._start = nnx.state(model, nnx.Param).to_pure_dict()  # arrays are immutable: training replaces them
         self._programs: dict[tuple, Any] = {}
 
-    def _rules(self, closed: bool, one_layout: bool) -> Any:
-        rules = dataclasses.replace(self.config.rules(), guidance_scale=1.0, prior_loss=0.0)
-        if closed:
-            rules = dataclasses.replace(rules, stage=PRIOR)
-        bound = self.config.kept_tokens if self.prefix == "isolated" and (closed or self.stage == PRIOR) else None
-        return dataclasses.replace(rules, kept_tokens=None if one_layout else bound)
-
     def _program(self, closed: bool, one_layout: bool) -> Any:
         key = (closed, one_layout)
         if key not in self._programs:
-            self.model.apt = self._rules(closed, one_layout)
+            self.model.apt = run_rules(self.config, closed, one_layout)
             graph, _ = nnx.split(self.model)
             learns = nnx.All(nnx.Param, lambda path, _: part_of("/".join(map(str, path))) == "inherited")
 
@@ -137,7 +144,7 @@ class OpenpiSubject:
 
     def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
         """Optimiser steps with the recipe's freezing and groups, by the host's optimiser with weight decay."""
-        self.model.apt = self._rules(closed=False, one_layout=True)
+        self.model.apt = run_rules(self.config, closed=False, one_layout=True)
         # The hosts' bfloat16 cast of frozen leaves is left out: proofs compare bits in float32.
         learns = nnx.All(nnx.Param, nnx.Not(freeze_filter(self.config, nnx.Nothing)))
         recipe = AptOptimizer(optimizer.AdamW(weight_decay=0.1), self.stage, self.config.apt_recipe)
@@ -193,11 +200,11 @@ class OpenpiSubject:
         return done.returncode != 0, (words or [done.stderr[-120:]])[-1]
 
     def replaced_names(self) -> list[str]:
-        return [f"{m}.{n}" for (m, n), was in self._before.items() if id(getattr(importlib.import_module(m), n)) != was]
+        return changed_names(self._before)
 
 
-def open_subject(checkpoint: str | Path, device: str | None = None) -> OpenpiSubject:
-    """Open an APT checkpoint of openpi (JAX): a step folder, its assets, or a run.
+def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
+    """Open an APT checkpoint of openpi, JAX or PyTorch: a step folder, its assets, or a run.
 
     Raises:
         AptError: no APT checkpoint there.
@@ -207,12 +214,16 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> OpenpiSub
     preload()
     path = Path(checkpoint)
     folder, record = loading.record_of(path.parent if path.name == "assets" else path)
-    if not (folder / "params").is_dir():
-        raise AptError(f"{folder} holds no JAX parameters; `prove` opens checkpoints of scripts/train.py.")
-    del device  # jax picks; JAX_PLATFORMS chooses
+    del device  # jax picks (JAX_PLATFORMS chooses); PyTorch proofs are eager float32 on the CPU
     stock = records.model_config(folder)
+    if (folder / "model.safetensors").is_file():
+        from apt_plugin.hosts.openpi.prove_torch import open_torch
+
+        return open_torch(folder, record, _tokenizer.PaligemmaTokenizer(stock.max_token_len))
+    if not (folder / "params").is_dir():
+        raise AptError(f"{folder} holds neither JAX parameters (params) nor model.safetensors.")
     config = dataclasses.replace(apt_config(stock, record.stage, record.recipe), dtype="float32")
-    params = _model.restore_params(folder / "params", dtype=jnp.float32)
+    params = loading.read_params(folder / "params", dtype=jnp.float32)
     model = config.load(params)
     tokenizer = _tokenizer.PaligemmaTokenizer(config.max_token_len)
     return OpenpiSubject(model, config, tokenizer, records.state_dim(folder), folder)

@@ -7,6 +7,7 @@ Parameters, embeddings, norms and layers are the host's; Stage 2 adds `apt_fusio
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from apt_plugin.hosts.openpi.prompt import require_marked
 from apt_plugin.language import prefix_rules
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
+MARK = "apt_plugin_checkpoint"
 UNUSED = "gemma_expert.lm_head."  # the host dropped its embedding, so this head never sees a gradient
 
 
@@ -53,6 +55,8 @@ class AptPI0Pytorch(pi0_pytorch.PI0Pytorch):
             for name, parameter in self.apt_fusion.named_parameters():
                 if not name.endswith("gate.w"):  # gates stay float32, see Gate
                     parameter.data = parameter.data.to(attn.q_proj.weight.dtype)
+        # The mark of our checkpoints (mark.py): a stock model loads strictly, and refuses by this name.
+        self.register_buffer(MARK, torch.tensor([config.apt_stage]))
         self._set_trainable(config)
 
     def _set_trainable(self, config: Any) -> None:
@@ -140,10 +144,34 @@ class AptPI0Pytorch(pi0_pytorch.PI0Pytorch):
         out = {"loss": error(cache)}
         if self.apt.stage == LIKELIHOOD and self.apt.prior_loss > 0:
             out["prior"] = error(cache, language=False)
-        if blank and self.apt.prefix == "isolated":
+        if blank:
             with torch.no_grad():
-                out["blank"] = error(cache.blanked())
+                out["blank"] = error(self._without_words(cache, obs))
         return out
+
+    def _without_words(self, cache: PrefixCache, obs: Any) -> PrefixCache:
+        """The cache of the same observation under an empty instruction; free on an isolated prefix."""
+        if self.apt.prefix == "isolated":
+            return cache.blanked()
+        silent = copy.copy(obs)
+        kept = obs.tokenized_prompt_mask & ~obs.token_loss_mask
+        silent.tokenized_prompt_mask = kept
+        silent.token_ar_mask = (kept.cumsum(-1) - 1) * kept  # the host's own, had the task text been empty
+        return self.apt_prefix(silent)
+
+    @torch.no_grad()
+    def instruction_gap(self, observation: Any, actions: Tensor) -> Tensor:
+        """Loss under a blanked instruction minus the loss under the true one: how much the policy listens. []
+
+        On noise of its own: the training run draws the same numbers with and without it.
+        """
+        obs = _preprocessing.preprocess_observation_pytorch(observation, train=False)
+        b, draws = actions.shape[0], self.apt.noise_draws
+        with torch.random.fork_rng():
+            noise = self.sample_noise((b, draws, *actions.shape[1:]), actions.device)
+            time = self.sample_time(b * draws, actions.device).reshape(b, draws)
+        terms = self.errors(obs, actions, noise, time, blank=True)
+        return (terms["blank"] - terms["loss"]).mean()
 
     def forward(
         self, observation: Any, actions: Tensor, noise: Tensor | None = None, time: Tensor | None = None

@@ -21,8 +21,8 @@ from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import loading, records
-from apt_plugin.hosts.openpi.torch_model import AptPI0Pytorch, part_of
-from apt_plugin.hosts.openpi.training import replace
+from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch, part_of
+from apt_plugin.hosts.openpi.training import GAP, mix_data, replace
 from apt_plugin.stages import LIKELIHOOD, Record, write_record
 
 WEIGHTS = "model.safetensors"
@@ -36,14 +36,27 @@ class Watched(AptPI0Pytorch):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().forward(*args, **kwargs)
         if self.training:
-            scalars = {"loss": float(loss.detach().mean())}
+            run, scalars = self.run, {"loss": loss.detach().float().mean()}
+            every = run.config.model.apt_recipe.gap_every
+            if self.apt_fusion is not None and every > 0 and run.step % every == 0:
+                scalars[GAP] = self.instruction_gap(*args[:2])
+            told = mean_over_ranks(scalars)
             if self.apt_fusion is not None:
                 gates = list(self.apt_fusion.openings().values())
-                scalars |= {"gate_mean": sum(gates) / len(gates), "gate_max": max(gates)}
-            stages.check_finite({"loss": scalars["loss"]}, self.run.step)
-            self.run.curve.add(self.run.step, scalars)
-            self.run.step += 1
+                told |= {"gate_mean": sum(gates) / len(gates), "gate_max": max(gates)}
+            stages.check_finite({"loss": told["loss"]}, run.step)
+            run.curve.add(run.step, told)
+            run.step += 1
         return loss
+
+
+def mean_over_ranks(scalars: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Of the whole batch, not of this process's part; and if one process must stop, all do."""
+    values = torch.stack([value.float() for value in scalars.values()])
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+        values /= torch.distributed.get_world_size()
+    return dict(zip(scalars, values.tolist(), strict=True))
 
 
 class TorchRun(records.Run):
@@ -68,9 +81,9 @@ class TorchRun(records.Run):
             return host.load_model(model, path, **more)
         names = model.state_dict().keys()
         fresh = {n for n in names if freeze.added(n)}
-        skip = set()
+        skip = {MARK}  # this stage's own
         if self.config.model.apt_stage != LIKELIHOOD and self.config.model.apt_recipe.expert == "fresh":
-            skip = {n for n in names if part_of(n) == "inherited"}
+            skip |= {n for n in names if part_of(n) == "inherited"}
         torch_params.load_shared(model, Path(path), {}, skip, fresh)
         self.vlm_start = self.digest()
         return None
@@ -159,6 +172,7 @@ def run_stage(script: Any, config: Any, prior: Any) -> None:
 
 
 def install(script: Any, run: TorchRun) -> None:
+    mix_data(run.config)
     replace(pi0_pytorch, "PI0Pytorch", run.build)
     host = replace(script, "safetensors", None).torch
     script.safetensors = types.SimpleNamespace(

@@ -21,6 +21,7 @@ from flax import nnx
 from apt_plugin import stages
 from apt_plugin.backends import jax_fusion
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.openpi.mark import marked, unmarked_state
 from apt_plugin.hosts.openpi.records import Run, vlm_digest
 from apt_plugin.stages import LIKELIHOOD
 
@@ -52,10 +53,19 @@ def restore() -> None:
         setattr(module, name, before)
 
 
+def mix_data(config: Any) -> None:
+    """Rebind the data loader's functions where the run mixes data."""
+    from apt_plugin.hosts.openpi import mix
+
+    if config.model.apt_stage == LIKELIHOOD and config.model.apt_recipe.mix.share > 0:
+        mix.install(replace)
+
+
 def install(script: Any, run: Run) -> None:
     """Rebind the seams of `scripts/train.py` for one run."""
     from openpi.training import checkpoints
 
+    mix_data(run.config)
     script.train_step = _step(replace(script, "train_step", None))
     script.init_train_state = _start(replace(script, "init_train_state", None), run)
     host_utils = replace(script, "common_utils", None)
@@ -142,9 +152,9 @@ def _stacked(host: Any, run: Run) -> Any:
 
 
 class _Recording:
-    """The host's checkpoint manager, whose `assets` item also holds our record."""
+    """The host's checkpoint manager, whose `assets` item also holds our record, and whose parameters are marked."""
 
-    def __init__(self, manager: Any, write: Any):
+    def __init__(self, manager: Any, write: Any = None):
         self._manager, self._write = manager, write
 
     def save(self, step: int, items: dict[str, Any]) -> Any:
@@ -154,7 +164,13 @@ class _Recording:
             host(directory)
             self._write(Path(directory))
 
-        return self._manager.save(step, {**items, "assets": assets})
+        params = {"params": marked(items["params"]["params"])}
+        return self._manager.save(step, {**items, "assets": assets, "params": params})
+
+    def restore(self, step: int, items: dict[str, Any]) -> Any:
+        params = {"params": marked(items["params"]["params"])}
+        restored = self._manager.restore(step, items={**items, "params": params})
+        return {**restored, "params": {"params": unmarked_state(restored["params"]["params"])}}
 
 
 def _save(host: Any, run: Run) -> Any:
@@ -173,7 +189,7 @@ def _resumed(host: Any, run: Run) -> Any:
     def restore_state(manager: Any, state: Any, data_loader: Any, step: int | None = None) -> Any:
         chosen = manager.latest_step() if step is None else step
         run.resume(Path(manager.directory) / str(chosen) / "assets")
-        state = host(manager, state, data_loader, step)
+        state = host(_Recording(manager), state, data_loader, step)
         run.step = int(state.step)
         params = state.params if state.ema_params is None else state.ema_params
         run.check(params.to_pure_dict(), run.step)

@@ -21,23 +21,29 @@ ROOT = Path(os.environ.get("APT_TEST_ROOT", "."))
 TASKS = ("push the red cube", "pull the blue bowl")
 
 
+PLAY = "local/play"  # other data of the same robot, without task annotation
+FIXED = "APT_TEST_FIXED" in os.environ  # two samples, no augmentation, the same noise for every sample
+
+
 class Toy:
     """32 frames as a LeRobot data set of LIBERO gives them; the task decides the sign of the actions."""
 
-    def __init__(self, horizon: int):
+    def __init__(self, horizon: int, data):
         self.horizon = horizon
+        self.spoken = data.prompt_from_task
+        if self.spoken and data.repo_id == PLAY:
+            raise ValueError("this data set has no tasks to take a prompt from")
 
     def __len__(self) -> int:
-        return 32
+        return 2 if FIXED else 32
 
     def __getitem__(self, index) -> dict:
         rng, task = np.random.default_rng(int(index)), int(index) % 2
         image = rng.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
         state = rng.uniform(-1, 1, 8).astype(np.float32)
         actions = np.full((self.horizon, 7), 0.5 - task, np.float32) + 0.1 * state[:7]
-        return {
-            "image": image[0], "wrist_image": image[1], "state": state, "actions": actions, "prompt": TASKS[task],
-        }  # fmt: skip
+        sample = {"image": image[0], "wrist_image": image[1], "state": state, "actions": actions}
+        return sample | {"prompt": TASKS[task]} if self.spoken else sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +98,32 @@ _small.__enter__()
 _tokenizer.PaligemmaTokenizer.__init__ = _tokenizer_init
 _real_server = websocket_policy_server.WebsocketPolicyServer.__init__
 websocket_policy_server.WebsocketPolicyServer.__init__ = _server_init
-data_loader.create_torch_dataset = lambda data, horizon, model: Toy(horizon)
+data_loader.create_torch_dataset = lambda data, horizon, model: Toy(horizon, data)
 for _family in ("pi0", "pi05"):
     _config._CONFIGS_DICT[f"tiny_{_family}"] = config(_family)
     _ones = np.ones(8, np.float32)
-    _stats = normalize.NormStats(mean=0 * _ones, std=_ones, q01=-_ones, q99=_ones)
-    _seven = normalize.NormStats(mean=0 * _ones[:7], std=_ones[:7], q01=-_ones[:7], q99=_ones[:7])
-    normalize.save(ROOT / "assets" / f"tiny_{_family}" / "local/toy", {"state": _stats, "actions": _seven})
+    for _repo, _scale in (("local/toy", 1.0), (PLAY, 2.0)):  # two data sets, two scales
+        _stats = normalize.NormStats(mean=0 * _ones, std=_scale * _ones, q01=-_scale * _ones, q99=_scale * _ones)
+        _seven = normalize.NormStats(*(getattr(_stats, name)[:7] for name in ("mean", "std", "q01", "q99")))
+        normalize.save(ROOT / "assets" / f"tiny_{_family}" / _repo, {"state": _stats, "actions": _seven})
+
+
+def _fix_noise() -> None:
+    """PyTorch on fixed noise: a loss that does not depend on how a batch is split, actions that can be asked twice."""
+    import torch
+    from openpi.models_pytorch import pi0_pytorch, preprocessing_pytorch
+
+    ready = preprocessing_pytorch.preprocess_observation_pytorch
+    preprocessing_pytorch.preprocess_observation_pytorch = lambda obs, *, train=False: ready(obs, train=False)
+    one = np.random.default_rng(0)
+    draw = torch.from_numpy(one.standard_normal((2, 5, 8)).astype(np.float32))  # K draws of a chunk
+
+    def sample_noise(self, shape, device):
+        return (draw if len(shape) == 4 else draw[0]).expand(shape).clone()
+
+    pi0_pytorch.PI0Pytorch.sample_noise = sample_noise
+    pi0_pytorch.PI0Pytorch.sample_time = lambda self, n, device: torch.full((n,), 0.5)
+
+
+if FIXED:
+    _fix_noise()

@@ -53,8 +53,8 @@ def root(tmp_path_factory):
     return root
 
 
-def call(root: Path, *command: str) -> subprocess.CompletedProcess:
-    path = os.pathsep.join(str(p) for p in (root / "openpi" / "src", root / "site", REPOSITORY))
+def call(root: Path, *command: str, source: Path | None = None) -> subprocess.CompletedProcess:
+    path = os.pathsep.join(str(p) for p in (source or root / "openpi" / "src", root / "site", REPOSITORY))
     environment = os.environ | {
         "PYTHONPATH": path, "APT_PRELOAD": "tests.hosts.openpi.preload", "APT_TEST_ROOT": str(root),
         "JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_PLATFORMS": "cpu", "WANDB_MODE": "disabled",
@@ -89,10 +89,24 @@ def test_the_hosts_own_command_takes_the_recipe_and_its_own_server_the_result(ro
     np.testing.assert_array_equal(one, other)  # Stage 1 does not hear
 
 
-def test_the_hosts_unit_tests_pass_on_the_patched_copy(root):
-    tests = ["models/pi0_test.py", "models/lora_test.py", "transforms_test.py", "training/data_loader_test.py"]
-    paths = [str(root / "openpi" / "src" / "openpi" / name) for name in tests]
-    offline = "not with_real_dataset and not tokenize"  # these download
-    done = call(root, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not manual", "-k", offline, *paths)
+UNIT_TESTS = (
+    "models/pi0_test.py", "models/lora_test.py", "models/tokenizer_test.py", "transforms_test.py",
+    "shared/image_tools_test.py", "shared/normalize_test.py", "training/data_loader_test.py", "policies/policy_test.py",
+)  # fmt: skip
+TOKENIZER = Path(os.environ.get("OPENPI_DATA_HOME", "~/.cache/openpi")).expanduser() / "big_vision"
+
+
+@pytest.mark.parametrize("where", ["installed", "patched"])
+def test_the_hosts_unit_tests_pass(root, where):
+    """With the plugin installed (its entry points on the path) beside the stock checkout, and on the patched copy."""
+    checkout = CHECKOUT if where == "installed" else root / "openpi"
+    paths = [str(checkout / "src" / "openpi" / name) for name in UNIT_TESTS]
+    paths.append(str(CHECKOUT / "packages" / "openpi-client" / "src"))
+    offline = "not with_real_dataset and not fast_tokenizer"  # these download
+    if not (TOKENIZER / "paligemma_tokenizer.model").is_file():
+        offline += " and not tokenize"
+    options = ["-q", "-p", "no:cacheprovider", "-m", "not manual", "-k", offline]
+    done = call(root, "-m", "pytest", *options, *paths, source=checkout / "src")
     assert " passed" in done.stdout
-    print(done.stdout.splitlines()[-1])
+    assert "failed" not in done.stdout
+    print(where, done.stdout.splitlines()[-1])

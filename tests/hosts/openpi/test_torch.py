@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import types
 from pathlib import Path
@@ -15,13 +14,13 @@ import torch
 from flax import nnx
 from openpi.models import gemma
 from openpi.models import model as _model
-from openpi.shared import array_typing as at
 
 from apt_plugin import proofs
 from apt_plugin.fusion import fusion_sites
 from apt_plugin.hosts.openpi import loading, torch_convert
 from apt_plugin.hosts.openpi.derive import family_of
-from apt_plugin.hosts.openpi.torch_model import AptPI0Pytorch, part_of
+from apt_plugin.hosts.openpi.prove_torch import OpenpiTorchSubject, as_torch
+from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch
 from tests.hosts.openpi import tiny
 
 CONVERTER = Path(openpi.__file__).parents[2] / "examples" / "convert_jax_model_to_pytorch.py"
@@ -55,21 +54,8 @@ def converted(model, config) -> AptPI0Pytorch:
     missing, unexpected = port.load_state_dict(state, strict=False)
     # Heads over the vocabulary that no policy reads; the port ties one to the embedding
     assert not unexpected
-    assert all("lm_head" in name or "embed_tokens" in name for name in missing)
+    assert all("lm_head" in name or "embed_tokens" in name or name == MARK for name in missing)
     return port.eval()
-
-
-def as_torch(obs):
-    def convert(value):
-        return None if value is None else torch.from_numpy(np.array(value))
-
-    with at.disable_typechecking():
-        return dataclasses.replace(
-            obs,
-            images={k: convert(v).permute(0, 3, 1, 2) for k, v in obs.images.items()},
-            image_masks={k: convert(v) for k, v in obs.image_masks.items()},
-            **{f.name: convert(getattr(obs, f.name)) for f in dataclasses.fields(obs) if "image" not in f.name},
-        )
 
 
 def opened(model):
@@ -117,47 +103,35 @@ def test_jax_and_torch_agree(family, stage, recipe):
 @pytest.mark.parametrize("family", ["pi0", "pi05"])
 @pytest.mark.parametrize("kind", ["interleaved", "host"])
 def test_contracts_hold_in_the_port(family, kind):
-    """1 no leak, 2 exact switch, 3 alive, 4 frozen, 5 the host's tree, at loss, gradients and actions (eager)."""
-    config = tiny.ours(family, 1, {"fusion.kind": kind, "drop_instruction": "false"})
-    first = converted(tiny.model(config), config)
-    noise, time = torch.randn(2, 2, 5, 7), torch.rand(2, 2)
+    """All but 6, which needs a checkpoint on disk (test_torch_training): eager, on bits."""
+    config = tiny.ours(family, 1, {"fusion.kind": kind})
+    first = OpenpiTorchSubject(converted(tiny.model(config), config), config, tiny.Tokenizer(), 3, None)
+    rows = [row for row in proofs.prove(first) if row.contract != 6]
+    assert not [row for row in rows if not row.passed]
+    assert {row.contract for row in rows} == {1, 2, 3, 4, 5, 7}
 
-    def outcome(port, words, seed=0):
-        obs, actions = tiny.observation(config, list(words), seed)
-        obs, actions = as_torch(obs), torch.from_numpy(np.array(actions))
-        port.zero_grad()
-        loss = port.errors(obs, actions, noise, time)["loss"].mean((1, 2))
-        loss.mean().backward()
-        grads = {n: p.grad.clone() for n, p in port.named_parameters() if p.grad is not None}
-        chunk = port.sample_actions("cpu", obs, noise=noise[:, 0], num_steps=3)
-        return loss.detach(), chunk, grads
 
-    plain = outcome(first, proofs.PLAIN)
-    for words in (proofs.OTHER_TEXT, ("stop", "turn the box around, State: 1 2"), proofs.OTHER_MATE):
-        other = outcome(first, words)
-        assert torch.equal(plain[0], other[0])
-        assert torch.equal(plain[1], other[1])
-        assert plain[2].keys() == other[2].keys()
-        assert all(torch.equal(plain[2][n], other[2][n]) for n in plain[2])
-    assert not torch.equal(plain[1], outcome(first, proofs.PLAIN, seed=1)[1])  # state and images still matter
+def test_a_leak_in_the_port_is_seen():
+    """The proof can fail: under the host's own mask image tokens carry the words."""
+    config = tiny.ours("pi0", 1, {"prefix": "native"})
+    native = OpenpiTorchSubject(converted(tiny.model(config), config), config, tiny.Tokenizer(), 3, None)
+    plain, other = native.evaluate(proofs.PLAIN), native.evaluate(proofs.OTHER_TEXT)
+    assert proofs.furthest(plain.actions, other.actions) > 1e-4
 
-    second = AptPI0Pytorch(tiny.ours(family, 2, {"fusion.kind": kind})).eval()
-    missing, unexpected = second.load_state_dict(first.state_dict(), strict=False)
-    assert not unexpected
-    assert missing
-    assert all(name.startswith("apt_fusion.") for name in missing)
-    switched = outcome(second, proofs.PLAIN)
-    assert torch.equal(plain[0], switched[0])
-    assert torch.equal(plain[1], switched[1])
 
-    held = {n: p.clone() for n, p in second.named_parameters() if part_of(n) == "vlm"}
-    learns = [p for p in second.parameters() if p.requires_grad]
-    torch.optim.AdamW(learns, lr=1e-3, weight_decay=0.1).step()
-    grads = outcome(second, proofs.PLAIN)[2]
-    fused = [n for n, _ in second.named_parameters() if n.startswith("apt_fusion.")]
-    assert all(n in grads and torch.isfinite(grads[n]).all() and grads[n].abs().sum() > 0 for n in fused)
-    assert held
-    assert all(torch.equal(held[n], p) for n, p in second.named_parameters() if n in held)
+@pytest.mark.parametrize("prefix", ["isolated", "native"])
+def test_the_blank_gap_is_zero_behind_closed_gates_and_moves_behind_open_ones(prefix):
+    config = tiny.ours("pi0", 2, {"prefix": prefix})
+    closed = converted(tiny.model(config), config)
+    obs, actions = tiny.observation(config, ["pick up", "stop"])
+    obs, actions = as_torch(obs), torch.from_numpy(np.array(actions))
+    before = torch.get_rng_state()
+    gap = float(closed.instruction_gap(obs, actions))
+    assert torch.equal(before, torch.get_rng_state())  # logging it changes nothing about the run
+    # A native prefix carries the words past the gates: that is its leak, and the gap shows it
+    assert (gap == 0) == (prefix == "isolated")
+    port = converted(opened(tiny.model(config)), config)
+    assert abs(float(port.instruction_gap(obs, actions))) > 1e-5
 
 
 def test_lora_is_refused_with_the_reason():

@@ -56,8 +56,8 @@ def in_torch() -> dict | None:
     import torch
     import torch.distributed as dist
 
+    from apt_plugin.hosts.openpi.prove_torch import as_torch
     from apt_plugin.hosts.openpi.torch_model import AptPI0Pytorch
-    from tests.hosts.openpi.test_torch import as_torch
 
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()

@@ -1,0 +1,171 @@
+"""A PyTorch checkpoint of openpi opened for `apt_plugin.proofs`, in eager float32.
+
+B batch   K noise draws   T action tokens   A action dimensions
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from openpi.models import pi0_config
+from openpi.models_pytorch import pi0_pytorch
+from openpi.models_pytorch import preprocessing_pytorch as _preprocessing
+from openpi.shared import array_typing as at
+
+from apt_plugin import freeze
+from apt_plugin.backends import torch_params
+from apt_plugin.hosts.openpi import records
+from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
+from apt_plugin.hosts.openpi.optim import AptOptimizer
+from apt_plugin.hosts.openpi.prove import changed_names, make_batch, run_rules, snapshot
+from apt_plugin.hosts.openpi.torch_model import AptPI0Pytorch, part_of
+from apt_plugin.proofs import Outcome
+from apt_plugin.stages import LIKELIHOOD
+
+WEIGHTS = "model.safetensors"
+
+
+def as_torch(obs: Any) -> Any:
+    """A JAX observation as the host's PyTorch loader hands it over: images [B, 3, H, W]."""
+
+    def convert(value: Any) -> Any:
+        return None if value is None else torch.from_numpy(np.array(value))
+
+    with at.disable_typechecking():
+        return dataclasses.replace(
+            obs,
+            images={k: convert(v).permute(0, 3, 1, 2) for k, v in obs.images.items()},
+            image_masks={k: convert(v) for k, v in obs.image_masks.items()},
+            **{f.name: convert(getattr(obs, f.name)) for f in dataclasses.fields(obs) if "image" not in f.name},
+        )
+
+
+class OpenpiTorchSubject:
+    """One model, on the CPU or where `device` says."""
+
+    def __init__(self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None):
+        self.model, self.config, self.tokenizer, self.folder = model, config, tokenizer, folder
+        self.state_dim = state_dim
+        self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
+        self._before = snapshot()
+        self._start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def _batch(self, instructions: Sequence[str], state_seed: int = 0, image_seed: int = 0) -> tuple[Any, Any]:
+        obs, actions = make_batch(self.config, self.tokenizer, instructions, self.state_dim, state_seed, image_seed)
+        return as_torch(obs), torch.from_numpy(np.array(actions))
+
+    def evaluate(
+        self,
+        instructions: Sequence[str],
+        *,
+        closed: bool = False,
+        one_layout: bool = True,
+        state_seed: int = 0,
+        image_seed: int = 0,
+    ) -> Outcome:
+        model = self.model.eval()
+        obs, actions = self._batch(instructions, state_seed, image_seed)
+        fixed = np.random.default_rng(11)
+        noise = torch.from_numpy(fixed.standard_normal((len(instructions), 2, *actions.shape[1:])).astype(np.float32))
+        time = torch.from_numpy(fixed.uniform(0.05, 1, (len(instructions), 2)).astype(np.float32))
+        model.apt = run_rules(self.config, closed, one_layout)
+        fusion, model.apt_fusion = model.apt_fusion, None if closed else model.apt_fusion
+        try:
+            model.zero_grad(set_to_none=True)
+            ready = _preprocessing.preprocess_observation_pytorch(obs, train=False)
+            loss = model.errors(ready, actions, noise, time)["loss"].mean((1, 2))
+            loss.mean().backward()
+            chunk = model.sample_actions("cpu", obs, noise=noise[:, 0], num_steps=3)
+        finally:
+            model.apt_fusion = fusion
+        grads = {
+            name: p.grad.numpy().copy()
+            for name, p in model.named_parameters()
+            if p.grad is not None and part_of(name) == "inherited"
+        }
+        model.zero_grad(set_to_none=True)
+        words = torch.where(obs.token_loss_mask, obs.tokenized_prompt, -1)
+        return Outcome(loss.detach().numpy(), chunk.numpy(), grads, words.numpy())
+
+    def switched(self) -> OpenpiTorchSubject:
+        """Stage 2 at step 0: every tensor of the checkpoint, and fusion as it starts."""
+        config = apt_config(self.config, LIKELIHOOD, self.config.apt_recipe)
+        second = AptPI0Pytorch(config).float()
+        missing, unexpected = second.load_state_dict(self._start, strict=False)
+        assert not unexpected, unexpected
+        assert all(freeze.added(name) for name in missing), missing
+        return OpenpiTorchSubject(second, config, self.tokenizer, self.state_dim, self.folder)
+
+    def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
+        """Optimiser steps with the recipe's freezing and rates, with weight decay on all but gates."""
+        model = self.model
+        model.apt = run_rules(self.config, closed=False, one_layout=True)
+        scales = AptOptimizer(None, self.stage, self.config.apt_recipe).scales()  # type: ignore[arg-type]
+        learns = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        groups = [
+            {"params": [p], "lr": 1e-3 * scales[part_of(n)], "weight_decay": 0.0 if part_of(n) == "gate" else 0.1}
+            for n, p in learns.items()
+        ]
+        optimizer = torch.optim.AdamW(groups)
+        obs, actions = self._batch(instructions)
+        norms: dict[str, float] = {}
+        for step in range(steps + 1):  # the last pass only measures
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            noise = model.sample_noise((len(instructions), 2, *actions.shape[1:]), "cpu")
+            time = model.sample_time(2 * len(instructions), "cpu").reshape(-1, 2)
+            model.errors(obs, actions, noise, time)["loss"].mean().backward()
+            norms = {n: 0.0 if p.grad is None else float(p.grad.norm()) for n, p in learns.items() if freeze.added(n)}
+            if step < steps:
+                optimizer.step()
+        model.zero_grad(set_to_none=True)
+        return norms
+
+    def vlm_digest(self) -> str:
+        return torch_params.digest((n, p) for n, p in self.model.named_parameters() if part_of(n) == "vlm")
+
+    def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
+        ours = {n: s for n, s in torch_params.shapes(self.model).items() if not freeze.added(n)}
+        names = [f.name for f in dataclasses.fields(pi0_config.Pi0Config)]
+        stock = pi0_config.Pi0Config(**{name: getattr(self.config, name) for name in names})
+        with torch.device("meta"):
+            return ours, torch_params.shapes(pi0_pytorch.PI0Pytorch(stock))
+
+    def refused_without_plugin(self) -> tuple[bool, str]:
+        """A fresh process of the host that never imports the plugin reads the file's names as `load_model` does."""
+        if self.folder is None:
+            return False, "no checkpoint on disk: nothing that could be refused"
+        code = (
+            "import sys, torch, safetensors.torch\n"
+            "names = safetensors.torch.load_file(sys.argv[1]).keys()\n"
+            "class Stock(torch.nn.Module): pass\n"
+            "model = Stock()\n"
+            "for name in names:\n"  # the stock tree: every name but ours
+            "    if not any(part.startswith('apt_') for part in name.split('.')):\n"
+            "        model.register_buffer(name.replace('.', '/'), torch.zeros(1))\n"
+            "tensors = {n.replace('.', '/'): torch.zeros(1) for n in names}\n"
+            "model.load_state_dict(tensors)\n"
+        )
+        path = str(self.folder / WEIGHTS)
+        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+        words = [line.strip() for line in done.stderr.strip().splitlines() if "apt" in line.lower()]
+        return done.returncode != 0, (words or [done.stderr[-120:]])[-1]
+
+    def replaced_names(self) -> list[str]:
+        return changed_names(self._before)
+
+
+def open_torch(folder: Path, record: Any, tokenizer: Any) -> OpenpiTorchSubject:
+    """Open a step folder of scripts/train_pytorch.py; every tensor of the file must have its place."""
+    stock = records.model_config(folder)
+    config = dataclasses.replace(apt_config(stock, record.stage, record.recipe), dtype="float32")
+    model = AptPI0Pytorch(config).float()
+    torch_params.load_shared(model, folder / WEIGHTS, {})
+    return OpenpiTorchSubject(model, config, tokenizer, records.state_dim(folder), folder)
