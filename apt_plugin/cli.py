@@ -18,6 +18,7 @@ OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the 
   apt-plugin run lerobot-train --policy.type=pi05 ... --recipe apt    both stages, by the host's own command
   apt-plugin doctor                                                   what is installed, and whether it is supported
   apt-plugin prove CHECKPOINT                                         the contracts, measured on a checkpoint
+  apt-plugin cache build|verify|info ...                              the frozen VLM's features on disk
   apt-plugin demo                                                     the whole thing in a tiny world, on this CPU
 
 `apt-plugin run --help` lists the recipe's flags; `apt-plugin run lerobot-train --recipe apt --help` the host's too.
@@ -106,7 +107,20 @@ def _run(argv: list[str]) -> int:
     from apt_plugin.hosts import adapter_for
 
     request = launch.split(argv)
-    return adapter_for(request.command).run(request)
+    adapter = adapter_for(request.command)
+    if request.recipe is not None and request.recipe.cache and not hasattr(adapter, "cache"):
+        raise AptError("--apt.cache works in lerobot so far; this host has no feature cache. Drop it.")
+    return adapter.run(request)
+
+
+def _cache(argv: list[str]) -> int:
+    """`cache` takes a folder, or a host's training command as it is."""
+    from apt_plugin.cache import command
+
+    if not argv or argv[0] in ("-h", "--help"):
+        print(command.__doc__)
+        return 0
+    return command.main(argv)
 
 
 def main() -> None:
@@ -116,6 +130,8 @@ def main() -> None:
     try:
         if argv[:1] == ["run"]:
             sys.exit(_run(argv[1:]))
+        if argv[:1] == ["cache"]:
+            sys.exit(_cache(argv[1:]))
         command = tyro.extras.subcommand_cli_from_dict(
             {"doctor": Doctor, "prove": Prove, "export": Export, "patch": Patch, "demo": Demo},
             prog="apt-plugin",

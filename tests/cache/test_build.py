@@ -189,7 +189,7 @@ print("FINISHED")
 
 def test_a_full_disk_leaves_a_cache_that_is_used_and_goes_on(tmp_path: Path) -> None:
     """On a real file system of 4 MB, of which a ballast takes 2.5."""
-    mount = "mount -t tmpfs -o size=4m none . && cd \"$PWD\" && head -c 2500000 /dev/zero > ballast && exec "
+    mount = 'mount -t tmpfs -o size=4m none . && cd "$PWD" && head -c 2500000 /dev/zero > ballast && exec '
     command = ["unshare", "-rm", "bash", "-c", f'cd "$0" && {mount} "$@"', str(tmp_path)]
     if subprocess.run([*command, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here: a small file system cannot be mounted")

@@ -98,6 +98,21 @@ def lerobot_train(*argv: str, native: bool = False) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def cache_program(mode: str, *argv: str) -> None:
+    """`apt-plugin cache build|verify` in this process, as the launcher's child runs it."""
+    from accelerate.state import AcceleratorState
+    from lerobot.scripts import lerobot_train as host
+
+    from apt_plugin.hosts.lerobot import cache_build
+
+    before, sys.argv = sys.argv, ["lerobot-train", *map(str, argv)]
+    try:
+        cache_build.main(mode, host.main)
+    finally:
+        sys.argv = before
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def call(*command: str, check: bool = True, timeout: float = 500, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command of this environment; its output is in the failure message."""
     scripts = Path(sys.executable).parent

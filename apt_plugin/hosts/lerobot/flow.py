@@ -56,6 +56,9 @@ class AptFlow(HostFlow):
 
     def __init__(self, config: Any, rtc_processor: Any = None):
         super().__init__(config, rtc_processor=rtc_processor)
+        from apt_plugin.hosts.lerobot.cache_pi import take_out  # it imports this module
+
+        take_out(self)
         self.apt_stage, self.apt_recipe = config.stage, config.recipe
         self.apt_fusion = None
         if self.apt_stage == LIKELIHOOD:
@@ -161,12 +164,14 @@ class AptFlow(HostFlow):
         time: Tensor,
         state: Tensor | None = None,
         blank: bool = False,
+        cache: PrefixCache | None = None,
     ) -> dict[str, Tensor]:
         """Squared velocity errors, averaged over the draws.
 
         Args:
             actions: [B, T, A]; noise: [B, K, T, A]; time: [B, K].
             blank: also return the error under a blanked instruction, without gradient.
+            cache: the prefix, where a feature cache has it; images and prompt are not looked at then.
 
         Returns:
             loss (and prior, blank where asked for): [B, T, A]
@@ -174,7 +179,8 @@ class AptFlow(HostFlow):
         t = time[..., None, None]
         x = t * noise + (1 - t) * actions[:, None]
         target = noise - actions[:, None]
-        cache = self.prefix(images, img_masks, prompt)
+        if cache is None:
+            cache = self.prefix(images, img_masks, prompt)
 
         def error(cache: PrefixCache, language: bool = True) -> Tensor:
             return (self.velocity(cache, x, time, state, language) - target).square().mean(1)
