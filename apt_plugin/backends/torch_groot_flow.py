@@ -87,7 +87,8 @@ class GrootFlow(HostModel):
         dit.__class__ = apt_class(AptDiT, type(dit))
         if stage == LIKELIHOOD:
             tap_layers(recipe.fusion.taps, 1, len(self.apt_layers()))  # refuses a layer that is not there
-            made = build_fusions(dit, recipe.fusion, self.apt_feature_width())
+            with torch_draws.seeded():
+                made = build_fusions(dit, recipe.fusion, self.apt_feature_width())
             weight = dit.proj_out_2.weight
             dit.apt_fusion = made.to(weight.device)
             for name, parameter in made.named_parameters():

@@ -139,6 +139,9 @@ def build(folder: Path, plan: Plan, worker: Worker | None = None) -> Stamp:
             ) from error
         raise
     claims.sweep(folder)
+    logging.info(
+        "APT cache: process %d of %d computed shards %s of %d.", worker.rank, worker.world, job.computed, job.count
+    )
     return stamp
 
 
@@ -160,6 +163,7 @@ class _Job:
     def __init__(self, folder: Path, plan: Plan, batch: int, per_shard: int):
         self.folder, self.plan, self.batch, self.per_shard = folder, plan, batch, per_shard
         self.count = math.ceil(len(plan.keys) / per_shard)
+        self.computed: list[int] = []  # shards that this process made
 
     def done(self) -> int:
         return sum(is_done(self.folder, shard) for shard in range(self.count))
@@ -193,6 +197,7 @@ class _Job:
                 entries += self.plan.compute(keys[first : first + self.batch])
                 claim.alive()
             write_shard(self.folder, shard, keys, entries, self.plan.fields)
+            self.computed.append(shard)
             self.plan.report(min(self.done() * self.per_shard, len(self.plan.keys)), len(self.plan.keys))
             return True
         finally:

@@ -14,15 +14,16 @@ from apt_plugin.hosts.lerobot.sizes import TINY
 from tests.lerobot.tiny import ACTION, CAMERAS, STATE
 
 
-def write(root: Path, tasks: list[str], episodes: int = 6, frames: int = 8) -> Path:
+def write(root: Path, tasks: list[str], episodes: int = 6, frames: int = 8, videos: bool = False) -> Path:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features: dict = {
-        name: {"dtype": "image", "shape": (28, 28, 3), "names": ["height", "width", "channel"]} for name in CAMERAS
+        name: {"dtype": "video" if videos else "image", "shape": (28, 28, 3), "names": ["height", "width", "channel"]}
+        for name in CAMERAS
     }
     features["observation.state"] = {"dtype": "float32", "shape": (STATE,), "names": None}
     features["action"] = {"dtype": "float32", "shape": (ACTION,), "names": None}
-    made = LeRobotDataset.create(repo_id=f"test/{root.name}", fps=10, features=features, root=root, use_videos=False)
+    made = LeRobotDataset.create(f"test/{root.name}", fps=10, features=features, root=root, use_videos=videos)
     rng = np.random.default_rng(len(tasks))
     for episode in range(episodes):
         for _ in range(frames):

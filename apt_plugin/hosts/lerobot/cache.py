@@ -249,6 +249,9 @@ def checked(host: Any) -> Any:
 
     def make_pre_post_processors(*args: Any, **kwargs: Any) -> Any:
         made = host(*args, **kwargs)
+        # The model is built, the data order has a seed of its own. From here on dropout draws the same numbers whether
+        # or not a VLM was initialised before; a resumed run restores its state after this.
+        torch.manual_seed(torch.initial_seed())
         if _active is not None and _active.policy is not None:
             from apt_plugin.hosts.lerobot.cache_stamp import stamp_of
 

@@ -16,6 +16,7 @@ from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
+from apt_plugin.backends.torch_draws import seeded
 from apt_plugin.backends.torch_fusion import build_fusion
 from apt_plugin.backends.torch_pi import PrefixCache, Suffix, expert_pass, prefix_pass
 from apt_plugin.fusion import fusion_sites
@@ -67,7 +68,8 @@ class AptFlow(HostFlow):
             sites = fusion_sites(len(expert.layers), self.apt_recipe.fusion.every)
             heads = attn.q_proj.out_features // attn.head_dim
             width = expert.layers[0].mlp.up_proj.in_features
-            self.apt_fusion = build_fusion(self.apt_recipe.fusion, sites, width, heads, attn.head_dim)
+            with seeded():
+                self.apt_fusion = build_fusion(self.apt_recipe.fusion, sites, width, heads, attn.head_dim)
             for name, parameter in self.apt_fusion.named_parameters():
                 if not name.endswith("gate.w"):  # gates stay float32, see Gate
                     parameter.data = parameter.data.to(attn.q_proj.weight.dtype)
