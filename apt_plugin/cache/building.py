@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -139,9 +140,9 @@ def build(folder: Path, plan: Plan, worker: Worker | None = None) -> Stamp:
             ) from error
         raise
     claims.sweep(folder)
-    logging.info(
-        "APT cache: process %d of %d computed shards %s of %d.", worker.rank, worker.world, job.computed, job.count
-    )
+    # Printed, not logged: hosts silence the log of every process but the first.
+    me = f"process {worker.rank} of {worker.world}"
+    print(f"APT cache: {me} computed shards {job.computed} of {job.count}.", file=sys.stderr, flush=True)
     return stamp
 
 
