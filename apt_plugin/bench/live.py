@@ -10,14 +10,13 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the storages that operations make inside the block; `now` and `peak` in bytes, what was there before left out."""
+    """Counts the storages that operations make inside the block: `now` and `peak`, in bytes."""
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
@@ -72,5 +71,3 @@ def peak_of(model: nn.Module, step: Any) -> int:
     with LiveBytes([*model.parameters(), *model.buffers()]) as live:
         step()
     return live.peak
-
-

@@ -107,16 +107,20 @@ def _on_meta(host: ModuleType) -> Iterator[None]:
 def take_out(flow: Any) -> None:
     """Put outlines where the modules stood that a cached run never calls."""
     active = cache.active_for(flow.config)
-    if active is None:
-        return
+    if active is not None:
+        put_outline(flow, active.kind)
+
+
+def put_outline(flow: Any, kind: str) -> None:
+    """The same for a flow of any origin; the modules are gone afterwards."""
     pwe = flow.paligemma_with_expert
-    if active.kind == "vision":
+    if kind == "vision":
         inner = pwe.paligemma.model
         inner.vision_tower = Absent(inner.vision_tower.to("meta"))
         inner.multi_modal_projector = Absent(inner.multi_modal_projector.to("meta"))
         pwe.embed_image = lambda tokens: tokens  # what stands in the images' place has been embedded
         return
-    absent = Absent(pwe.paligemma)
+    absent = Absent(pwe.paligemma.to("meta"))
     language = absent.module.model.language_model  # type: ignore[union-attr]
     rotary = type(language.rotary_emb)(config=language.config)  # the expert turns its queries by it  # type: ignore
     language.rotary_emb = rotary  # type: ignore[union-attr]
