@@ -18,6 +18,8 @@ OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the 
   apt-plugin run lerobot-train --policy.type=pi05 ... --recipe apt    both stages, by the host's own command
   apt-plugin doctor                                                   what is installed, and whether it is supported
   apt-plugin prove CHECKPOINT                                         the contracts, measured on a checkpoint
+  apt-plugin cache build|verify|info ...                              the frozen VLM's features on disk
+  apt-plugin bench pi05                                               what each way of training and acting costs
   apt-plugin demo                                                     the whole thing in a tiny world, on this CPU
 
 `apt-plugin run --help` lists the recipe's flags; `apt-plugin run lerobot-train --recipe apt --help` the host's too.
@@ -95,6 +97,34 @@ class Demo:
         return demo(**dataclasses.asdict(self))
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What each way of training and acting costs, in one table: host, its own freezing, both stages, cache, acting.
+
+    Random weights, forward and backward without an optimizer step. On meta nothing is timed: FLOPs and bytes are
+    counted, at the real sizes too.
+    """
+
+    family: Annotated[Literal["pi05", "pi0", "groot"], tyro.conf.Positional] = "pi05"
+    size: Literal["tiny", "quarter", "real"] = "quarter"
+    device: Literal["cpu", "cuda", "meta"] = "cpu"
+    rounds: int = 4
+    """The best of so many is taken."""
+    batch: int | None = None
+    json: Path | None = None
+    """Write the rows here, and a plot beside them."""
+    plain: bool = False
+    """A fixed width of 200 columns, for files."""
+
+    def __call__(self) -> int:
+        from apt_plugin.hosts import HOSTS
+
+        HOSTS["lerobot"].require()
+        from apt_plugin.hosts.lerobot.bench import run
+
+        return run(**dataclasses.asdict(self))
+
+
 def _run(argv: list[str]) -> int:
     """`run` takes the host's flags as they are, so it is not parsed by tyro."""
     from apt_plugin import launch
@@ -106,7 +136,20 @@ def _run(argv: list[str]) -> int:
     from apt_plugin.hosts import adapter_for
 
     request = launch.split(argv)
-    return adapter_for(request.command).run(request)
+    adapter = adapter_for(request.command)
+    if request.recipe is not None and request.recipe.cache and not hasattr(adapter, "cache"):
+        raise AptError("--apt.cache works in lerobot so far; this host has no feature cache. Drop it.")
+    return adapter.run(request)
+
+
+def _cache(argv: list[str]) -> int:
+    """`cache` takes a folder, or a host's training command as it is."""
+    from apt_plugin.cache import command
+
+    if not argv or argv[0] in ("-h", "--help"):
+        print(command.__doc__)
+        return 0
+    return command.main(argv)
 
 
 def main() -> None:
@@ -116,8 +159,10 @@ def main() -> None:
     try:
         if argv[:1] == ["run"]:
             sys.exit(_run(argv[1:]))
+        if argv[:1] == ["cache"]:
+            sys.exit(_cache(argv[1:]))
         command = tyro.extras.subcommand_cli_from_dict(
-            {"doctor": Doctor, "prove": Prove, "export": Export, "patch": Patch, "demo": Demo},
+            {"doctor": Doctor, "prove": Prove, "export": Export, "patch": Patch, "bench": Bench, "demo": Demo},
             prog="apt-plugin",
             description=OVERVIEW,
             args=argv or ["--help"],

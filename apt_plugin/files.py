@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from apt_plugin.errors import AptError
 
@@ -20,16 +24,75 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def temporary_of(path: Path) -> Path:
+    """The name that a process writes under before it renames."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def remove_stale(path: Path) -> None:
+    """Remove what processes of this machine that were killed while writing `path` left behind."""
+    head = f".{path.name}.{socket.gethostname()}."
+    for other in path.parent.glob(f"{glob.escape(head)}*.tmp"):
+        pid = other.name.removeprefix(head).removesuffix(".tmp")
+        if pid.isdigit() and int(pid) != os.getpid() and not is_running(int(pid)):
+            other.unlink(missing_ok=True)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as somebody else
+        return True
+    return True
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name whole or not at all: temporary name, fsync, rename.
+
+    Nothing is left behind by an error, and what a SIGKILL left is removed by the next write of the same file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path)
+    temporary = temporary_of(path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write to a temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    with writing(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+
+def write_new(path: Path, text: str) -> bool:
+    """Write a file unless one of that name appears first; whether it was ours. Never replaces, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path)
+    temporary = temporary_of(path)
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
     fsync_folder(path.parent)
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

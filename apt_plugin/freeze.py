@@ -48,8 +48,13 @@ def digest(parameters: Iterable[tuple[str, str, tuple[int, ...], np.ndarray]]) -
     Args:
         parameters: (name, dtype as text, shape, the raw bytes as a contiguous uint8 array).
     """
+    return digest_sorted(sorted(parameters, key=lambda item: item[0]))
+
+
+def digest_sorted(parameters: Iterable[tuple[str, str, tuple[int, ...], np.ndarray]]) -> str:
+    """`digest` of parameters that come in name order, one in memory at a time."""
     total = hashlib.sha256()
-    for name, dtype, shape, data in sorted(parameters, key=lambda item: item[0]):
+    for name, dtype, shape, data in parameters:
         total.update(f"{name}|{dtype}|{tuple(shape)}|".encode())
         total.update(memoryview(data).cast("B"))
     return total.hexdigest()

@@ -8,6 +8,7 @@ Flags of ours:
     --apt.prove true|false          run the contracts on Stage 1's result before Stage 2 (true)
     --apt.stage1.<host flag> V      a flag of the host for Stage 1 only: its own data, steps, batch size, ...
     --apt.stage2.<host flag> V      the same for Stage 2
+    --apt.cache DIR                 compute the frozen VLM's features once, then train from them (see cache --help)
     --apt.<recipe field> V          e.g. --apt.noise_draws 8 --apt.fusion.kind host
 Everything else belongs to the host and is passed on as it is.
 """

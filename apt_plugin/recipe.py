@@ -22,6 +22,7 @@ EXPERTS = ("upstream", "fresh")
 VLMS = ("frozen", "lora", "full")
 INHERITED = ("train", "slow", "freeze")
 STATS = ("stage1", "data")
+CACHE_KINDS = ("auto", "kv", "vision", "states")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,16 @@ class Recipe:
     # reads and writes, so that the switch is exact in the weights but not on the robot.
     norm_stats: str = "stage1"
 
+    # -- the feature cache -------------------------------------------------------------------------
+    # Folder for what the frozen VLM computes: built once, then read by every step in place of images and VLM.
+    cache: str = ""
+    # π: "kv" stores keys and values of every layer, "vision" the image tokens before the language model; "auto"
+    # takes kv where it fits half of the free disk. GR00T has "states" only.
+    cache_kind: str = "auto"
+    # Random image augmentation: -1 nobody chose (refused where the host augments), 0 leave it out, V store V
+    # augmented views of every frame.
+    cache_views: int = -1
+
     # -- inference and logging ---------------------------------------------------------------------
     # v = v_prior + guidance_scale * (v_language - v_prior); 1 is the plain policy and costs nothing.
     guidance_scale: float = 1.0
@@ -119,6 +130,14 @@ class Recipe:
         choose("vlm", self.vlm, VLMS)
         choose("inherited", self.inherited, INHERITED)
         choose("norm_stats", self.norm_stats, STATS)
+        choose("cache_kind", self.cache_kind, CACHE_KINDS)
+        if self.cache_views < -1:
+            raise AptError(f"cache_views is {self.cache_views}; write 0 (no augmentation) or a number of views.")
+        if self.cache and self.prefix == "native":
+            raise AptError(
+                "prefix=native lets image tokens read the instruction, so that no frame has features of its own to "
+                "cache. Write prefix=isolated (the default), or drop --apt.cache."
+            )
         if self.noise_draws < 1:
             raise AptError(f"noise_draws is {self.noise_draws}; write 1 or more (4 is the default).")
         if self.gap_every < 0:

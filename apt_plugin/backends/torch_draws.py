@@ -10,10 +10,19 @@ the key: it goes with the frame wherever a shard, a process or a restart puts it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """New parameters start from the run's seed alone, whatever was built (or, from a cache, not built) before them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed())
+        yield
 
 
 def draw(

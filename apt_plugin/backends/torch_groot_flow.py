@@ -83,7 +83,8 @@ class GrootFlow(HostModel):
         dit.__class__ = apt_class(AptDiT, type(dit))
         if stage == LIKELIHOOD:
             tap_layers(recipe.fusion.taps, 1, len(self.apt_layers()))  # refuses a layer that is not there
-            made = build_fusions(dit, recipe.fusion, self.apt_feature_width())
+            with torch_draws.seeded():
+                made = build_fusions(dit, recipe.fusion, self.apt_feature_width())
             weight = dit.proj_out_2.weight
             dit.apt_fusion = made.to(weight.device)
             for name, parameter in made.named_parameters():
@@ -153,27 +154,35 @@ class GrootFlow(HostModel):
         behind = image.flip(-1).cumsum(-1).flip(-1) > 0
         return Layout(tokens, valid, image, behind & valid)
 
-    def apt_features(self, inputs: Mapping[str, Any]) -> tuple[Features, Layout]:
-        """Backbone and adapter, once per sample; no gradient is recorded through a frozen backbone."""
+    def apt_taps(self) -> list[int] | None:
+        """The VLM layer that each fusion site reads; None where all read the host's own features."""
+        fusion = self.apt_recipe.fusion
+        if self.apt_stage != LIKELIHOOD or fusion.kind != "interleaved":
+            return None
+        return tap_layers(fusion.taps, len(sites_of(self.action_head.model, fusion)), len(self.apt_layers()))
+
+    def apt_states(self, inputs: Mapping[str, Any]) -> tuple[list[Tensor], Layout]:
+        """Backbone states of the last layer and of each tap, [B, S, D]; the part that a feature cache replaces."""
         self.backbone.set_frozen_modules_to_eval_mode()
         layout = self.apt_layout(inputs["input_ids"], inputs["attention_mask"])
         given = {key: inputs[key] for key in ("pixel_values", "image_grid_thw")}
         given |= {"input_ids": layout.tokens, "attention_mask": layout.valid.long()}
         for name in ("_ensure_mm_token_type_ids", "_ensure_legacy_qwen3_position_ids"):  # lerobot's, transformers 5
             getattr(self.backbone, name, lambda _: None)(given)
-        layers, fusion = self.apt_layers(), self.apt_recipe.fusion
-        taps: list[int] | None = None
-        if self.apt_stage == LIKELIHOOD and fusion.kind == "interleaved":
-            taps = tap_layers(fusion.taps, len(sites_of(self.action_head.model, fusion)), len(layers))
+        layers = self.apt_layers()
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.backbone.parameters())
         with torch.set_grad_enabled(trains):
-            states = vlm_states(self.backbone.model, layers, given, [len(layers) - 1, *(taps or [])])
+            return vlm_states(self.backbone.model, layers, given, [len(layers) - 1, *(self.apt_taps() or [])]), layout
+
+    def apt_features(self, inputs: Mapping[str, Any]) -> tuple[Features, Layout]:
+        """Backbone and adapter, once per sample; no gradient is recorded through a frozen backbone."""
+        states, layout = self.apt_states(inputs)
         head = self.action_head
         mask = adapter_mask(layout) if self.apt_recipe.prefix == "isolated" else None
         if mask is None and self.apt_stage == PRIOR:
             mask = padding_mask(layout)  # the host's own pass, but for samples with fewer cameras than others
         vl = adapt(head.vlln, head.vl_self_attention, states[0], mask)
-        return Features(vl, layout.image, layout.text, tuple(states[1:]) if taps else None), layout
+        return Features(vl, layout.image, layout.text, tuple(states[1:]) or None), layout
 
     # -- training -----------------------------------------------------------------------------------------
 

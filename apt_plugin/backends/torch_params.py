@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from apt_plugin import freeze
+from apt_plugin.backends.torch_absent import Vlm
 from apt_plugin.stages import check_shared
 
 
@@ -28,7 +29,9 @@ def digest(named: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(p.shape) for name, p in module.state_dict().items()}
+    """Names and shapes of all tensors, of those too that a cached run leaves out of memory."""
+    absent = Vlm.of(module)
+    return {name: tuple(p.shape) for name, p in module.state_dict().items()} | (absent.shapes if absent else {})
 
 
 def first_non_finite(module: nn.Module) -> str | None:
@@ -47,11 +50,12 @@ def file_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def aliases(module: nn.Module) -> dict[str, set[str]]:
     """name -> all names of the same tensor: safetensors stores tied weights once."""
+    absent = Vlm.of(module)
     owners: dict[int, set[str]] = {}
     state = module.state_dict(keep_vars=True)
     for name, tensor in state.items():
         owners.setdefault(id(tensor), set()).add(name)
-    return {name: owners[id(tensor)] for name, tensor in state.items()}
+    return {name: owners[id(tensor)] for name, tensor in state.items()} | (absent.tied if absent else {})
 
 
 def check_tree(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where: Path) -> None:
@@ -70,14 +74,16 @@ def check_tree(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where: 
 
 
 def load_shared(
-    module: nn.Module, path: Path, rename: Mapping[str, str], skip: Iterable[str] = (), fresh: Iterable[str] = ()
-) -> list[str]:
+    module: nn.Module, path: Path, rename: Mapping[str, str], skip: Iterable[str] = (), fresh: Iterable[str] = (),
+    absent: Vlm | None = None,
+) -> list[str]:  # fmt: skip
     """Copy every tensor of `path` into `module`, after checking that nothing is left over on either side.
 
     Args:
         rename: name in the file -> name in the module (identity where absent).
         skip: module names that keep their initial values on purpose (a fresh expert).
         fresh: module names that the file is known to lack (Stage 2's fusion).
+        absent: tensors that stay in the file; checked as the others, and found in it from now on.
 
     Returns:
         Names that were loaded.
@@ -88,6 +94,8 @@ def load_shared(
     skip, fresh = set(skip), set(fresh)
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     tied = aliases(module)
+    if absent is not None:
+        own |= absent.shapes
     stored = {rename.get(name, name): (name, shape) for name, shape in file_shapes(path).items()}
     present = {other for name in stored if name in tied for other in tied[name]}
     missing = set(own) - present - skip - fresh
@@ -98,7 +106,9 @@ def load_shared(
     loaded = []
     with safe_open(path, framework="pt") as file, torch.no_grad():
         for name, (key, _) in stored.items():
-            if name not in skip:
+            if name not in skip and name in state:
                 state[name].copy_(file.get_tensor(key))
                 loaded.append(name)
+    if absent is not None:
+        absent.locate([path], rename)
     return loaded

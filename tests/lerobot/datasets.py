@@ -14,15 +14,16 @@ from apt_plugin.hosts.lerobot.sizes import TINY
 from tests.lerobot.tiny import ACTION, CAMERAS, STATE
 
 
-def write(root: Path, tasks: list[str], episodes: int = 6, frames: int = 8) -> Path:
+def write(root: Path, tasks: list[str], episodes: int = 6, frames: int = 8, videos: bool = False) -> Path:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features: dict = {
-        name: {"dtype": "image", "shape": (28, 28, 3), "names": ["height", "width", "channel"]} for name in CAMERAS
+        name: {"dtype": "video" if videos else "image", "shape": (28, 28, 3), "names": ["height", "width", "channel"]}
+        for name in CAMERAS
     }
     features["observation.state"] = {"dtype": "float32", "shape": (STATE,), "names": None}
     features["action"] = {"dtype": "float32", "shape": (ACTION,), "names": None}
-    made = LeRobotDataset.create(repo_id=f"test/{root.name}", fps=10, features=features, root=root, use_videos=False)
+    made = LeRobotDataset.create(f"test/{root.name}", fps=10, features=features, root=root, use_videos=videos)
     rng = np.random.default_rng(len(tasks))
     for episode in range(episodes):
         for _ in range(frames):
@@ -94,6 +95,21 @@ def lerobot_train(*argv: str, native: bool = False) -> None:
         host.main()
     finally:
         training.uninstall()
+        sys.argv = before
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def cache_program(mode: str, *argv: str) -> None:
+    """`apt-plugin cache build|verify` in this process, as the launcher's child runs it."""
+    from accelerate.state import AcceleratorState
+    from lerobot.scripts import lerobot_train as host
+
+    from apt_plugin.hosts.lerobot import cache_build
+
+    before, sys.argv = sys.argv, ["lerobot-train", *map(str, argv)]
+    try:
+        cache_build.main(mode, host.main)
+    finally:
         sys.argv = before
         AcceleratorState._reset_state(reset_partial_state=True)
 

@@ -9,8 +9,12 @@ import importlib
 import importlib.metadata
 import runpy
 import sys
+from typing import Any
 
 from apt_plugin.errors import AptError, did_you_mean
+
+# Programs of ours that go through the host's training script, and what they do in place of training.
+BUILDERS = {"apt-cache-build": "build", "apt-cache-verify": "verify"}
 
 
 def main(argv: list[str]) -> None:
@@ -19,6 +23,12 @@ def main(argv: list[str]) -> None:
     program, *flags = argv
     register()
     sys.argv = [program, *flags]
+    if program in BUILDERS:
+        from apt_plugin.hosts.lerobot import cache_build
+
+        sys.argv[0] = "lerobot-train"
+        cache_build.main(BUILDERS[program], entry("lerobot-train"))
+        return
     if program == "lerobot-train":
         training.install()
     if program.startswith("lerobot."):
@@ -26,12 +36,17 @@ def main(argv: list[str]) -> None:
             training.allow_in_policy_server()
         runpy.run_module(program, run_name="__main__", alter_sys=True)
         return
+    entry(program)()
+
+
+def entry(program: str) -> Any:
+    """The function behind one of lerobot's commands."""
     scripts = {
         e.name: e for e in importlib.metadata.distribution("lerobot").entry_points if e.group == "console_scripts"
     }
     if program not in scripts:
         raise AptError(f"lerobot has no program {program!r}.{did_you_mean(program, scripts)}")
-    scripts[program].load()()
+    return scripts[program].load()
 
 
 if __name__ == "__main__":

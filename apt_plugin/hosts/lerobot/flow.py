@@ -16,6 +16,7 @@ from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
+from apt_plugin.backends.torch_draws import seeded
 from apt_plugin.backends.torch_fusion import build_fusion
 from apt_plugin.backends.torch_pi import PrefixCache, Suffix, expert_pass, prefix_pass
 from apt_plugin.fusion import fusion_sites
@@ -56,6 +57,9 @@ class AptFlow(HostFlow):
 
     def __init__(self, config: Any, rtc_processor: Any = None):
         super().__init__(config, rtc_processor=rtc_processor)
+        from apt_plugin.hosts.lerobot.cache_pi import take_out  # it imports this module
+
+        take_out(self)
         self.apt_stage, self.apt_recipe = config.stage, config.recipe
         self.apt_fusion = None
         if self.apt_stage == LIKELIHOOD:
@@ -64,7 +68,8 @@ class AptFlow(HostFlow):
             sites = fusion_sites(len(expert.layers), self.apt_recipe.fusion.every)
             heads = attn.q_proj.out_features // attn.head_dim
             width = expert.layers[0].mlp.up_proj.in_features
-            self.apt_fusion = build_fusion(self.apt_recipe.fusion, sites, width, heads, attn.head_dim)
+            with seeded():
+                self.apt_fusion = build_fusion(self.apt_recipe.fusion, sites, width, heads, attn.head_dim)
             for name, parameter in self.apt_fusion.named_parameters():
                 if not name.endswith("gate.w"):  # gates stay float32, see Gate
                     parameter.data = parameter.data.to(attn.q_proj.weight.dtype)
@@ -161,12 +166,14 @@ class AptFlow(HostFlow):
         time: Tensor,
         state: Tensor | None = None,
         blank: bool = False,
+        cache: PrefixCache | None = None,
     ) -> dict[str, Tensor]:
         """Squared velocity errors, averaged over the draws.
 
         Args:
             actions: [B, T, A]; noise: [B, K, T, A]; time: [B, K].
             blank: also return the error under a blanked instruction, without gradient.
+            cache: the prefix, where a feature cache has it; images and prompt are not looked at then.
 
         Returns:
             loss (and prior, blank where asked for): [B, T, A]
@@ -174,7 +181,8 @@ class AptFlow(HostFlow):
         t = time[..., None, None]
         x = t * noise + (1 - t) * actions[:, None]
         target = noise - actions[:, None]
-        cache = self.prefix(images, img_masks, prompt)
+        if cache is None:
+            cache = self.prefix(images, img_masks, prompt)
 
         def error(cache: PrefixCache, language: bool = True) -> Tensor:
             return (self.velocity(cache, x, time, state, language) - target).square().mean(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -31,7 +32,9 @@ def set_trainable(policy: nn.Module, config: Any) -> None:
     """
     recipe, two = config.recipe, config.stage == LIKELIHOOD
     named = dict(policy.named_parameters())
-    frozen = freeze.matching(recipe.freeze, named) if recipe.freeze else set()
+    absent = getattr(policy, "apt_absent", None)
+    names = [*named, *(absent.specs if absent else ())]
+    frozen = freeze.matching(recipe.freeze, names) & named.keys() if recipe.freeze else set()
     frozen |= {name for name in named if UNUSED in name}
     if two and recipe.inherited == "freeze":
         frozen |= {name for name in named if part_of(name) == "inherited"}
@@ -65,5 +68,7 @@ def optimizer_groups(policy: nn.Module, config: Any) -> list[dict[str, Any]]:
 
 def trainable_share(policy: nn.Module) -> float:
     """Share of parameters that train, in [0, 1]."""
+    absent = getattr(policy, "apt_absent", None)
     total = sum(p.numel() for p in policy.parameters())
+    total += sum(math.prod(shape) for shape in absent.shapes.values()) if absent else 0
     return sum(p.numel() for p in policy.parameters() if p.requires_grad) / max(total, 1)

@@ -69,6 +69,20 @@ def child(program: Program, flags: Sequence[str]) -> list[str]:
     return [*launcher, "-m", CHILD, program.name, *flags]
 
 
+def for_cache(command: Sequence[str], action: str) -> list[str]:
+    """The same processes with the same flags, making or checking the cache in place of training."""
+    place = len(command) - 1 - list(reversed(command)).index(TRAIN)
+    return [*command[:place], f"apt-cache-{action}", *command[place + 1 :]]
+
+
+def cache(request: Request, action: str) -> int:
+    """Carry out `apt-plugin cache build|verify <lerobot's training command>`."""
+    program = find_program(request.command)
+    if program is None or program.name != TRAIN or request.recipe is None:
+        raise AptError(f"Write the training command: apt-plugin cache {action} lerobot-train ... --recipe apt.")
+    return Training(program, Flags(program.flags), request).cache(action)
+
+
 def run(request: Request) -> int:
     """Carry out `apt-plugin run` for lerobot; returns the exit status."""
     program = find_program(request.command)
@@ -112,6 +126,8 @@ class Training:
             if stage == "2" and len(wanted) == 2 and self.request.prove and (status := self.prove()):
                 return status
             command = commands.get(stage) or self.command(stage)
+            if self.caches(stage) and (status := subprocess.call(for_cache(command, "build"))):
+                return status
             logging.info("APT: Stage %s: %s", stage, " ".join(command))
             if status := subprocess.call(command):
                 return status
@@ -119,6 +135,24 @@ class Training:
 
         write_summary(self.output)
         return 0
+
+    def caches(self, stage: str) -> bool:
+        """Whether this stage reads features from disk: with a frozen VLM only."""
+        return bool(self.recipe.cache) and (stage == "1" or self.recipe.vlm == "frozen")
+
+    def cache(self, action: str) -> int:
+        """`apt-plugin cache build|verify`: every stage whose cache can be made now."""
+        if not self.recipe.cache:
+            raise AptError(f"Which cache? Write --apt.cache DIR: apt-plugin cache {action} lerobot-train ... .")
+        worst = 0
+        for stage in {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[self.request.stage]:
+            if not self.caches(stage):
+                logging.info("APT: Stage %s trains the VLM and reads no cache.", stage)
+            elif stage == "2" and self.request.stage == "both" and last_whole(self.folder("1")) is None:
+                logging.info("APT: Stage 2's cache starts from Stage 1's result; the run makes it between the stages.")
+            else:
+                worst = max(worst, abs(subprocess.call(for_cache(self.command(stage), action))))
+        return worst
 
     def folder(self, stage: str) -> Path:
         return self.output / f"stage{stage}"

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from apt_plugin import stages
 from apt_plugin.backends import torch_params
-from apt_plugin.backends.torch_groot_flow import GrootFlow, apt_class
+from apt_plugin.backends.torch_groot_flow import apt_class
 from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
 from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import loading, records
+from apt_plugin.hosts.lerobot import cache, cache_groot, loading, records
 from apt_plugin.hosts.lerobot.configuration_groot_apt import GrootAptConfig
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.hosts.lerobot.policy import AptPolicy
@@ -45,6 +45,10 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         records.check_data(config, kwargs.get("dataset_meta"))
         self._apt_source = source
         GrootPolicy.__init__(self, config)
+        self.apt_absent = cache.leave_out(self, torch.float32 if config.model_params_fp32 else None)
+        if self.apt_absent is not None and source is None:
+            raw = sorted(loading.local_folder(config.base_model_path).glob("*.safetensors"))
+            self.apt_absent.locate(raw, {name.removeprefix("_groot_model."): name for name in self.apt_absent.specs})
         self.to(config.device)
         self.apt_step = 0
         self.apt_curve = Curve()
@@ -62,7 +66,8 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
 
     def _create_groot_model(self) -> Any:
         """The host's model from its raw weights, every tensor accounted for, then turned into one of ours."""
-        model: Any = super()._create_groot_model()
+        with cache_groot.outline(self.config):
+            model: Any = super()._create_groot_model()
         if self._apt_source is None:
             folder = local_folder(self.config.base_model_path)
             parts = [torch_params.file_shapes(file) for file in sorted(folder.glob("*.safetensors"))]
@@ -70,7 +75,7 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         if self.config.recipe.expert == "fresh" and self.config.stage == PRIOR:
             logging.info("APT: the action head starts fresh, at the checkpoint's sizes (recipe expert=fresh).")
             model.action_head = type(model.action_head)(model.config).to(model.device)
-        model.__class__ = apt_class(GrootFlow, type(model))
+        model.__class__ = apt_class(cache_groot.CachedGrootFlow, type(model))
         model.apt_attach(self.config.recipe, self.config.stage)
         config = self.config
         model.apt_train_as(config)
@@ -103,7 +108,7 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         if source.kind == "host" and config.recipe.expert == "fresh":
             skip = {name for name in names if ".backbone." not in name}
         fresh = {name for name in names if "apt_" in name} if source.kind == "prior" else set()
-        loaded = torch_params.load_shared(policy, source.folder / WEIGHTS, {}, skip, fresh)
+        loaded = torch_params.load_shared(policy, source.folder / WEIGHTS, {}, skip, fresh, policy.apt_absent)
         loading.log_source(source, policy, loaded, skip | fresh)
         records.restore(policy, source)
         policy.name_or_path = str(source.folder)
@@ -125,6 +130,8 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
             self.apt_vlm_start = records.vlm_digest(self)
         flow, recipe, two = self.model, self.config.recipe, self.config.stage == LIKELIHOOD
         backbone, action = flow.prepare_input(self._filter_groot_inputs(batch, include_action=True))
+        if (cached := cache.fields_of(batch)) is not None:
+            backbone = {cache_groot.FIELDS: cached}
         step = self.apt_step if self.training else -1  # the same draws at every evaluation, in both stages
         index = batch.get("index")
         noise, time = flow.apt_draw(action["action"], step, index if isinstance(index, Tensor) else None)

@@ -19,7 +19,7 @@ from apt_plugin import freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import loading, records
+from apt_plugin.hosts.lerobot import cache, cache_pi, loading, records
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.groups import optimizer_groups, set_trainable, trainable_share
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, WEIGHTS
@@ -51,8 +51,9 @@ class AptPolicy(HostPolicy):
         # The host's own switch freezes the VLM and keeps it in eval mode. It is derived, never inherited: a
         # Stage-2 policy rebuilt from a Stage-1 config would otherwise keep Stage 1's freezing.
         config.train_expert_only = config.vlm_mode != "full"
-        with sized(config.sizes), replaced(self.host, *self.flow):
+        with sized(config.sizes), replaced(self.host, *self.flow), cache_pi.outline(config, self.host):
             super().__init__(config, **kwargs)
+        self.apt_absent = cache.leave_out(self)
         self.model.to(config.device)
         set_trainable(self, config)
         self.apt_step = 0
@@ -89,7 +90,7 @@ class AptPolicy(HostPolicy):
             skip = loading.expert_keys(names)
         fresh = {name for name in names if freeze.added(name)} if source.kind == "prior" else set()
         renames = loading.host_renames(source.folder, policy) if source.kind == "host" else {}
-        loaded = torch_params.load_shared(policy, source.folder / WEIGHTS, renames, skip, fresh)
+        loaded = torch_params.load_shared(policy, source.folder / WEIGHTS, renames, skip, fresh, policy.apt_absent)
         loading.log_source(source, policy, loaded, skip | fresh)
         records.restore(policy, source)
         policy.name_or_path = str(source.folder)  # PEFT notes the base model under this name
@@ -122,13 +123,18 @@ class AptPolicy(HostPolicy):
         if self.training and self.apt_vlm_start is None:
             self.apt_vlm_start = records.vlm_digest(self)
         recipe, two = self.config.recipe, self.config.stage == LIKELIHOOD
-        images, img_masks = self._preprocess_images(batch)
+        cached = cache.fields_of(batch)
+        if cached is None:
+            images, img_masks = self._preprocess_images(batch)
+        else:
+            images, img_masks = cache_pi.images_of(self, cached) if "tokens" in cached else ([], [])
+        prefix = cache_pi.prefix_of(cached) if cached is not None and "k" in cached else None
         actions = self.prepare_action(batch)
         step = self.apt_step if self.training else -1  # the same draws at every evaluation, in both stages
         noise, time = draw(self.model, batch, actions, recipe.noise_draws, step)
         blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_step % recipe.gap_every == 0))
         errors = self.model.forward(
-            images, img_masks, PromptBatch.of(batch), actions, noise, time, self._state(batch), blank
+            images, img_masks, PromptBatch.of(batch), actions, noise, time, self._state(batch), blank, prefix
         )
         width = self.config.output_features[ACTION].shape[0]
         terms = {name: error[..., :width] for name, error in errors.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 import apt_plugin
 from apt_plugin import files, freeze, stages
-from apt_plugin.backends import torch_params
+from apt_plugin.backends import torch_absent, torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import loading, training
@@ -20,8 +20,10 @@ from apt_plugin.stages import LIKELIHOOD, Record
 
 
 def vlm_digest(policy: Any) -> str:
-    """SHA-256 over the VLM's parameters as they are now (LoRA's own left out)."""
-    return torch_params.digest((n, p) for n, p in policy.named_parameters() if part_of(n) == "vlm")
+    """SHA-256 over the VLM's parameters as they are now (LoRA's own left out), in memory or in their file."""
+    here = {n: p for n, p in policy.named_parameters() if part_of(n) == "vlm"}
+    absent = getattr(policy, "apt_absent", None)
+    return torch_params.digest(here.items()) if absent is None else absent.digest(here)
 
 
 def check_data(config: Any, dataset_meta: Any) -> None:
@@ -30,6 +32,11 @@ def check_data(config: Any, dataset_meta: Any) -> None:
     Raises:
         AptError: no task at all, or only empty ones.
     """
+    if dataset_meta is not None and config.recipe.cache and not training.installed():
+        raise AptError(
+            "recipe.cache needs the launcher, which takes the images out of the training script's data: apt-plugin run "
+            "lerobot-train ... --recipe apt --apt.cache DIR. Without it: --policy.recipe.cache=''."
+        )
     if config.stage != LIKELIHOOD or dataset_meta is None:
         return
     if config.recipe.mix.share > 0 and not training.installed():
@@ -77,6 +84,8 @@ def save(policy: Any, folder: Path, save_weights: Callable[[], None]) -> None:
         )
     check_frozen(policy)
     save_weights()
+    if getattr(policy, "apt_absent", None) is not None:
+        torch_absent.merge(folder / WEIGHTS, policy.apt_absent)
     with open(folder / WEIGHTS, "rb") as file:
         os.fsync(file.fileno())
     write(policy, folder, WEIGHTS)

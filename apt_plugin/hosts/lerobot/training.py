@@ -1,6 +1,6 @@
 """What a training process under the launcher adds to lerobot's script: data for the two stages, whole checkpoints.
 
-Three names in `lerobot.scripts.lerobot_train` are rebound for the life of that process, each logged.
+Some names in `lerobot.scripts.lerobot_train` are rebound for the life of that process, each logged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from apt_plugin import files
-from apt_plugin.hosts.lerobot import mixing
+from apt_plugin.hosts.lerobot import cache, mixing
 from apt_plugin.stages import LIKELIHOOD
 
 _INSTALLED: dict[str, Any] = {}
@@ -35,6 +35,7 @@ def install() -> None:
         "make_train_eval_datasets": _datasets,
         "save_checkpoint": _whole_checkpoint,
         "update_last_checkpoint": _whole_link,
+        "make_pre_post_processors": cache.checked,
     }
     for name, wrap in wraps.items():
         _INSTALLED[name] = getattr(lerobot_train, name)
@@ -46,6 +47,7 @@ def uninstall() -> None:
     """Put the host's functions back."""
     from lerobot.scripts import lerobot_train
 
+    cache.close()
     while _INSTALLED:
         name, value = _INSTALLED.popitem()
         setattr(lerobot_train, name, value)
@@ -59,7 +61,7 @@ def _datasets(host: Any) -> Any:
         mix = getattr(getattr(cfg.policy, "recipe", None), "mix", None)
         if mix is not None and mix.share > 0 and cfg.policy.stage == LIKELIHOOD:
             train = mixing.MixedDataset(train, mixing.load_like(train, mix, cfg), mix.share)
-        return train, held_out
+        return cache.wrap(cfg, train, held_out)
 
     return make_train_eval_datasets
 

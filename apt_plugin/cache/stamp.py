@@ -1,0 +1,91 @@
+"""The stamp of a cache: everything that its bytes depend on, compared field by field before one is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from apt_plugin import files
+from apt_plugin.errors import AptError
+from apt_plugin.recipe import flatten
+
+SCHEMA = 1
+STAMP = "stamp.json"
+# What a build settles for itself: a reader takes it from the stamp instead of comparing it.
+LAYOUT = ("schema", "batch", "shard_entries", "entries", "order", "fields")
+REMEDY = {
+    "encoder": "The VLM's weights are others than those that made the cache.",
+    "processor": "The images or prompts are prepared otherwise than they were for the cache.",
+    "augmentation": "The choice between augmented views and none is another one.",
+    "dataset": "The data set is another one, or has changed.",
+}
+
+Stamp = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """What JSON makes of a value, so that a fresh stamp compares equal to a stored one."""
+    return json.loads(json.dumps(value, sort_keys=True))
+
+
+def read_stamp(folder: Path) -> Stamp:
+    """Raises AptError: no cache there, damaged, or of a newer plugin."""
+    if not (folder / STAMP).is_file():
+        raise AptError(f"{folder} holds no cache (no {STAMP}). Build one: apt-plugin cache build <the host's command>.")
+    stamp = files.read_json(folder / STAMP)
+    if not isinstance(stamp, dict) or stamp.get("schema") != SCHEMA:
+        seen = stamp.get("schema") if isinstance(stamp, dict) else type(stamp).__name__
+        raise AptError(f"{folder / STAMP} has schema {seen}; this plugin reads {SCHEMA}. Build the cache anew.")
+    return stamp
+
+
+def differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted field -> (in the cache, wanted) where they differ."""
+    a, b = flatten(plain(dict(have))), flatten(plain(dict(want)))
+    return {name: (a.get(name), b.get(name)) for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)}
+
+
+def check_stamp(folder: Path, want: Mapping[str, Any], layout: bool = False) -> Stamp:
+    """The stamp in `folder`, when it is the wanted one.
+
+    Args:
+        want: what the running model, processor and data say.
+        layout: also compare what a build settles for itself (two processes that build together).
+
+    Raises:
+        AptError: naming every field that differs, with both values.
+    """
+    have = read_stamp(folder)
+    ours = have if layout else {k: v for k, v in have.items() if k not in LAYOUT}
+    wanted = dict(want) if layout else {k: v for k, v in want.items() if k not in LAYOUT}
+    if differ := differences(ours, wanted):
+        lines = [f"{name} is {_short(a)} in the cache and {_short(b)} here" for name, (a, b) in differ.items()]
+        heads = dict.fromkeys(REMEDY.get(name.partition(".")[0], "") for name in differ)
+        why = " ".join(text for text in heads if text)
+        raise AptError(
+            f"The cache in {folder} does not fit: {'; '.join(lines[:6])}{'; ...' if len(lines) > 6 else ''}. "
+            f"{why + ' ' if why else ''}Name another folder with --apt.cache, or delete this one."
+        )
+    return have
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def begin(folder: Path, stamp: Mapping[str, Any]) -> Stamp:
+    """Write the stamp, or join a build that has one; returns what is on disk.
+
+    The first process settles the layout (batch, shards); everything else must agree.
+    """
+    if not (folder / STAMP).is_file():
+        first = files.write_new(folder / STAMP, (json.dumps(plain(dict(stamp)), indent=1, sort_keys=True) + "\n"))
+        if first:
+            return read_stamp(folder)
+    settled = ("batch", "shard_entries")  # another process may have had other wishes
+    have = read_stamp(folder)
+    check_stamp(folder, {**stamp, **{name: have[name] for name in settled}}, layout=True)
+    return have

@@ -1,0 +1,195 @@
+"""The rows of `apt-plugin bench` for π0.5 and π0: random weights, forward and backward, no optimizer step.
+
+B batch   K noise draws   L text tokens   T action tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.policies.factory import get_policy_class
+
+from apt_plugin.bench.measure import flops
+from apt_plugin.bench.table import Row
+from apt_plugin.hosts.lerobot import cache_pi
+from apt_plugin.hosts.lerobot.flow import PromptBatch
+from apt_plugin.hosts.lerobot.groups import set_trainable
+from apt_plugin.hosts.lerobot.sizes import TINY, sized
+from apt_plugin.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and what it is fed."""
+
+    sizes: dict[str, int] | None  # None is the host's own
+    side: int  # pixels of a camera
+    cameras: int
+    text: int  # L: tokens of the prompt, padding left out
+    spoken: int  # of them the instruction
+    chunk: int  # T
+    batch: int
+    dtype: str = "float32"
+
+
+SIZES = {
+    "tiny": Size(TINY, 28, 2, 24, 8, 5, 2),
+    # A quarter of the widths, 6 of 18 layers, 12 x 12 image tokens per camera.
+    "quarter": Size(
+        {"vlm_width": 512, "vlm_mlp": 4096, "expert_width": 256, "expert_mlp": 1024, "depth": 6, "head_dim": 64,
+         "kv_heads": 1, "vocab": 4096, "patch": 14, "vision_width": 288, "vision_mlp": 1076, "vision_depth": 7,
+         "vision_heads": 4}, 168, 2, 100, 20, 25, 1,
+    ),
+    "real": Size(None, 224, 3, 64, 16, 50, 8, "bfloat16"),
+}  # fmt: skip
+
+
+@dataclass
+class Bench:
+    """Makes one row's model at a time, so that only one is in memory."""
+
+    family: str
+    size: Size
+    device: str
+    checkpointing: bool = False
+
+    def config(self, kind: str, **more: Any) -> Any:
+        s = self.size
+        cameras = {f"observation.images.{n}": PolicyFeature(FeatureType.VISUAL, (3, s.side, s.side)) for n in
+                   "abcdef"[: s.cameras]}  # fmt: skip
+        return PreTrainedConfig.get_choice_class(kind)(
+            input_features={**cameras, "observation.state": PolicyFeature(FeatureType.STATE, (8,))},
+            output_features={"action": PolicyFeature(FeatureType.ACTION, (7,))}, image_resolution=(s.side, s.side),
+            chunk_size=s.chunk, n_action_steps=s.chunk, device="cpu", push_to_hub=False, dtype=s.dtype,
+            tokenizer_max_length=s.text, gradient_checkpointing=self.checkpointing, **more,
+        )  # fmt: skip
+
+    def policy(self, kind: str, stage: int = 1, **more: Any) -> Any:
+        config = self.config(kind, **more)
+        config.device = self.device
+        torch.manual_seed(0)
+        with torch.device(self.device):
+            if not hasattr(config, "recipe"):
+                with sized(self.size.sizes):
+                    return get_policy_class(kind)(config).train()
+            policy = get_policy_class(config.type)(config)
+            if stage == 1:
+                return policy.train()
+            # A Stage 2 of random weights: the flow is built anew with its fusion, the policy around it stays.
+            config.stage = 2
+            config.train_expert_only = config.vlm_mode != "full"
+            with sized(self.size.sizes):
+                policy.model = type(policy).flow[1](config).to(config.device)
+            set_trainable(policy, config)
+        return policy.train()
+
+    def apt(self, stage: int = 1, **recipe: Any) -> Any:
+        # No trimming by what the tokens are: on the meta device they are nothing. Stage 1 is given kept tokens only.
+        made = Recipe(**{"drop_instruction": False, "gap_every": 0, **recipe})
+        return self.policy(f"{self.family}_apt", stage, recipe=made, sizes=self.size.sizes)
+
+    # -- inputs -------------------------------------------------------------------------------------------
+
+    def inputs(self, instruction: bool) -> tuple[list, list, PromptBatch, torch.Tensor]:
+        s = self.size
+        with torch.device(self.device):
+            images = [torch.rand(s.batch, 3, s.side, s.side) for _ in range(s.cameras)]
+            masks = [torch.ones(s.batch, dtype=torch.bool)] * s.cameras
+            length = s.text if instruction else s.text - s.spoken
+            place = torch.arange(length).expand(s.batch, length)
+            prompt = PromptBatch(
+                torch.ones_like(place), torch.ones_like(place, dtype=torch.bool), place >= s.text - s.spoken, place
+            )
+            return images, masks, prompt, torch.rand(s.batch, s.chunk, 32)
+
+    def noise(self, draws: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        s, lead = self.size, () if draws is None else (draws,)
+        with torch.device(self.device):
+            return torch.randn(s.batch, *lead, s.chunk, 32), torch.rand(s.batch, *lead)
+
+    def state(self) -> torch.Tensor | None:
+        with torch.device(self.device):
+            return torch.rand(self.size.batch, 32) if self.family == "pi0" else None
+
+    # -- rows ---------------------------------------------------------------------------------------------
+
+    def rows(self) -> Iterator[tuple[Row, Callable[[], tuple[Any, Callable[[], None]]]]]:
+        """(row, make); make() builds a model and gives it with its step, and fills in the row's floor."""
+
+        def row(name: str, draws: int = 1, kind: str = "train") -> Row:
+            return Row(name, kind, draws, self.size.batch)
+
+        yield row("host, everything trained"), lambda: self.stock(False)
+        yield row("host, train_expert_only"), lambda: self.stock(True)
+        for draws in (1, 4, 8):
+            yield (r := row(f"APT Stage 1, K={draws}", draws)), lambda r=r: self.stage(r, 1)
+            yield (r := row(f"APT Stage 1, K={draws}, cache", draws)), lambda r=r: self.stage(r, 1, cached=True)
+        yield (r := row("APT Stage 2, frozen VLM", 4)), lambda r=r: self.stage(r, 2)
+        yield (r := row("APT Stage 2, frozen VLM, cache", 4)), lambda r=r: self.stage(r, 2, cached=True)
+        yield (r := row("APT Stage 2, LoRA on the VLM", 4)), lambda r=r: self.stage(r, 2, vlm="lora")
+        yield (r := row("APT Stage 2, VLM trained", 4)), lambda r=r: self.stage(r, 2, vlm="full")
+        yield row("host acting", kind="act"), lambda: self.acting(None)
+        yield row("APT acting", kind="act"), lambda: self.acting(1.0)
+        yield row("APT acting, guidance 1.5", kind="act"), lambda: self.acting(1.5)
+
+    def stock(self, expert_only: bool) -> tuple[Any, Callable[[], None]]:
+        policy = self.policy(self.family, train_expert_only=expert_only)
+        images, masks, prompt, actions = self.inputs(True)
+        state = self.state()
+        args = (prompt.tokens, prompt.valid, *([] if state is None else [state]), actions)
+
+        def step() -> None:
+            policy.model.forward(images, masks, *args, *self.noise(None)).mean().backward()
+
+        return policy, step
+
+    def stage(self, row: Row, stage: int, cached: bool = False, vlm: str = "frozen") -> tuple[Any, Callable[[], None]]:
+        policy = self.apt(stage, noise_draws=row.draws, vlm=vlm)
+        images, masks, prompt, actions = self.inputs(stage == 2)
+        state, prefix = self.state(), None
+        flow = policy.model
+
+        def expert(cache: Any) -> None:
+            x, time = self.noise(1)
+            flow.velocity(cache, x, time, state).square().mean().backward()
+
+        with torch.no_grad():
+            once = flops(lambda: flow.prefix(images, masks, prompt))
+            prefix = flow.prefix(images, masks, prompt)
+        one = flops(lambda: expert(prefix))
+        policy.zero_grad(set_to_none=True)
+        if vlm == "frozen":
+            row.floor = row.draws * one + (0 if cached else once)
+        if cached:
+            cache_pi.put_outline(flow, "kv")
+        elif vlm == "lora":
+            policy = policy.wrap_with_peft(peft_cli_overrides={"method_type": "LORA"})
+
+        def step() -> None:
+            error = flow.forward(images, masks, prompt, actions, *self.noise(row.draws), state, False,
+                                 prefix if cached else None)  # fmt: skip
+            error["loss"].mean().backward()
+
+        return policy, step
+
+    def acting(self, scale: float | None) -> tuple[Any, Callable[[], None]]:
+        policy = self.policy(self.family) if scale is None else self.apt(2, guidance_scale=scale)
+        images, masks, prompt, _ = self.inputs(True)
+        state = self.state()
+        policy.eval()
+        noise, _ = self.noise(None)
+        own = (prompt,) if scale is not None else (prompt.tokens, prompt.valid)
+        given = {"noise": noise} if state is None else {"state": state, "noise": noise}
+
+        def step() -> None:
+            policy.model.sample_actions(images, masks, *own, **given)
+
+        return policy, step
+
+
+def smaller(size: Size, batch: int | None) -> Size:
+    return size if batch is None else replace(size, batch=batch)

@@ -1,0 +1,218 @@
+"""`apt-plugin cache build` in lerobot: the host's training script up to its optimizer, then features instead of steps.
+
+So data, policy and processors are the training's own, under accelerate too; only the steps differ.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from apt_plugin.cache import Cache, Key, Plan, Worker, build, building, check_stamp
+from apt_plugin.cache.stamp import STAMP, read_stamp
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot import cache, cache_groot, cache_pi
+from apt_plugin.hosts.lerobot.cache_stamp import stamp_of
+
+BATCH = 8
+TRIED = 8  # entries that `verify` computes again
+
+
+class Finished(BaseException):
+    """Ends the host's script where its training would begin. No Exception: nothing may catch it on the way."""
+
+
+@dataclass
+class Building:
+    """What a building process collects while the host's script sets itself up."""
+
+    mode: str = "build"  # build | verify
+    settings: Any = None
+    datasets: tuple[Any, ...] = ()
+    preprocessor: Any = None
+    problems: list[str] = field(default_factory=list)
+
+    def wrap(self, cfg: Any, train: Any, held_out: Any) -> tuple[Any, Any]:
+        self.settings, self.datasets = cfg, (train, held_out)
+        return train, held_out
+
+    def checked(self, host: Any) -> Any:
+        def make_pre_post_processors(*args: Any, **kwargs: Any) -> Any:
+            made = host(*args, **kwargs)
+            self.preprocessor = made[0]
+            return made
+
+        return make_pre_post_processors
+
+    def instead_of_training(self, _host: Any) -> Any:
+        def make_optimizer_and_scheduler(cfg: Any, policy: Any) -> Any:
+            job = Encoder(cfg, policy, self.datasets, self.preprocessor)
+            if self.mode == "build":
+                job.build()
+            else:
+                self.problems = job.verify()
+            raise Finished
+
+        return make_optimizer_and_scheduler
+
+
+class Encoder:
+    """One run's policy, data and processors as a source of cache entries."""
+
+    def __init__(self, cfg: Any, policy: Any, datasets: Sequence[Any], preprocessor: Any):
+        config = policy.config
+        if not cache.wanted(config):
+            why = "trains the VLM" if config.recipe.cache else "names no folder"
+            raise AptError(f"There is nothing to cache: this recipe {why}. Write --apt.cache DIR with a frozen VLM.")
+        cache.check_run(cfg)
+        self.cfg, self.policy, self.preprocessor = cfg, policy.eval(), preprocessor
+        self.folder, self.datasets = cache.folder_of(config), [d for d in datasets if d is not None]
+        choice = cache.check_choice(config, cache.augmentation_of(cfg, preprocessor))
+        self.views = choice["views"] if isinstance(choice, dict) else 0
+        if not self.views:
+            for dataset in self.datasets:
+                for source in cache.sources_of(dataset):
+                    source.clear_image_transforms()
+        self.kind = self._kind()
+        self.places = self._places(self.kind)
+
+    # -- what to store ------------------------------------------------------------------------------------
+
+    def _kind(self) -> str:
+        asked = self.policy.config.recipe.cache_kind
+        if hasattr(self.policy.model, "apt_state_layers"):
+            if asked not in ("auto", "states"):
+                raise AptError(f"cache_kind is {asked!r}; GR00T stores backbone states: write states, or auto.")
+            return "states"
+        if asked == "states":
+            raise AptError("cache_kind is 'states', which is GR00T's; π takes kv, vision, or auto.")
+        if asked != "auto":
+            return asked
+        if (self.folder / STAMP).is_file():
+            return read_stamp(self.folder)["kind"]  # begun: the choice is made
+        guesses = {}
+        for kind in ("kv", "vision"):
+            self.places = self._places(kind)
+            keys = list(self.places)
+            guesses[kind] = building.estimate(self.folder, keys, self._encode(keys[:1], kind)[0])
+            logging.info("APT cache: kind %s: %s.", kind, guesses[kind].sentence())
+        return "kv" if guesses["kv"].total <= guesses["kv"].free / 2 else "vision"
+
+    def _places(self, kind: str) -> dict[Key, tuple[Any, int]]:
+        words = cache.keyed_by_words(self.policy.config, kind)
+        return cache.keys_of(self.datasets, words, max(self.views, 1))
+
+    def compute(self, keys: Sequence[Key]) -> list[dict[str, np.ndarray]]:
+        return self._encode(keys, self.kind)[0]
+
+    def _encode(self, keys: Sequence[Key], kind: str) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:
+        batch = self._batch(keys)
+        config = self.policy.config
+        device = torch.device(config.device).type
+        half = getattr(config, "use_bf16", None)
+        half = config.dtype == "bfloat16" if half is None else half
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bool(half)):
+            if kind == "states":
+                return cache_groot.encode(self.policy, batch)
+            return cache_pi.encode(self.policy, batch, kind)
+
+    def _batch(self, keys: Sequence[Key]) -> dict[str, Any]:
+        """A processed batch, as lerobot's loop makes it; what it draws at random depends on the keys alone."""
+        items = []
+        for key in keys:
+            dataset, row = self.places[key]
+            self._seed(key)
+            items.append(dataset[row])
+        self._seed(keys[0])
+        batch = default_collate([{k: v for k, v in item.items() if v is not None} for item in items])
+        for name in self.datasets[0].meta.camera_keys:
+            if name in batch and batch[name].dtype == torch.uint8:
+                batch[name] = batch[name].to(torch.float32) / 255.0
+        with torch.set_grad_enabled(self.views > 0):  # GR00T's processor crops at random only where gradients are on
+            return self.preprocessor(batch)
+
+    def _seed(self, key: Key) -> None:
+        if self.views:
+            number = (key.frame * 0x9E3779B1 + key.view * 0x85EBCA6B) % (1 << 32)
+            torch.manual_seed(number)
+            random.seed(number)
+            np.random.seed(number)
+
+    # -- the two commands ---------------------------------------------------------------------------------
+
+    def stamp(self) -> dict[str, Any]:
+        return stamp_of(self.cfg, self.policy, self.datasets[0], self.preprocessor, self.kind)
+
+    def build(self) -> None:
+        keys = list(self.places)
+        worker = Worker(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        fields = self._encode(keys[:1], self.kind)[1]
+        report = building.progress(f"stage{self.policy.config.stage}") if worker.rank == 0 else None
+        more = {"report": report} if report else {}
+        build(self.folder, Plan(self.stamp(), keys, fields, self.compute, BATCH, **more), worker)
+
+    def verify(self) -> list[str]:
+        """Stamp, hashes, and some entries computed again by the model that is there now."""
+        try:
+            stamp = check_stamp(self.folder, self.stamp())
+        except AptError as error:
+            return [str(error)]
+        problems, sound = building.verify(self.folder)
+        there, batch = Cache(self.folder), int(stamp["batch"])
+        keys = [key for key in self.places if key in there]
+        worst, tried = 0.0, 0
+        for first in range(0, len(keys), max(len(keys) // TRIED // batch, 1) * batch):
+            group = keys[first : first + batch]  # the batch they were computed in
+            for key, fresh in zip(group, self.compute(group), strict=True):
+                stored = there.entry(key)
+                for name, array in fresh.items():
+                    if stored[name].shape != array.shape:
+                        problems.append(f"{key.text()}: {name} is {stored[name].shape} there, {array.shape} here.")
+                        continue
+                    dtype = there.fields[name].dtype
+                    a, b = (cache.to_torch(part, dtype).double() for part in (stored[name], array))
+                    worst = max(worst, float((a - b).abs().max()) if a.numel() else 0.0)
+                tried += 1
+        logging.info(
+            "APT cache: %d shards sound, %d of %d entries there, %d computed again: largest difference %.3g.",
+            sound, len(keys), len(self.places), tried, worst,
+        )  # fmt: skip
+        if worst > 1e-2:
+            problems.append(f"entries computed again differ by up to {worst:.3g}: this is not the model of the cache.")
+        return problems
+
+
+def main(mode: str, run: Any) -> None:
+    """Run the host's training entry point with building in place of training; exits with 1 on problems."""
+    from lerobot.scripts import lerobot_train
+
+    from apt_plugin.hosts.lerobot import training
+
+    job = Building(mode)
+    training.install()
+    names = ("make_pre_post_processors", "make_optimizer_and_scheduler")
+    before = {name: getattr(lerobot_train, name) for name in names}
+    lerobot_train.make_pre_post_processors = job.checked(before["make_pre_post_processors"])
+    lerobot_train.make_optimizer_and_scheduler = job.instead_of_training(before["make_optimizer_and_scheduler"])
+    cache.building = job
+    try:
+        run()
+    except Finished:
+        pass
+    finally:
+        cache.building = None
+        for name, value in before.items():
+            setattr(lerobot_train, name, value)
+        training.uninstall()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    if job.problems:
+        raise AptError("; ".join(job.problems))

@@ -1,0 +1,128 @@
+"""What π stores per frame, and how the expert reads it.
+
+    B batch   S prefix tokens   D VLM width   G key/value heads   C head width   N depth
+
+`kv`      keys and values of every layer for the tokens that the expert may read: nothing of the VLM runs any more.
+          14 MB per frame of π0.5 at 768 image tokens in bfloat16, so for small sets.
+`vision`  the image tokens behind vision tower and projector (3 MB): skips decoding and tower; the language model runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apt_plugin.backends.torch_absent import SAFE, Absent
+from apt_plugin.backends.torch_pi import PrefixCache
+from apt_plugin.cache import Field
+from apt_plugin.hosts.lerobot import cache
+from apt_plugin.hosts.lerobot.flow import PromptBatch
+from apt_plugin.hosts.lerobot.sizes import replaced
+
+_VLM = "PaliGemmaForConditionalGenerationWithPiGemma"
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.view(torch.int16).numpy().view("<u2") if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+# -- writing ----------------------------------------------------------------------------------------------
+
+
+def encode(policy: Any, batch: dict[str, Any], kind: str) -> tuple[list[dict[str, np.ndarray]], dict[str, Field]]:
+    """The entries of a processed batch [B], and what they consist of."""
+    images, masks = policy._preprocess_images(batch)
+    if kind == "vision":
+        present = [image for image, mask in zip(images, masks, strict=True) if bool(mask.any())]
+        pwe = policy.model.paligemma_with_expert
+        dtype = pwe.paligemma.model.language_model.layers[0].self_attn.q_proj.weight.dtype
+        tokens = torch.cat([pwe.embed_image(image) for image in present], 1).to(dtype)
+        return [{"tokens": to_numpy(row)} for row in tokens], {"tokens": Field(SAFE[dtype], (tokens.shape[-1],))}
+    prefix = policy.model.prefix(images, masks, PromptBatch.of(batch))
+    k, v = (torch.stack(part, 1).transpose(2, 3).flatten(1, 1) for part in (prefix.k, prefix.v))  # [B, N, S, G, C]
+    k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, N, G, C]
+    spoken = prefix.spoken if cache.keyed_by_words(policy.config, kind) else torch.zeros_like(prefix.spoken)
+    entries = []
+    for b in range(k.shape[0]):
+        read = prefix.kept[b] | spoken[b]
+        entries.append({
+            "k": to_numpy(k[b][read]), "v": to_numpy(v[b][read]), "spoken": to_numpy(spoken[b][read]),
+            "offset": to_numpy(prefix.suffix_offset[b].reshape(1).long()),
+        })  # fmt: skip
+    tail = Field(SAFE[k.dtype], tuple(k.shape[2:]))
+    return entries, {"k": tail, "v": tail, "spoken": Field("BOOL"), "offset": Field("I64")}
+
+
+# -- reading ----------------------------------------------------------------------------------------------
+
+
+def prefix_of(fields: dict[str, Tensor]) -> PrefixCache:
+    """Cached keys and values as the expert reads them; token order is the prefix's, left-out tokens closed up."""
+    k, v = (list(fields[name].permute(2, 0, 3, 1, 4)) for name in ("k", "v"))  # N x [B, G, S, C]
+    place = torch.arange(fields["k"].shape[1], device=fields["k"].device)
+    there = place < fields["k.length"][:, None]
+    spoken = fields["spoken"] & there
+    return PrefixCache(k, v, there & ~spoken, spoken, fields["offset"][:, 0])
+
+
+def images_of(policy: Any, fields: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Cached image tokens per camera [B, n, D], in the place of images; absent cameras are masked, as in the host."""
+    tokens, cameras = fields["tokens"], len(policy.config.image_features)
+    vision = policy.model.paligemma_with_expert.paligemma.model.vision_tower
+    one = (policy.config.image_resolution[0] // vision.config.patch_size) ** 2
+    images = list(tokens.split(one, 1))
+    there = torch.ones(tokens.shape[0], dtype=torch.bool, device=tokens.device)
+    masks = [there] * len(images) + [~there] * (cameras - len(images))
+    return images + [torch.zeros_like(images[0])] * (cameras - len(images)), masks
+
+
+# -- leaving the VLM out ----------------------------------------------------------------------------------
+
+
+def outline(config: Any, host: ModuleType) -> Any:
+    """While active, the host builds its VLM as an outline (meta device) where the cache makes it needless."""
+    active = cache.active_for(config)
+    return _on_meta(host) if active is not None and active.kind == "kv" else nullcontext()
+
+
+@contextmanager
+def _on_meta(host: ModuleType) -> Iterator[None]:
+    build = getattr(host, _VLM)
+
+    def make(config: Any) -> Any:
+        with torch.device("meta"):
+            return build(config=config)
+
+    with replaced(host, _VLM, make):
+        yield
+
+
+def take_out(flow: Any) -> None:
+    """Put outlines where the modules stood that a cached run never calls."""
+    active = cache.active_for(flow.config)
+    if active is not None:
+        put_outline(flow, active.kind)
+
+
+def put_outline(flow: Any, kind: str) -> None:
+    """The same for a flow of any origin; the modules are gone afterwards."""
+    pwe = flow.paligemma_with_expert
+    if kind == "vision":
+        inner = pwe.paligemma.model
+        inner.vision_tower = Absent(inner.vision_tower.to("meta"))
+        inner.multi_modal_projector = Absent(inner.multi_modal_projector.to("meta"))
+        pwe.embed_image = lambda tokens: tokens  # what stands in the images' place has been embedded
+        return
+    absent = Absent(pwe.paligemma.to("meta"))
+    language = absent.module.model.language_model  # type: ignore[union-attr]
+    rotary = type(language.rotary_emb)(config=language.config)  # the expert turns its queries by it  # type: ignore
+    language.rotary_emb = rotary  # type: ignore[union-attr]
+    absent.keep("rotary", rotary)
+    pwe.paligemma = absent

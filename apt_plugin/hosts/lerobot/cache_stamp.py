@@ -1,0 +1,107 @@
+"""What the bytes of a cache depend on in lerobot."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apt_plugin.backends.torch_params import as_bytes
+from apt_plugin.hosts import HOSTS
+from apt_plugin.hosts.lerobot import cache, records
+from apt_plugin.hosts.lerobot.loading import family_of
+
+
+def stamp_of(cfg: Any, policy: Any, dataset: Any, preprocessor: Any, kind: str) -> dict[str, Any]:
+    """The stamp that a cache of this run must carry.
+
+    Args:
+        cfg: lerobot's TrainPipelineConfig; dataset: the host's data set, or a mix.
+    """
+    config = policy.config
+    words = cache.keyed_by_words(config, kind)
+    return {
+        "policy": family_of(config.type),
+        "kind": kind,
+        "key": "frame and instruction" if words else "frame",
+        "encoder": records.vlm_digest(policy),
+        "dtype": compute_dtype(config),
+        "layers": layers_of(policy, kind),
+        "prefix": config.recipe.prefix,
+        "images": {name: list(feature.shape) for name, feature in config.image_features.items()},
+        "processor": processor_settings(config, preprocessor, kind),
+        "augmentation": cache.check_choice(config, cache.augmentation_of(cfg, preprocessor)),
+        "dataset": [identity(source) for source in cache.sources_of(dataset)],
+        "host": f"lerobot {HOSTS['lerobot'].version()}",
+        "transformers": importlib.metadata.version("transformers"),
+        "torch": torch.__version__.partition("+")[0],
+    }
+
+
+def compute_dtype(config: Any) -> str:
+    """In which precision the VLM computes."""
+    if hasattr(config, "use_bf16"):  # GR00T: autocast over float32 or bfloat16 weights
+        computes, holds = (
+            "bfloat16" if half else "float32" for half in (config.use_bf16, not config.model_params_fp32)
+        )
+        return f"{computes} over {holds}"
+    return config.dtype
+
+
+def layers_of(policy: Any, kind: str) -> Any:
+    """Which layers' outputs are stored."""
+    if kind == "states":
+        return policy.model.apt_state_layers()
+    return "keys and values of all" if kind == "kv" else "vision tower and projector"
+
+
+def processor_settings(config: Any, preprocessor: Any, kind: str) -> dict[str, Any]:
+    """Settings and statistics of every step that reaches the VLM's input, by its registered name."""
+    out: dict[str, Any] = {"resolution": list(getattr(config, "image_resolution", ()))}
+    for place, step in enumerate(preprocessor.steps):
+        name = type(step).__name__
+        if name in ("DeviceProcessorStep", "AddBatchDimensionProcessorStep"):
+            continue
+        settings = {k: v for k, v in step.get_config().items() if k not in ("device", "float_dtype")}
+        entry: dict[str, Any] = {"settings": _digest(json.dumps(settings, sort_keys=True, default=repr).encode())}
+        if state := step.state_dict():
+            parts = (n.encode() + as_bytes(t).numpy().tobytes() for n, t in sorted(state.items()) if "action" not in n)
+            entry["statistics"] = _digest(b"".join(parts))
+        entry |= _loaded(step)
+        out[f"{place}.{name}"] = entry
+    return out
+
+
+def _loaded(step: Any) -> dict[str, Any]:
+    """What a step reads from files: a tokenizer's words, an image processor's numbers."""
+    out: dict[str, Any] = {}
+    processor = step.proc if hasattr(type(step), "proc") else None
+    tokenizer = getattr(step, "_tokenizer", None) or getattr(processor, "tokenizer", None)
+    if tokenizer is not None:
+        words = sorted(tokenizer.get_vocab().items())
+        out["tokenizer"] = _digest(json.dumps([words, getattr(processor, "chat_template", None)]).encode())
+    images = getattr(processor, "image_processor", None)
+    if images is not None:
+        numbers = json.loads(images.to_json_string())
+        out["image_processor"] = {k: v for k, v in numbers.items() if k not in ("device", "_name_or_path")}
+    return out
+
+
+def identity(dataset: Any) -> dict[str, Any]:
+    """A data set by its frames and the names and sizes of its files: a copy is the same, an edit is not."""
+    root = Path(dataset.root)
+    files = sorted(
+        (path.relative_to(root).as_posix(), path.stat().st_size)
+        for part in ("data", "videos")
+        for path in (root / part).rglob("*")
+        if path.is_file()
+    )
+    return {"frames": int(dataset.meta.total_frames), "files": _digest(json.dumps(files).encode())}
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
