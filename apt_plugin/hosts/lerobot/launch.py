@@ -116,6 +116,8 @@ class Training:
                 return status
         from apt_plugin.hosts.lerobot.summary import write_summary
 
+        if "2" in wanted and self.request.listen:
+            self.listen()
         write_summary(self.output)
         return 0
 
@@ -169,6 +171,19 @@ class Training:
         command = [sys.executable, "-m", "apt_plugin", "prove", target, "--json", str(self.output / "proofs.json")]
         logging.info("APT: proofs: %s", " ".join(command))
         return subprocess.call(command)
+
+    def listen(self) -> None:
+        """Does the result listen? A question about a finished run: an answer that cannot be had does not fail it."""
+        checkpoint = last_whole(self.folder("2"))
+        if checkpoint is None:
+            return
+        config = files.read_json(checkpoint / "pretrained_model" / "train_config.json")["dataset"]
+        command = [sys.executable, "-m", "apt_plugin", "listen", "--policy", str(checkpoint / "pretrained_model")]
+        command += ["--dataset", config["repo_id"], "--output", str(self.output), "--frames", str(self.request.listen)]
+        command += ["--root", config["root"]] if config.get("root") else []
+        logging.info("APT: listen: %s", " ".join(command))
+        if subprocess.call(command):
+            logging.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
 
 
 def recipe_flags(recipe: Recipe) -> dict[str, str]:
