@@ -15,6 +15,9 @@ Everything else belongs to the host and is passed on as it is.
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +92,15 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]]) -> Request:
         if name not in known:
             raise AptError(f"Unknown recipe field --apt.{name}.{did_you_mean(name, known)}")
     return Request(command, from_flat(values), stage, prove, int(listen), flags)
+
+
+def listen_after(frames: int, policy: Any, output: Any, *flags: str) -> None:
+    """Does the result of a finished run listen? An answer that cannot be had does not fail the run."""
+    command = [sys.executable, "-m", "apt_plugin", "listen", "--policy", str(policy), "--output", str(output)]
+    command += ["--frames", str(frames), *flags]
+    logging.info("APT: listen: %s", " ".join(command))
+    if subprocess.call(command):
+        logging.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
 
 
 def _as_flag(value: Any) -> str:

@@ -167,6 +167,17 @@ def pooled(tokens: Sequence[Tensor]) -> np.ndarray:
     return torch.cat(parts, -1).cpu().numpy()
 
 
+@torch.inference_mode()
+def groot_features(model: Any, inputs: Any, autocast: bool = False) -> np.ndarray:
+    """Backbone features at image tokens, pooled as above: the words stand behind the images and do not reach them."""
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+        backbone, _ = model.prepare_input(inputs)
+        seen = model.backbone(backbone)
+    features, mask = seen["backbone_features"].float(), seen["image_mask"].bool()[..., None]
+    mean = (features * mask).sum(1) / mask.sum(1).clamp_min(1)
+    return torch.cat([mean, features.masked_fill(~mask, -1e4).amax(1)], -1).cpu().numpy()
+
+
 @contextlib.contextmanager
 def watched_fusions(fusions: nn.Module | None, spoken: Tensor) -> Iterator[dict[str, float]]:
     """Share of each fusion layer's attention that lies on instruction tokens, filled while the block runs.

@@ -20,7 +20,7 @@ from pathlib import Path
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
-from apt_plugin.launch import Flags, Request
+from apt_plugin.launch import Flags, Request, listen_after
 from apt_plugin.recipe import Recipe, flatten
 from apt_plugin.stages import read_record
 
@@ -173,17 +173,14 @@ class Training:
         return subprocess.call(command)
 
     def listen(self) -> None:
-        """Does the result listen? A question about a finished run: an answer that cannot be had does not fail it."""
+        """On the data that Stage 2 was trained on; name held-out data with `apt-plugin listen` for a harder question."""
         checkpoint = last_whole(self.folder("2"))
         if checkpoint is None:
             return
         config = files.read_json(checkpoint / "pretrained_model" / "train_config.json")["dataset"]
-        command = [sys.executable, "-m", "apt_plugin", "listen", "--policy", str(checkpoint / "pretrained_model")]
-        command += ["--dataset", config["repo_id"], "--output", str(self.output), "--frames", str(self.request.listen)]
-        command += ["--root", config["root"]] if config.get("root") else []
-        logging.info("APT: listen: %s", " ".join(command))
-        if subprocess.call(command):
-            logging.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
+        where = ["--root", config["root"]] if config.get("root") else []
+        policy = checkpoint / "pretrained_model"
+        listen_after(self.request.listen, policy, self.output, "--dataset", config["repo_id"], *where)
 
 
 def recipe_flags(recipe: Recipe) -> dict[str, str]:

@@ -153,7 +153,7 @@ class LerobotListener:
         model = self._flow()
         if self._is_groot():
             inputs = self.policy._filter_groot_inputs(batch, include_action=False)
-            return _groot_features(model, inputs, bool(self.config.use_bf16))
+            return torch_listen.groot_features(model, inputs, bool(self.config.use_bf16))
         prepare = getattr(self.policy, "_preprocess_images", None) or self.policy.prepare_images
         images, _ = prepare(batch)
         tower = getattr(model, "paligemma_with_expert", None) or model.vlm_with_expert
@@ -211,17 +211,6 @@ def _picture(image: Tensor | None) -> np.ndarray:
         return np.zeros((8, 8, 3), np.uint8)
     frame = image[-1] if image.dim() == 4 else image
     return (frame.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-
-
-def _groot_features(model: Any, inputs: Any, autocast: bool) -> np.ndarray:
-    """Backbone features at image tokens, pooled; the text is empty and stands behind the images."""
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-        backbone, _ = model.prepare_input(inputs)
-        seen = model.backbone(backbone)
-    features, mask = seen["backbone_features"].float(), seen["image_mask"].bool()[..., None]
-    mean = (features * mask).sum(1) / mask.sum(1).clamp_min(1)
-    most = features.masked_fill(~mask, -1e4).amax(1)
-    return torch.cat([mean, most], -1).cpu().numpy()
 
 
 def _in_vlm(name: str) -> bool:
