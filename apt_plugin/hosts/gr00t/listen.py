@@ -92,7 +92,7 @@ class Gr00tListener:
             position=np.array([t for _, t in chosen]) / np.maximum(lengths - 1, 1),
             task=tuple(texts),
             actions=np.stack([batch["action"][0].float().numpy() for batch in batches]),
-            valid=mask.any(-1),
+            valid=np.asarray(mask.any(-1)),
             pictures=np.stack([_picture(step) for step in self._steps]),
             width=int(mask.any((0, 1)).sum()),
         )
@@ -198,8 +198,8 @@ def open_listener(
         loader = LeRobotEpisodeLoader(path, modality)
     except (AssertionError, KeyError, ValueError) as error:
         raise AptError(
-            f"{path} does not have what {EmbodimentTag.reverse_lookup(tag.value)} reads: {error}. Use the data set that "
-            "the policy was trained on."
+            f"{path} does not have what {EmbodimentTag.reverse_lookup(tag.value)} reads: {error}. Use the data set "
+            "that the policy was trained on."
         ) from error
     logging.info("listen: %s on %s", model.config.model_type, path)
     return Gr00tListener(model, processor, tag, loader, folder, frames, seed)

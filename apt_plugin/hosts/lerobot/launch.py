@@ -173,7 +173,7 @@ class Training:
         return subprocess.call(command)
 
     def listen(self) -> None:
-        """On the data that Stage 2 was trained on; name held-out data with `apt-plugin listen` for a harder question."""
+        """On the data that Stage 2 was trained on; `apt-plugin listen` on held-out data asks a harder question."""
         checkpoint = last_whole(self.folder("2"))
         if checkpoint is None:
             return

@@ -85,8 +85,8 @@ def test_what_it_refuses(where, checkpoints):
         open_listener(str(checkpoints["stock"]), str(where / "data"), frames=0)
     with pytest.raises(AptError, match=r"Which embodiment\?.*--config"):
         open_listener(str(checkpoints["stock"]), str(where / "data"), config="GR1")
+    one = tiny.dataset(where / "one", episodes=1)
     with pytest.raises(AptError, match="one instruction only"):
-        one = tiny.dataset(where / "one", episodes=1)
         run(
             str(checkpoints["stock"]), str(one), "gr00t", QUIET, (), None, "", where / "out", frames=4, device="",
             config=tiny.TAG,
