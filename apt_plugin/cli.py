@@ -18,6 +18,7 @@ OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the 
   apt-plugin run lerobot-train --policy.type=pi05 ... --recipe apt    both stages, by the host's own command
   apt-plugin doctor                                                   what is installed, and whether it is supported
   apt-plugin prove CHECKPOINT                                         the contracts, measured on a checkpoint
+  apt-plugin listen --policy CHECKPOINT --dataset DATA                does it listen, to which words, and why not
   apt-plugin cache build|verify|info ...                              the frozen VLM's features on disk
   apt-plugin bench pi05                                               what each way of training and acting costs
   apt-plugin demo                                                     the whole thing in a tiny world, on this CPU
@@ -78,6 +79,54 @@ class Patch:
         from apt_plugin.patching import run
 
         print(run(self.host, self.action, self.checkout))
+        return 0
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Does a policy listen? Asked on frames of its own data, without a simulator; any policy of a supported host."""
+
+    policy: str
+    """A checkpoint folder (or, with --host, what that host calls a checkpoint)."""
+    dataset: str = ""
+    """The host's data set: a hub id or a folder. openpi takes it from --config."""
+    host: str = ""
+    """lerobot, openpi or gr00t; told from the folder when left out."""
+    root: str = ""
+    """lerobot: the folder of a data set whose id is given."""
+    config: str = ""
+    """openpi: the training config's name. gr00t: the embodiment tag."""
+    frames: int = 64
+    instructions: tuple[str, ...] = ()
+    """A .yaml or .json file of instructions, or texts to ask every frame under."""
+    libero_pro: Path | None = None
+    """A local copy of LIBERO-PRO: its paraphrases and task swaps."""
+    per_frame: int = 8
+    """Instructions per frame, the true one and the empty one among them."""
+    draws: int = 8
+    """Noise draws per instruction; the same for every instruction of a frame."""
+    guidance: tuple[float, ...] = ()
+    """Guidance scales to sweep (Stage 2 of the recipe), e.g. 0 1 1.5 2 3."""
+    base: str = ""
+    """The base checkpoint: was the VLM left alone?"""
+    output: Path = Path("apt-listen")
+    """Where listen.html and listen.json go."""
+    batch: int = 32
+    device: str = ""
+    seed: int = 0
+
+    def __call__(self) -> int:
+        from apt_plugin.listen import Settings
+        from apt_plugin.listen.pages import console
+        from apt_plugin.listen_command import run
+
+        settings = Settings(self.per_frame, self.draws, self.batch, self.seed, self.guidance)
+        more = {name: getattr(self, name) for name in ("root", "config") if getattr(self, name)}
+        result = run(
+            self.policy, self.dataset, self.host, settings, self.instructions, self.libero_pro, self.base, self.output,
+            frames=self.frames, device=self.device, **more,
+        )  # fmt: skip
+        console([result])
         return 0
 
 
@@ -152,6 +201,11 @@ def _cache(argv: list[str]) -> int:
     return command.main(argv)
 
 
+COMMANDS = {
+    "doctor": Doctor, "prove": Prove, "listen": Listen, "export": Export, "patch": Patch, "bench": Bench, "demo": Demo,
+}  # fmt: skip
+
+
 def main() -> None:
     """Entry point."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -162,7 +216,7 @@ def main() -> None:
         if argv[:1] == ["cache"]:
             sys.exit(_cache(argv[1:]))
         command = tyro.extras.subcommand_cli_from_dict(
-            {"doctor": Doctor, "prove": Prove, "export": Export, "patch": Patch, "bench": Bench, "demo": Demo},
+            COMMANDS,
             prog="apt-plugin",
             description=OVERVIEW,
             args=argv or ["--help"],

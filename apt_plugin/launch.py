@@ -6,6 +6,7 @@ Flags of ours:
     --apt.config FILE               a view of the recipe in YAML; flags override it
     --apt.preset default|paper|release
     --apt.prove true|false          run the contracts on Stage 1's result before Stage 2 (true)
+    --apt.listen FRAMES             after Stage 2, ask on so many frames whether the policy listens (32; 0: do not)
     --apt.stage1.<host flag> V      a flag of the host for Stage 1 only: its own data, steps, batch size, ...
     --apt.stage2.<host flag> V      the same for Stage 2
     --apt.cache DIR                 compute the frozen VLM's features once, then train from them (see cache --help)
@@ -15,6 +16,9 @@ Everything else belongs to the host and is passed on as it is.
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +38,7 @@ class Request:
     recipe: Recipe | None = None  # None: the recipe was not named, the plugin stays out
     stage: str = "both"
     prove: bool = True
+    listen: int = 32
     # Host flags for one stage only, name -> value.
     stage_flags: dict[str, dict[str, str]] = field(default_factory=lambda: {"1": {}, "2": {}})
 
@@ -73,18 +78,30 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]]) -> Request:
     values |= {name: value for name, value in ours if name != "config"}
     stage = choose("--apt.stage", str(values.pop("stage", "both")), STAGES)
     prove = str(values.pop("prove", "true")).lower() in ("true", "1", "yes")
+    listen = str(values.pop("listen", Request.listen))
+    if not listen.isdigit():
+        raise AptError(f"--apt.listen is {listen!r}; write how many frames to listen on, 0 for none.")
     flags: dict[str, dict[str, str]] = {"1": {}, "2": {}}
     for name in list(values):
         head, _, tail = name.partition(".")
         if head in ("stage1", "stage2") and tail:
             flags[head[-1]][tail] = _as_flag(values.pop(name))
-    known = [*fields_of(), "preset", "stage", "config", "prove", "stage1.<host flag>", "stage2.<host flag>"]
+    known = [*fields_of(), "preset", "stage", "config", "prove", "listen", "stage1.<host flag>", "stage2.<host flag>"]
     # tyro shows --apt.noise-draws in a host's --help: take what it shows.
     values = {name.replace("-", "_") if name not in known else name: value for name, value in values.items()}
     for name in values:
         if name not in known:
             raise AptError(f"Unknown recipe field --apt.{name}.{did_you_mean(name, known)}")
-    return Request(command, from_flat(values), stage, prove, flags)
+    return Request(command, from_flat(values), stage, prove, int(listen), flags)
+
+
+def listen_after(frames: int, policy: Any, output: Any, *flags: str) -> None:
+    """Does the result of a finished run listen? An answer that cannot be had does not fail the run."""
+    command = [sys.executable, "-m", "apt_plugin", "listen", "--policy", str(policy), "--output", str(output)]
+    command += ["--frames", str(frames), *flags]
+    logging.info("APT: listen: %s", " ".join(command))
+    if subprocess.call(command):
+        logging.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
 
 
 def _as_flag(value: Any) -> str:

@@ -21,6 +21,7 @@ from apt_plugin.report.sections import (
     Gates,
     Proofs,
     Rates,
+    Scatter,
     Section,
     Settings,
     Strip,
@@ -32,8 +33,8 @@ from apt_plugin.report.stats import compare, compare_seeds, newcombe, wilson
 from apt_plugin.report.terminal import console
 
 __all__ = [
-    "Curves", "Frames", "Gates", "Proofs", "Rates", "Section", "Settings", "Strip", "Table", "Title", "Verdict",
-    "compare", "compare_seeds", "console", "document", "newcombe", "wilson", "write",
+    "Curves", "Frames", "Gates", "Proofs", "Rates", "Scatter", "Section", "Settings", "Strip", "Table", "Title",
+    "Verdict", "compare", "compare_seeds", "console", "document", "newcombe", "wilson", "write",
 ]  # fmt: skip
 
 SCHEMA = 1

@@ -25,7 +25,9 @@ def render(document: Mapping[str, Any]) -> str:
     sections = [section | {"anchor": f"s{i}"} for i, section in enumerate(document["sections"])]
     style = looks(document)
     body = [_header(sections)]
-    if not plots.available() and any(section["kind"] in ("curves", "gates", "rates") for section in sections):
+    if not plots.available() and any(
+        section["kind"] in ("curves", "scatter", "gates", "rates") for section in sections
+    ):
         body.append(tag("p", NO_PLOTS, class_="notice"))
     body += [_section(section, style) for section in sections[1:]]
     head = tag(
@@ -62,8 +64,8 @@ def _header(sections: list[dict[str, Any]]) -> Html:
 
 def _section(section: Mapping[str, Any], style: Mapping[str, Look]) -> Html:
     draw: Callable[[Mapping[str, Any], Mapping[str, Look]], Html] = {
-        "verdict": parts.verdict, "curves": parts.curves, "proofs": parts.proofs, "gates": parts.gates,
-        "rates": rates, "table": parts.table, "frames": parts.frames, "settings": parts.settings,
+        "verdict": parts.verdict, "curves": parts.curves, "scatter": parts.scatter, "proofs": parts.proofs,
+        "gates": parts.gates, "rates": rates, "table": parts.table, "frames": parts.frames, "settings": parts.settings,
     }[section["kind"]]  # fmt: skip
     heading = tag("h2", title_of(section))
     return tag("section", heading, draw(section, style), id=section["anchor"], class_=section["kind"])

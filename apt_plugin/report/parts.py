@@ -48,6 +48,18 @@ def curves(data: Data, looks: Looks) -> Html:
     return join([head, figure(plots.curves(data, looks), alt, legend(looks, names)), numbers])
 
 
+def scatter(data: Data, looks: Looks) -> Html:
+    lines, names = data["series"], [line["name"] for line in data["series"]]
+    head = intro(data["note"], f"{data['x_label']} along the bottom, {data['y_label']} upwards; one mark each.")
+    rows = [[line["name"], value(x), value(y)] for line in lines for x, y in zip(line["x"], line["y"], strict=True)]
+    numbers = grid(["", data["x_label"], data["y_label"]], rows, f"{data['title']}, in numbers", (1, 2))
+    if not (lines and plots.available()):
+        return join([head, numbers])
+    alt = f"Scatter plot of {data['y_label']} against {data['x_label']}: {len(rows)} marks."
+    drawing = figure(plots.scatter(data, looks), alt, legend(looks, names))
+    return join([head, drawing, tag("details", tag("summary", "Show the numbers"), numbers)])
+
+
 def tally(rows: list[Data]) -> Html:
     """How many checks hold, in one coloured line."""
     states = [check["passed"] for check in rows]

@@ -70,6 +70,21 @@ def curves(data: Mapping[str, Any], looks: Mapping[str, Look]) -> Html:
     return _pair(draw, 3.5, 3.5, f"c-{data['anchor']}")
 
 
+def scatter(data: Mapping[str, Any], looks: Mapping[str, Look]) -> Html:
+    """The marks of a Scatter section."""
+
+    def draw(figure: Figure, narrow: bool) -> None:
+        axes = figure.subplots()
+        for line in data["series"]:
+            style = looks[line["name"]]
+            y = [np.nan if value is None else value for value in line["y"]]
+            axes.plot(line["x"], y, style.marker, color=style.colour, markersize=7, alpha=0.85)
+        axes.set_xlabel(data["x_label"])
+        axes.set_title(data["y_label"], loc="left", fontsize=11.5, color=MUTED, pad=8)
+
+    return _pair(draw, 3.8, 3.8, f"x-{data['anchor']}")
+
+
 def gates(data: Mapping[str, Any]) -> Html:
     """Left: each layer's gate over the steps. Right: where each ended."""
     lines = data["series"]

@@ -62,6 +62,25 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Scatter:
+    """Points of several groups, one mark each: group -> (x, y) pairs."""
+
+    title: str
+    note: str
+    groups: Mapping[str, Sequence[tuple[float, float]]]
+    x_label: str = ""
+    y_label: str = ""
+
+    def data(self) -> dict[str, Any]:
+        lines = [
+            _line(f"{self.title}: {name}", ([x for x, _ in each], [y for _, y in each])) | {"name": name}
+            for name, each in self.groups.items()
+        ]
+        labels = {"x_label": self.x_label, "y_label": self.y_label}
+        return {"kind": "scatter", "title": self.title, "note": self.note, "series": lines} | labels
+
+
+@dataclass(frozen=True)
 class Proofs:
     """Each row maps contract (1 to 7, or any name), what, passed (None: not run) and, if any, value, limit, note."""
 
@@ -224,7 +243,7 @@ class Settings:
         return {"kind": "settings", "values": plain(self.values)}
 
 
-Section = Title | Verdict | Curves | Proofs | Gates | Rates | Table | Frames | Settings
+Section = Title | Verdict | Curves | Scatter | Proofs | Gates | Rates | Table | Frames | Settings
 
 
 def _line(name: str, line: Line) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def looks(document: Mapping[str, Any]) -> dict[str, Look]:
     """Arms first, then other curves, each in the order of appearance."""
     sections = document["sections"]
     names = [arm for section in sections if section["kind"] == "rates" for arm in section["arms"]]
-    names += [line["name"] for section in sections if section["kind"] == "curves" for line in section["series"]]
+    drawn = [section for section in sections if section["kind"] in ("curves", "scatter")]
+    names += [line["name"] for section in drawn for line in section["series"]]
     return {name: look(index) for index, name in enumerate(dict.fromkeys(names))}
 
 

@@ -79,26 +79,13 @@ class Actor:
         `lerobot_policy_*` packages are.
 
         Raises:
-            FileNotFoundError: no checkpoint there.
+            AptError: no checkpoint there.
         """
-        from lerobot.configs import PreTrainedConfig
-        from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-        from lerobot.utils.import_utils import register_third_party_plugins
-
         import apt_plugin.tabletop.host.configuration_pi05_tiny  # noqa: F401  # registers the type
+        from apt_plugin.hosts.lerobot.opening import open_policy
 
-        directory = Path(directory)
-        if not (directory / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{directory} holds no config.json; a lerobot-train output keeps its policy in "
-                "checkpoints/last/pretrained_model."
-            )
-        register_third_party_plugins()
-        config = PreTrainedConfig.from_pretrained(directory)
-        config.pretrained_path, config.device = directory, "cpu"
-        policy = get_policy_class(config.type).from_pretrained(directory, config=config)
-        policy.eval()
-        return cls(policy, *make_pre_post_processors(config, pretrained_path=str(directory)))
+        opened = open_policy(directory, "cpu")
+        return cls(opened.policy, opened.preprocessor, opened.postprocessor)
 
     def reset(self) -> None:
         """Forget the queued actions of the last episodes."""

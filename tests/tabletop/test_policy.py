@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("lerobot")
 import torch
 
+from apt_plugin.errors import AptError
 from apt_plugin.tabletop import checkpoint, tokenizer
 from apt_plugin.tabletop.lessons import PROMPT_LENGTH, Lessons, scenes
 from apt_plugin.tabletop.rollout import Actor, evaluate, wilson
@@ -177,7 +178,7 @@ def test_rollouts_match_the_hosts_own(grounded):
 
 def test_missing_checkpoint_says_where_to_look(tmp_path):
     """The commonest slip: naming lerobot's output directory instead of the policy inside it."""
-    with pytest.raises(FileNotFoundError, match="checkpoints/last/pretrained_model"):
+    with pytest.raises(AptError, match="checkpoints/last/pretrained_model"):
         Actor.load(tmp_path)
 
 

@@ -21,7 +21,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
 from apt_plugin.hub import local_folder
-from apt_plugin.launch import Flags, Request
+from apt_plugin.launch import Flags, Request, listen_after
 from apt_plugin.recipe import Recipe, flatten
 from apt_plugin.stages import read_record
 
@@ -133,6 +133,8 @@ class Training:
                 return status
         from apt_plugin.hosts.lerobot.summary import write_summary
 
+        if "2" in wanted and self.request.listen:
+            self.listen()
         write_summary(self.output)
         return 0
 
@@ -204,6 +206,16 @@ class Training:
         command = [sys.executable, "-m", "apt_plugin", "prove", target, "--json", str(self.output / "proofs.json")]
         logging.info("APT: proofs: %s", " ".join(command))
         return subprocess.call(command)
+
+    def listen(self) -> None:
+        """On the data that Stage 2 was trained on; `apt-plugin listen` on held-out data asks a harder question."""
+        checkpoint = last_whole(self.folder("2"))
+        if checkpoint is None:
+            return
+        config = files.read_json(checkpoint / "pretrained_model" / "train_config.json")["dataset"]
+        where = ["--root", config["root"]] if config.get("root") else []
+        policy = checkpoint / "pretrained_model"
+        listen_after(self.request.listen, policy, self.output, "--dataset", config["repo_id"], *where)
 
 
 def recipe_flags(recipe: Recipe) -> dict[str, str]:

@@ -25,6 +25,7 @@ from apt_plugin.hosts.lerobot.groups import optimizer_groups, set_trainable, tra
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, WEIGHTS
 from apt_plugin.hosts.lerobot.noise import draw
 from apt_plugin.hosts.lerobot.sizes import replaced, sized
+from apt_plugin.listen.interval import interval_numbers
 from apt_plugin.stages import LIKELIHOOD
 
 if TYPE_CHECKING:  # a mixin: the host's policy stands behind it
@@ -155,14 +156,12 @@ class AptPolicy(HostPolicy):
         curve = {"loss": scalars["loss"]}
         if "prior" in scalars:
             curve["prior_loss"] = scalars["prior"]
-        if "blank" in scalars:
-            curve["blank_gap_train"] = scalars["blank"] - scalars["loss"]
+        gates = {} if self.model.apt_fusion is None else self.model.apt_fusion.openings()
+        cheap = interval_numbers(scalars["loss"], scalars.get("blank"), gates)
+        curve |= {"blank_gap_train" if name == "blank_gap" else name: value for name, value in cheap.items()}
         curve |= self._held_out()
-        if self.model.apt_fusion is not None:
-            gates = self.model.apt_fusion.openings()
-            curve |= {"gate_mean": sum(gates.values()) / len(gates), "gate_max": max(gates.values())}
-            if self.apt_step % max(self.config.recipe.gap_every, 1) == 0:
-                self.apt_curve.add(self.apt_step, {f"gate.{site}": g for site, g in gates.items()})
+        if gates and self.apt_step % max(self.config.recipe.gap_every, 1) == 0:
+            self.apt_curve.add(self.apt_step, {f"gate.{site}": g for site, g in gates.items()})
         self.apt_curve.add(self.apt_step, curve)
         per_dim = errors.detach().mean((0, 1)).cpu().tolist()
         return {**curve, "loss_per_dim": per_dim, "trainable_share": trainable_share(self)}
@@ -174,9 +173,7 @@ class AptPolicy(HostPolicy):
         if not means:
             return {}
         out = {"eval_loss": means["loss"]}
-        if "blank" in means:
-            out["blank_gap"] = means["blank"] - means["loss"]
-        return out
+        return out | interval_numbers(means["loss"], means.get("blank"), None)
 
     def update(self) -> None:
         """lerobot calls this after each optimiser step."""

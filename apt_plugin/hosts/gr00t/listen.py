@@ -1,0 +1,217 @@
+"""An Isaac GR00T policy and frames of its data set, opened for `apt_plugin.listen`.
+
+F frames   B (frame, instruction) pairs   T action tokens   A action dimensions
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from apt_plugin.backends import torch_listen, torch_params
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.gr00t import register
+from apt_plugin.listen.sampling import spread_over_tasks
+from apt_plugin.listen.subject import Context, Frames, facts_of
+from apt_plugin.stages import LIKELIHOOD
+
+FIRST_FRAMES = 128  # episodes; each is decoded whole by the host's loader
+
+
+class Gr00tListener:
+    """One model with its own processor, on one data set read by the host's own loader."""
+
+    def __init__(self, model: Any, processor: Any, tag: Any, loader: Any, folder: Path, count: int, seed: int):
+        self.model, self.processor, self.tag, self.loader = model, processor, tag, loader
+        self.modality = loader.modality_configs
+        self.steps = int(model.action_head.num_inference_timesteps)
+        self.gated = getattr(model, "apt_stage", None) == LIKELIHOOD
+        self._episodes: dict[int, Any] = {}
+        tasks = [self._task(episode) for episode in range(len(loader))]
+        labelled = [episode for episode, text in enumerate(tasks) if text.strip()]
+        if not labelled:
+            raise AptError(f"{loader.dataset_path} has no instruction in any episode: listen needs labelled data.")
+        texts = [tasks[episode] for episode in labelled]
+        self.tasks = sorted(set(texts))
+        reach = max(self.modality["action"].delta_indices)
+        room = np.array([max(loader.get_episode_length(e) - reach, 1) for e in labelled])
+        chosen = [(labelled[k], t) for k, t in spread_over_tasks(texts, room, count, seed)]
+        first = spread_over_tasks(texts, None, min(FIRST_FRAMES, len(texts)), seed)
+        self._first = [labelled[k] for k, _ in first]
+        self._steps = [self._step(episode, t) for episode, t in chosen]
+        self.frames = self._frames(chosen, [tasks[episode] for episode, _ in chosen])
+        self.facts = facts_of(
+            host="Isaac GR00T", policy=model.config.model_type, checkpoint=folder,
+            stage=getattr(model, "apt_stage", None), data=loader.dataset_path, tasks=len(self.tasks),
+        )  # fmt: skip
+
+    # -- frames -------------------------------------------------------------------------------------------
+
+    def _episode(self, index: int) -> Any:
+        if index not in self._episodes:
+            if len(self._episodes) > 8:  # whole videos: keep a few
+                self._episodes.pop(next(iter(self._episodes)))
+            self._episodes[index] = self.loader[index]
+        return self._episodes[index]
+
+    def _task(self, index: int) -> str:
+        """The instruction of an episode's first frame, without decoding its videos."""
+        frame = self.loader._load_parquet_data(self.loader.episodes_metadata[index]["episode_index"])
+        key = self.modality["language"].modality_keys[0]
+        if (column := f"language.{key}") in frame.columns:
+            return str(frame[column].iloc[0])
+        return str(self.loader.create_language_from_meta(self.loader.episodes_metadata[index], len(frame), key)[0])
+
+    def _step(self, episode: int, step: int) -> Any:
+        from gr00t.data.dataset.sharded_single_step_dataset import extract_step_data
+
+        return extract_step_data(self._episode(episode), step, self.modality, self.tag, allow_padding=True)
+
+    def _inputs(self, steps: Sequence[Any], texts: Sequence[str]) -> dict[str, Any]:
+        """Frames under other words, through the host's processor and collator."""
+        from gr00t.data.types import MessageType
+
+        made = []
+        for step, text in zip(steps, texts, strict=True):
+            told = dataclasses.replace(step, text=text)
+            made.append(self.processor([{"type": MessageType.EPISODE_STEP.value, "content": told}]))
+        return dict(self.processor.collator(made)["inputs"])
+
+    def _frames(self, chosen: Sequence[tuple[int, int]], texts: Sequence[str]) -> Frames:
+        batches = [self._inputs([step], [text]) for step, text in zip(self._steps, texts, strict=True)]
+        mask = np.stack([batch["action_mask"][0].numpy() > 0 for batch in batches])
+        lengths = np.array([self.loader.get_episode_length(episode) for episode, _ in chosen])
+        return Frames(
+            episode=np.array([episode for episode, _ in chosen]),
+            position=np.array([t for _, t in chosen]) / np.maximum(lengths - 1, 1),
+            task=tuple(texts),
+            actions=np.stack([batch["action"][0].float().numpy() for batch in batches]),
+            valid=np.asarray(mask.any(-1)),
+            pictures=np.stack([_picture(step) for step in self._steps]),
+            width=int(mask.any((0, 1)).sum()),
+        )
+
+    # -- what is asked ------------------------------------------------------------------------------------
+
+    def context(self, frames: Sequence[int], texts: Sequence[str]) -> Context:
+        steps = [self._steps[f] for f in frames]
+        if hasattr(self.model, "apt_features"):
+            return torch_listen.AptGrootContext(self.model, self._observed(steps, texts))
+        return torch_listen.OneByOne(
+            [
+                torch_listen.GrootContext(self.model, self._observed([step], [text]))
+                for step, text in zip(steps, texts, strict=True)
+            ]
+        )
+
+    def _observed(self, steps: Sequence[Any], texts: Sequence[str]) -> dict[str, Any]:
+        """As at inference: the demonstrated actions stay out, or the host would take them for real-time chunking."""
+        inputs = self._inputs(steps, texts)
+        return {name: value for name, value in inputs.items() if name not in ("action", "action_mask")}
+
+    def first_frames(self) -> tuple[np.ndarray, list[str]]:
+        found = [self._features(self._step(episode, 0)) for episode in self._first]
+        return np.concatenate(found), [self._task(episode) for episode in self._first]
+
+    def features(self, frames: Sequence[int]) -> np.ndarray:
+        return np.concatenate([self._features(self._steps[f]) for f in frames])
+
+    def _features(self, step: Any) -> np.ndarray:
+        return torch_listen.groot_features(self.model, self._observed([step], [""]))
+
+    def gates(self) -> dict[str, float]:
+        fusion = getattr(self.model, "apt_fusion", None)
+        return {} if fusion is None else fusion.openings()
+
+    def attention(self, frames: Sequence[int]) -> str:
+        return "GR00T reads text in blocks of its own: attention there is on text by construction (see the gates)."
+
+    def digest(self) -> str:
+        return vlm_digest(self.model)
+
+
+def vlm_digest(model: Any) -> str:
+    return torch_params.digest((n, p) for n, p in model.named_parameters() if ".backbone." in f".{n}")
+
+
+def _picture(step: Any) -> np.ndarray:
+    frame = np.asarray(next(iter(step.images.values()))[-1])
+    return np.ascontiguousarray(frame, dtype=np.uint8)
+
+
+def load(policy: str, device: str) -> tuple[Any, Any, Path]:
+    """Model (float32 on a CPU) and processor of a checkpoint folder, stock or ours.
+
+    Raises:
+        AptError: no checkpoint there.
+    """
+    register()
+    import gr00t.model  # noqa: F401  # registers the model and the processor
+    from transformers import AutoModel, AutoProcessor
+
+    folder = Path(policy)
+    if not (folder / "config.json").is_file():
+        raise AptError(f"{folder} holds no config.json: name a checkpoint-<step> folder of a GR00T run.")
+    kind = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    model: Any = AutoModel.from_pretrained(folder).eval().to(device or "cpu", dtype=kind)
+    where = folder if (folder / "processor_config.json").is_file() else folder / "processor"
+    processor: Any = AutoProcessor.from_pretrained(where)
+    processor.eval()
+    return model, processor, folder
+
+
+def open_listener(
+    policy: str, dataset: str, frames: int = 64, seed: int = 0, device: str = "", config: str = "", root: str = ""
+) -> Gr00tListener:
+    """An Isaac GR00T checkpoint on a data set of its embodiment.
+
+    Args:
+        config: the embodiment tag; may be left out where the checkpoint knows one only.
+
+    Raises:
+        AptError: no data set, no frames asked for, or a tag that the checkpoint does not know.
+    """
+    from gr00t.data.dataset.lerobot_episode_loader import LeRobotEpisodeLoader
+    from gr00t.data.embodiment_tags import EmbodimentTag
+
+    path = Path(root or dataset)
+    if not (path / "meta" / "info.json").is_file():
+        raise AptError(f"There is no LeRobot data set at {path}; name its folder with --dataset.")
+    if frames < 1:
+        raise AptError(f"--frames is {frames}; write 1 or more (64 is the default).")
+    model, processor, folder = load(policy, device)
+    known = processor.get_modality_configs()
+    tag = EmbodimentTag.resolve(config) if config else None
+    if tag is None and len(known) == 1:
+        tag = EmbodimentTag(next(iter(known)))
+    if tag is None or tag.value not in known:
+        names = ", ".join(EmbodimentTag.reverse_lookup(value) for value in sorted(known))
+        raise AptError(f"Which embodiment? This checkpoint knows {names}: write --config TAG.")
+    modality = {name: part for name, part in known[tag.value].items() if name != "rl_info"}
+    try:
+        loader = LeRobotEpisodeLoader(path, modality)
+    except (AssertionError, KeyError, ValueError) as error:
+        raise AptError(
+            f"{path} does not have what {EmbodimentTag.reverse_lookup(tag.value)} reads: {error}. Use the data set "
+            "that the policy was trained on."
+        ) from error
+    logging.info("listen: %s on %s", model.config.model_type, path)
+    return Gr00tListener(model, processor, tag, loader, folder, frames, seed)
+
+
+def base_digest(path: str, device: str = "", config: str = "") -> str:
+    """SHA-256 over the VLM's parameters of a base checkpoint."""
+    del config
+    register()
+    import gr00t.model  # noqa: F401
+    from transformers import AutoModel
+
+    kind = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    model: Any = AutoModel.from_pretrained(Path(path)).to(dtype=kind)
+    return vlm_digest(model)
