@@ -19,7 +19,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.hosts.gr00t.names import CHILD, TRAIN
 from apt_plugin.hub import local_folder
-from apt_plugin.launch import Request
+from apt_plugin.launch import Request, listen_after
 from apt_plugin.recipe import Recipe, flatten
 from apt_plugin.report.run import write_run
 from apt_plugin.stages import read_record
@@ -142,8 +142,19 @@ class Training:
             if status := subprocess.call(command):
                 return status
         found = {stage: last_whole(self.folder(str(stage))) for stage in (1, 2)}
+        if found[2] is not None and "2" in wanted and self.request.listen:
+            self.listen(found[2])
         write_run(self.output, {stage: read_record(folder) for stage, folder in found.items() if folder is not None})
         return 0
+
+    def listen(self, checkpoint: Path) -> None:
+        """On the (first) data set that Stage 2 was trained on."""
+        own = {name.replace("_", "-"): value for name, value in self.request.stage_flags["2"].items()}
+        data = own.get("dataset-path") or value_of(self.program.flags, "dataset-path") or ""
+        tag = own.get("embodiment-tag") or value_of(self.program.flags, "embodiment-tag")
+        more = ["--config", tag] if tag else []
+        path = data.split(os.pathsep)[0]
+        listen_after(self.request.listen, checkpoint, self.output, "--host", "gr00t", "--dataset", path, *more)
 
     def folder(self, stage: str) -> Path:
         return self.output / f"stage{stage}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin.errors import AptError
-from apt_plugin.launch import Request
+from apt_plugin.launch import Request, listen_after
 
 CHILD = "apt_plugin.hosts.openpi"
 JOB = "APT_OPENPI_JOB"
@@ -102,6 +102,11 @@ class Training:
                 return status
             if stage == "1":
                 self.prior = written
+            elif written and self.request.listen:
+                run = Path(written).parent
+                config = next((flag for flag in self.program.flags if not flag.startswith("-")), "")
+                more = ("--host", "openpi", "--config", config)
+                listen_after(self.request.listen, written, run.with_name(f"{run.name}-listen"), *more)
         return 0
 
     def stage(self, stage: str) -> tuple[int, str | None]:
