@@ -4,6 +4,7 @@ each sample gets its own words, digests, refusals. The data set is a real LeRobo
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import zlib
 from pathlib import Path
@@ -54,12 +55,12 @@ class Pieces(tiny.Pieces):
         return [self.bos_id()] * add_bos + super().encode(text)
 
 
-def write_data(folder: Path, tasks: tuple[str, ...] = TASKS, episodes: int = 6) -> Path:
+def write_data(folder: Path, tasks: tuple[str, ...] = TASKS, episodes: int = 6, wrist: str = "wrist_image") -> Path:
     """A LIBERO-shaped LeRobot set whose task decides the sign of the actions; episodes of 8 steps."""
     from lerobot.common.datasets.lerobot_dataset import LeRobotDataset
 
-    shapes = {"image": (32, 32, 3), "wrist_image": (32, 32, 3), "state": (8,), "actions": (7,)}
-    kinds = {"image": "image", "wrist_image": "image"}
+    shapes = {"image": (32, 32, 3), wrist: (32, 32, 3), "state": (8,), "actions": (7,)}
+    kinds = {"image": "image", wrist: "image"}
     features = {
         name: {"dtype": kinds.get(name, "float32"), "shape": shape, "names": [str(i) for i in range(len(shape))]}
         for name, shape in shapes.items()
@@ -72,7 +73,7 @@ def write_data(folder: Path, tasks: tuple[str, ...] = TASKS, episodes: int = 6) 
             image = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
             state = rng.uniform(-1, 1, 8).astype(np.float32)
             actions = (0.5 * sign + 0.1 * state[:7]).astype(np.float32)
-            frame = {"image": image[0], "wrist_image": image[1], "state": state, "actions": actions}
+            frame = {"image": image[0], wrist: image[1], "state": state, "actions": actions}
             data.add_frame(frame, task=tasks[episode % len(tasks)])
         data.save_episode()
     return folder
@@ -232,7 +233,8 @@ def test_our_own_sampler_agrees(opens: Any, kind: str) -> None:
     ours = sample(listener.context([0, 3], TEXTS), noise, listener.steps)[:, 0]
     policy, rows = listener.policy, listener._rows([0, 3], TEXTS)
     if policy.framework == "JAX":
-        theirs = policy.model.sample_actions(jax.random.key(0), policy._observation(rows, 2), noise=noise[:, 0])
+        act = jax.jit(lambda obs, start: policy.model.sample_actions(jax.random.key(0), obs, noise=start))
+        theirs = act(policy._observation(rows, 2), noise[:, 0])
     else:
         theirs = policy.model.sample_actions("cpu", policy._observation(rows), noise=torch.from_numpy(noise[:, 0]))
     np.testing.assert_allclose(ours, np.asarray(theirs), atol=1e-4)
@@ -354,15 +356,14 @@ def test_the_command_writes_page_and_numbers(folders: dict[str, Path], tmp_path:
     policy, base = folders["torch_apt2"], folders["torch_pi0"]
     assert host_of(str(policy)) == host_of(str(base)) == "openpi"
     result = run(
-        str(policy), "", "", QUIET, (), None, str(base), tmp_path / "out", frames=4, device="", config="listen_pi0"
+        str(policy), "", "", QUIET, (), None, str(base), tmp_path / "out", frames=6, device="", config="listen_pi0"
     )
-    assert ("unchanged" in result.vlm) == (
-        read_record(policy / "assets").vlm == base_digest(str(base), "", "listen_pi0")
-    )
+    assert "unchanged from the base" in result.vlm
     numbers = json.loads((tmp_path / "out" / "listen.json").read_text())
     table = next(s for s in numbers["sections"] if s.get("title") == "The numbers")
     assert next(row for row in table["rows"] if row[0] == "retrieval")[1] == result.scores["retrieval"].value
-    assert "data:image/png" in (tmp_path / "out" / "listen.html").read_text()
+    drawn = "data:image/png" in (tmp_path / "out" / "listen.html").read_text()
+    assert drawn == (importlib.util.find_spec("matplotlib") is not None)  # openpi's environment need not have it
 
 
 def test_bad_input_is_refused_with_the_reason(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -386,10 +387,8 @@ def test_bad_input_is_refused_with_the_reason(folders: dict[str, Path], tmp_path
     one = write_data(tmp_path / "one", ("push the red cube",), 2)
     with pytest.raises(AptError, match="one instruction only"):
         listen(open_listener(ours, dataset=str(one), frames=2), QUIET)
-    renamed = write_data(tmp_path / "renamed", episodes=2)
-    info = renamed / "meta" / "info.json"
-    info.write_text(info.read_text().replace('"wrist_image"', '"wrist"'))
-    with pytest.raises(AptError, match="wrist"):
+    renamed = write_data(tmp_path / "renamed", episodes=2, wrist="gripper_image")
+    with pytest.raises(AptError, match=r"reads 'wrist_image', which .* lacks; it has .*gripper_image"):
         open_listener(ours, dataset=str(renamed), frames=2)
 
 
