@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from openpi.models import model as _model
 from openpi.models import pi0_config
 from openpi.shared import download, normalize
 from openpi.training import config as _config
@@ -127,7 +126,7 @@ def read_jax(folder: Path, config: AptPi0Config) -> Any:
         AptError: weights of another config.
     """
     # A marked checkpoint needs its reader, where this version of the plugin marks them
-    read = getattr(loading, "read_params", _model.restore_params)
+    read = loading.read_params
     params = read(folder / PARAMS, dtype=jnp.dtype(config.dtype))
     lora = sorted(name for name in loading.flat(params) if "lora" in name)
     if lora and "lora" not in config.paligemma_variant + config.action_expert_variant:
