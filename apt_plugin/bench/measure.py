@@ -24,7 +24,7 @@ def flops(step: Step) -> int:
 
 
 def measure(row: Row, model: nn.Module, step: Step, device: str, rounds: int) -> Row:
-    """Fill in a row. Gradients are dropped between rounds, the optimizer does not step."""
+    """Fill in a row; no round leaves time and memory out. Gradients are dropped between rounds, no optimizer steps."""
 
     def zeroed() -> None:
         step()
@@ -32,11 +32,10 @@ def measure(row: Row, model: nn.Module, step: Step, device: str, rounds: int) ->
 
     row.flops = flops(zeroed)
     row.standing = standing(model) if row.kind == "train" else {}
-    if device == "meta":
+    if device == "meta" and rounds:
         row.peak = peak_of(model, step)
         model.zero_grad(set_to_none=True)
-        return row
-    for _ in range(rounds):
+    for _ in range(0 if device == "meta" else rounds):
         seconds, peak = (_on_gpu if device == "cuda" else _on_cpu)(step)
         model.zero_grad(set_to_none=True)
         row.seconds = min(row.seconds or seconds, seconds)

@@ -133,3 +133,37 @@ def test_two_whole_passes_would_break_that_limit(acting) -> None:
         for _ in range(2):
             policy.predict_action_chunk(batch)
     assert twice.get_total_flops() > 1.15 * theirs.get_total_flops()
+
+
+# -- the benchmark's own rows -----------------------------------------------------------------------------
+
+
+def test_every_row_of_groot_keeps_to_its_floor() -> None:
+    """Stage 1 and a frozen Stage 2, from images and from a cache; acting against the host's own."""
+    from apt_plugin.hosts.lerobot.bench import rows_of
+
+    rows = {row.name: row for row in rows_of("groot", "tiny", "cpu", rounds=0)}
+    floored = [row for row in rows.values() if row.floor]
+    assert len(floored) == 8
+    for row in floored:
+        assert row.flops <= LIMIT * row.floor, row.name
+    stock = rows["host acting"].flops
+    assert rows["APT acting"].flops <= 1.05 * stock
+    assert rows["APT acting, guidance 1.5"].flops <= 1.15 * stock
+    cached, plain = (rows[name].flops for name in ("APT Stage 1, K=1, cache", "APT Stage 1, K=1"))
+    assert cached < 0.6 * plain
+
+
+@pytest.mark.slow
+def test_pi05_at_its_real_size_keeps_to_its_floors() -> None:
+    """Counted on the meta device: 3 cameras, 64 text tokens, 50 actions, 18 layers, 10 integration steps."""
+    from apt_plugin.hosts.lerobot.bench import rows_of
+
+    wanted = ("host acting", "APT acting", "APT acting, guidance 1.5", "APT Stage 1, K=4", "APT Stage 1, K=4, cache",
+              "APT Stage 2, frozen VLM", "APT Stage 2, frozen VLM, cache")  # fmt: skip
+    rows = {r.name: r for r in rows_of("pi05", "real", "meta", 0, batch=1, only=lambda row: row.name in wanted)}
+    for row in rows.values():
+        assert not row.floor or row.flops <= LIMIT * row.floor, row.name
+    stock = rows["host acting"].flops
+    assert rows["APT acting"].flops <= 1.05 * stock
+    assert rows["APT acting, guidance 1.5"].flops <= 1.15 * stock

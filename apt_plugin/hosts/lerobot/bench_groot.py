@@ -52,12 +52,13 @@ def smaller(size: Size, batch: int | None) -> Size:
 
 def configs(size: Size, folder: Path) -> GR00TN17Config:
     """GR00T's config on a Qwen3-VL of these sizes, whose config is written to `folder`."""
-    from transformers import Qwen3VLConfig
+    import transformers
 
     s, (vision, llm, adapter, dit) = size.scale, size.layers
     head = max(128 // s, 16)
     third = head // 2 // 3
-    Qwen3VLConfig(
+    make: Any = transformers.Qwen3VLConfig
+    make(
         text_config={
             "vocab_size": 151936 // s, "hidden_size": 2048 // s, "intermediate_size": 6144 // s,
             "num_hidden_layers": llm, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": head,
@@ -229,7 +230,8 @@ def memory(batch: int, draws: int, fp32: bool, cached: bool = False) -> dict[str
     dtype = torch.float32 if fp32 else torch.bfloat16
     with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
         config = configs(SIZES["real"], Path(folder))
-        model: Any = GR00TN17(config, load_backbone_weights=False).to(dtype).train()
+        model: Any = GR00TN17(config, load_backbone_weights=False)
+        model = model.to(dtype).train()
         model.__class__ = apt_class(cache_groot.CachedGrootFlow, type(model))
         model.apt_attach(Recipe(noise_draws=draws), 1)
         model.apt_set_trainable()

@@ -76,14 +76,15 @@ class Bench:
             if not hasattr(config, "recipe"):
                 with sized(self.size.sizes):
                     return get_policy_class(kind)(config).train()
-            policy = get_policy_class(config.type)(config)
+            cls: Any = get_policy_class(config.type)
+            policy = cls(config)
             if stage == 1:
                 return policy.train()
             # A Stage 2 of random weights: the flow is built anew with its fusion, the policy around it stays.
             config.stage = 2
             config.train_expert_only = config.vlm_mode != "full"
             with sized(self.size.sizes):
-                policy.model = type(policy).flow[1](config).to(config.device)
+                policy.model = cls.flow[1](config).to(config.device)
             set_trainable(policy, config)
         return policy.train()
 

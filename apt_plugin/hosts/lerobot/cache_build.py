@@ -9,7 +9,7 @@ import logging
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -155,9 +155,10 @@ class Encoder:
         keys = list(self.places)
         worker = Worker(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
         fields = self._encode(keys[:1], self.kind)[1]
-        report = building.progress(f"stage{self.policy.config.stage}") if worker.rank == 0 else None
-        more = {"report": report} if report else {}
-        build(self.folder, Plan(self.stamp(), keys, fields, self.compute, BATCH, **more), worker)
+        plan = Plan(self.stamp(), keys, fields, self.compute, BATCH)
+        if worker.rank == 0:
+            plan = replace(plan, report=building.progress(f"stage{self.policy.config.stage}"))
+        build(self.folder, plan, worker)
 
     def verify(self) -> list[str]:
         """Stamp, hashes, and some entries computed again by the model that is there now."""

@@ -121,8 +121,8 @@ def put_outline(flow: Any, kind: str) -> None:
         pwe.embed_image = lambda tokens: tokens  # what stands in the images' place has been embedded
         return
     absent = Absent(pwe.paligemma.to("meta"))
-    language = absent.module.model.language_model  # type: ignore[union-attr]
-    rotary = type(language.rotary_emb)(config=language.config)  # the expert turns its queries by it  # type: ignore
-    language.rotary_emb = rotary  # type: ignore[union-attr]
+    language: Any = absent.module.model.language_model  # type: ignore[union-attr]
+    rotary = type(language.rotary_emb)(config=language.config)  # the expert turns its queries by it
+    language.rotary_emb = rotary
     absent.keep("rotary", rotary)
     pwe.paligemma = absent
