@@ -24,6 +24,7 @@ BATCHES = str(Path(__file__).with_name("same_batches.py"))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # six host processes, half a minute of imports each: 400 s at load 5, 600 s at load 15
 def test_two_processes_equal_one(where, tmp_path, capsys):
     """Both stages in one command. Without gloo the host stops: it knows NCCL only."""
     tiny.base(tmp_path / "base", 2, dropout=0.0)

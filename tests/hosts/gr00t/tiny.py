@@ -225,7 +225,7 @@ def finetune(
         "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0", "--recipe", "apt", *more,
     ]  # fmt: skip
     env = environment() | (environ or {})
-    return subprocess.run(command, cwd=where, env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=where, env=env, capture_output=True, text=True, timeout=900)
 
 
 def observation(where: Path, text: str) -> dict[str, Any]:
