@@ -33,6 +33,7 @@ from apt_plugin.tabletop.world import World
 UNSEEN = ("task", "combination", "environment")
 NUMBERS = (
     "retrieval",
+    "margin",
     "fit",
     "sensitivity",
     "paraphrase",

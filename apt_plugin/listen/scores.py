@@ -22,6 +22,8 @@ FEWEST = 6  # frames below which a number is not given
 READ = {
     "retrieval": "How often the true instruction explains the demonstrated actions best (lowest loss) among those that "
     "ask for something else. The number to trust: it asks which instruction the action fits, not whether it moved.",
+    "margin": "By what factor the loss on the demonstrated actions grows under instructions that mean something else "
+    "(its logarithm): retrieval counts who wins, this says by how much.",
     "fit": "The same question put to sampled actions: how often those sampled under the true instruction come closest "
     "to the demonstration.",
     "sensitivity": "How far another instruction moves the sampled action, over how far noise moves it. 0: not at all; "
@@ -85,6 +87,11 @@ def per_frame(heard: Heard) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarra
     out: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {
         "retrieval": (_wins(losses, contest) * one, one, 1 / rivals),
         "fit": (_wins(off, contest) * one, one, 1 / rivals),
+        "margin": (
+            _mean(np.log(np.maximum(losses, 1e-9) / np.maximum(losses[:, :1], 1e-9)), other),
+            np.ones(len(losses)),
+            None,
+        ),
         "sensitivity": (_mean(moved, other), spread, None),
         "paraphrase": (_mean(moved, kinds == "paraphrase"), spread, None),
         "blank gap": (_mean(losses, kinds == "blank") - losses[:, 0], np.ones(len(losses)), None),

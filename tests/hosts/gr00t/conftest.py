@@ -36,7 +36,7 @@ def run_of(where):
     from tests.hosts.gr00t import tiny
 
     out = where / "run"
-    done = tiny.finetune(where, out, "--apt.fusion.kind", "host")
+    done = tiny.finetune(where, out, "--apt.fusion.kind", "host", "--apt.listen", "4")
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((out / "proofs.json").read_text())["holds"]
     return out

@@ -51,6 +51,7 @@ def test_both_stages_leave_records_and_an_untouched_vlm(run_of):
 def test_the_run_leaves_a_report(run_of):
     """The same page as lerobot's: whether the prior was still improving, the VLM, proofs, curves, gates, settings."""
     page = (run_of / "apt_report.html").read_text()
+    assert (run_of / "listen.json").is_file()  # and whether the result listens
     said = json.loads((run_of / "apt_report.json").read_text())["sections"]
     assert [part["kind"] for part in said] == [
         "title", "verdict", "proofs", "curves", "curves", "gates", "settings"

@@ -222,7 +222,7 @@ def finetune(
         sys.executable, "-m", "apt_plugin", "run", *before, "gr00t/experiment/launch_finetune.py",
         "--base-model-path", base, "--dataset-path", data, "--embodiment-tag", TAG, "--output-dir", str(out),
         "--max-steps", "4", "--save-steps", "2", "--global-batch-size", "4", "--dataloader-num-workers", "0",
-        "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0", "--recipe", "apt", *more,
+        "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0", "--recipe", "apt", "--apt.listen", "0", *more,
     ]  # fmt: skip
     env = environment() | (environ or {})
     return subprocess.run(command, cwd=where, env=env, capture_output=True, text=True, timeout=900)

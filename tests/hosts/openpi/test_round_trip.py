@@ -61,6 +61,7 @@ def log_of(root: Path) -> str:
 
 def train(root: Path, stage: str, *more: str) -> subprocess.Popen:
     recipe = ["--recipe", "apt", "--apt.stage", stage, "--apt.noise_draws", "2", "--apt.gap_every", "1"]
+    recipe += ["--apt.listen", "0"]
     return start(root, str(SCRIPTS / "train.py"), f"tiny_{FAMILY}", *recipe, *more)
 
 

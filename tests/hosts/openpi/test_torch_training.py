@@ -31,6 +31,7 @@ def root(tmp_path_factory):
 
 def train(root, stage, *more, launcher=(), **environment):
     recipe = ["--recipe", "apt", "--apt.stage", stage, "--apt.noise_draws", "2", "--apt.gap_every", "1"]
+    recipe += ["--apt.listen", "0"]
     command = [*launcher, str(SCRIPTS / "train_pytorch.py"), f"tiny_{FAMILY}", *recipe, *more]
     return start(root, *command, **environment)
 

@@ -43,6 +43,7 @@ def test_both_stages_in_one_command(root):
         "--recipe", "apt", "--apt.config", str(REPOSITORY / "configs/openpi/pi0_libero.yaml"),
         "--apt.stage1.num-train-steps", "3", "--apt.stage2.num-train-steps", "3",
         "--apt.stage1.data.repo-id", "local/play", "--apt.mix.repo_id", "local/play", "--apt.mix.share", "0.5",
+        "--apt.listen", "4",
     ]  # fmt: skip
     done = start(root, str(SCRIPTS / "train.py"), "tiny_pi0", "--exp-name=walk", "--num-workers=2", *recipe).wait()
     log = (root / "log.txt").read_text()
