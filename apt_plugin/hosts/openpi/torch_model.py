@@ -52,12 +52,17 @@ class AptPI0Pytorch(pi0_pytorch.PI0Pytorch):
             sites = fusion_sites(len(expert.layers), self.apt.fusion.every)
             heads, width = attn.q_proj.out_features // attn.head_dim, attn.q_proj.in_features
             self.apt_fusion = build_fusion(self.apt.fusion, sites, width, heads, attn.head_dim)
-            for name, parameter in self.apt_fusion.named_parameters():
-                if not name.endswith("gate.w"):  # gates stay float32, see Gate
-                    parameter.data = parameter.data.to(attn.q_proj.weight.dtype)
+            self._match_expert()
         # The mark of our checkpoints (mark.py): a stock model loads strictly, and refuses by this name.
         self.register_buffer(MARK, torch.tensor([config.apt_stage]))
         self._set_trainable(config)
+
+    def _match_expert(self) -> None:
+        """Fusion in the expert's dtype; gates stay float32, see Gate."""
+        dtype = self.paligemma_with_expert.gemma_expert.model.layers[0].self_attn.q_proj.weight.dtype
+        for name, parameter in self.apt_fusion.named_parameters() if self.apt_fusion is not None else ():
+            if not name.endswith("gate.w") and parameter.dtype != dtype:
+                parameter.data = parameter.data.to(dtype)
 
     def _set_trainable(self, config: Any) -> None:
         """The host's trainer ignores freeze filters; its optimiser skips what has no gradient."""
@@ -189,6 +194,7 @@ class AptPI0Pytorch(pi0_pytorch.PI0Pytorch):
     @torch.no_grad()
     def sample_actions(self, device: Any, observation: Any, noise: Tensor | None = None, num_steps: int = 10) -> Tensor:
         """Integrate from noise (time 1) to an action chunk [B, T, A] (time 0) with Euler steps, as the host does."""
+        self._match_expert()  # the host's policy casts the expert behind our back
         b = observation.state.shape[0]
         if noise is None:
             noise = self.sample_noise((b, self.config.action_horizon, self.config.action_dim), device)

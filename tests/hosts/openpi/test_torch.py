@@ -134,6 +134,19 @@ def test_the_blank_gap_is_zero_behind_closed_gates_and_moves_behind_open_ones(pr
     assert abs(float(port.instruction_gap(obs, actions))) > 1e-5
 
 
+@pytest.mark.parametrize("kind", ["interleaved", "host"])
+def test_a_served_policy_is_cast_behind_its_back_and_still_samples(kind):
+    """The host's policy casts the expert to bfloat16 and nothing else: fusion that stayed float32 met it unprepared."""
+    config = tiny.ours("pi05", 2, {"fusion.kind": kind})
+    port = AptPI0Pytorch(config).eval()
+    port.paligemma_with_expert.to_bfloat16_for_selected_params("bfloat16")
+    obs, _ = tiny.observation(config, ["pick up", "stop"])
+    assert torch.isfinite(port.sample_actions("cpu", as_torch(obs), num_steps=2)).all()
+    gates = [p for n, p in port.named_parameters() if n.endswith("gate.w")]
+    assert gates
+    assert all(p.dtype == torch.float32 for p in gates)
+
+
 def test_lora_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="no LoRA"):
         AptPI0Pytorch(tiny.ours("pi0", 2, {"vlm": "lora"}))
