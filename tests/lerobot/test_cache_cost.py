@@ -138,6 +138,7 @@ def test_two_whole_passes_would_break_that_limit(acting) -> None:
 # -- the benchmark's own rows -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_row_of_groot_keeps_to_its_floor() -> None:
     """Stage 1 and a frozen Stage 2, from images and from a cache; acting against the host's own."""
     from apt_plugin.hosts.lerobot.bench import rows_of

@@ -14,7 +14,7 @@ from typing import Any
 from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from apt_plugin import files
-from apt_plugin.hosts.lerobot import cache, mixing
+from apt_plugin.hosts.lerobot import cache, mixing, order
 from apt_plugin.stages import LIKELIHOOD
 
 _INSTALLED: dict[str, Any] = {}
@@ -36,6 +36,7 @@ def install() -> None:
         "save_checkpoint": _whole_checkpoint,
         "update_last_checkpoint": _whole_link,
         "make_pre_post_processors": cache.checked,
+        "EpisodeAwareSampler": order.exact_sampler,
     }
     for name, wrap in wraps.items():
         _INSTALLED[name] = getattr(lerobot_train, name)
