@@ -32,7 +32,7 @@ def command(work: Path, name: str, steps: int, save: int, cache: bool) -> list[s
     return [
         sys.executable, "-m", "apt_plugin", "run", "lerobot-train", "--policy.type=pi05",
         f"--policy.pretrained_path={work / 'plain'}", *flags, "--resume=true", "--recipe", "apt",
-        "--apt.prove=false", *more,
+        "--apt.prove=false", "--apt.listen=0", *more,
     ]  # fmt: skip
 
 

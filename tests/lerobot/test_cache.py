@@ -313,6 +313,7 @@ def test_the_launcher_builds_and_trains_in_one_command(data, plain, tok: str, tm
         "--mixed_precision=no", "--dynamo_backend=no", "lerobot-train", "--policy.type=pi05",
         f"--policy.pretrained_path={plain['pi05']}", *datasets.flags(data["labelled"], tok, steps=2, save_freq=2,
         output_dir=tmp_path / "run"), "--recipe", "apt", "--apt.cache", str(tmp_path / "cache"), "--apt.prove=false",
+        "--apt.listen=0",
     )  # fmt: skip
     found = re.findall(r"computed shards \[(.*?)\]", done.stderr + done.stdout)
     made = [[int(n) for n in text.split(",") if n.strip()] for text in found]
