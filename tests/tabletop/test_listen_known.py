@@ -54,6 +54,7 @@ def test_sensitivity_alone_would_be_fooled(results: dict) -> None:
     assert confused["sensitivity"].low > 1
     assert confused["retrieval"].low < confused["retrieval"].chance < confused["retrieval"].high
     assert oracle["retrieval"].value == 1
+    assert oracle["margin"].low > 1 > 0.2 > confused["margin"].value
     assert oracle["fit"].value > 0.9
 
 
