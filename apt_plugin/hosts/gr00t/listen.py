@@ -187,12 +187,15 @@ def open_listener(
         raise AptError(f"--frames is {frames}; write 1 or more (64 is the default).")
     model, processor, folder = load(policy, device)
     known = processor.get_modality_configs()
-    tag = EmbodimentTag.resolve(config) if config else None
-    if tag is None and len(known) == 1:
-        tag = EmbodimentTag(next(iter(known)))
+    if not config and len(known) == 1:
+        config = next(iter(known))
+    try:
+        tag = EmbodimentTag.resolve(config)
+    except ValueError:  # no such tag at all; the host's own message lists every robot there is
+        tag = None
     if tag is None or tag.value not in known:
         names = ", ".join(EmbodimentTag.reverse_lookup(value) for value in sorted(known))
-        raise AptError(f"Which embodiment? This checkpoint knows {names}: write --config TAG.")
+        raise AptError(f"Which embodiment? This checkpoint knows {names}, not {config!r}: write --config TAG.")
     modality = {name: part for name, part in known[tag.value].items() if name != "rl_info"}
     try:
         loader = LeRobotEpisodeLoader(path, modality)

@@ -83,8 +83,9 @@ def test_what_it_refuses(where, checkpoints):
         open_listener(str(checkpoints["stock"]), str(where / "nothing"))
     with pytest.raises(AptError, match="--frames is 0"):
         open_listener(str(checkpoints["stock"]), str(where / "data"), frames=0)
-    with pytest.raises(AptError, match=r"Which embodiment\?.*--config"):
-        open_listener(str(checkpoints["stock"]), str(where / "data"), config="GR1")
+    for tag in ("GR1", "XDOF"):  # no such robot; a robot that this checkpoint does not know
+        with pytest.raises(AptError, match=rf"Which embodiment\?.*not '{tag}'.*--config"):
+            open_listener(str(checkpoints["stock"]), str(where / "data"), config=tag)
     one = tiny.dataset(where / "one", episodes=1)
     with pytest.raises(AptError, match="one instruction only"):
         run(
