@@ -7,6 +7,7 @@ Differences then come from the words alone. A prefix is computed once per (frame
 
 from __future__ import annotations
 
+import resource
 import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Heard:
     closed: np.ndarray | None
     seconds: float
     prefixes: int
+    peak_mib: float = 0.0
     guidance: dict[float, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # scale -> (losses, actions)
 
     def kinds(self) -> np.ndarray:
@@ -68,7 +70,7 @@ def listen_in(
     out = Heard(
         frames, [row[:width] for row in variants], np.zeros((count, width, draws)),
         np.zeros((count, width, draws, *chunk), np.float32), np.zeros((count, draws)) if listener.gated else None,
-        0.0, count * width,
+        0.0, count * width, 0.0,
         {s: (np.zeros((count, width, draws)), np.zeros((count, width, draws, *chunk), np.float32)) for s in guidance},
     )  # fmt: skip
     pairs = [(f, i) for f in range(count) for i in range(width)]
@@ -101,7 +103,8 @@ def listen_in(
                 _store(actions, some, acted(scale))
             _check(out, some)
             bar.advance(task, len(some))
-    return Heard(**{**vars(out), "seconds": clock.monotonic() - begin})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+    return Heard(**{**vars(out), "seconds": clock.monotonic() - begin, "peak_mib": peak})
 
 
 def draw(frames: Frames, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ def sections(result: Result) -> list[Any]:
     facts |= {
         "measured": f"{shape[0]} frames x {shape[1]} instructions x {shape[2]} draws in {heard.seconds:.0f} s",
         "prefix passes": f"{heard.prefixes}",
+        "peak memory": f"{heard.peak_mib:,.0f} MiB of this process, the model included",
     }
     out: list[Any] = [report.Title("Does this policy listen?", facts), report.Verdict(result.verdict.sentences())]
     rows = [[s.name, s.value, s.low, s.high, s.chance, s.frames, READ[s.name]] for s in result.scores.values()]
@@ -45,7 +46,7 @@ def sections(result: Result) -> list[Any]:
             )
         )  # fmt: skip
     if result.ambiguity is not None:
-        names = ["entropy", "left", "accuracy", "chance", "episodes", "instructions"]
+        names = ["entropy", "left", "low", "high", "accuracy", "chance", "episodes", "instructions"]
         out.append(
             report.Table(
                 "Does the data need language?", result.ambiguity.sentence(),
@@ -113,7 +114,7 @@ def console(results: Sequence[Result], target: Console | None = None) -> None:
         for scale, made in result.guidance.items():
             words = ", ".join(f"{name} {score.value:.3f}" for name, score in made.items())
             target.print(f"guidance {scale:g}: {words}")
-        target.print(f"VLM {result.vlm}")
+        target.print(f"VLM {result.vlm}; {result.heard.seconds:.0f} s, peak {result.heard.peak_mib:,.0f} MiB")
         style = {"listens": "green", "deaf": "red", "data cannot teach it": "red"}.get(result.verdict.word, "yellow")
         first, *rest = result.verdict.sentences()
         target.print(Text(first, f"bold {style}"))

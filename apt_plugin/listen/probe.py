@@ -24,7 +24,7 @@ _COMPONENTS = 48
 @dataclass(frozen=True)
 class Ambiguity:
     """`entropy` bits of the instruction by itself, `left` bits once the image is seen (cross-validated), `accuracy` of
-    the guess and its `chance`, `episodes` and `instructions` counted."""
+    the guess and its `chance`, `episodes` and `instructions` counted; `low`, `high`: 95 % of `left`, over episodes."""
 
     entropy: float
     left: float
@@ -32,6 +32,8 @@ class Ambiguity:
     chance: float
     episodes: int
     instructions: int
+    low: float = float("nan")
+    high: float = float("nan")
 
     @property
     def teaches(self) -> bool:
@@ -42,7 +44,8 @@ class Ambiguity:
             return "The data set has one instruction only: it cannot teach a policy to listen."
         said = (
             f"From the first image alone {100 * self.accuracy:.0f} % of {self.instructions} instructions are guessed "
-            f"right (chance {100 * self.chance:.0f} %); of {self.entropy:.2f} bits the image leaves {self.left:.2f}"
+            f"right (chance {100 * self.chance:.0f} %); of {self.entropy:.2f} bits the image leaves {self.left:.2f} "
+            f"({self.low:.2f} to {self.high:.2f})"
         )
         if self.teaches:
             return f"{said}: language has something to say in this data."
@@ -118,5 +121,9 @@ def _cross_validate(x: np.ndarray, labels: np.ndarray, classes: int, ridge: floa
         chances[fold == k] = _softmax(_with_one(x[fold == k]) @ _fit(x[fold != k], labels[fold != k], classes, ridge))
     picked = np.clip(chances[np.arange(count), labels], 1e-6, 1.0)
     # A probe worse than no image at all has learnt nothing: the image then explains nothing either.
-    left = min(float(-np.log2(picked).mean()), entropy)
-    return Ambiguity(entropy, left, float((chances.argmax(1) == labels).mean()), chance, count, classes)
+    bits = -np.log2(picked)
+    left = min(float(bits.mean()), entropy)
+    draws = bits[np.random.default_rng(1).integers(count, size=(1000, count))].mean(1)
+    low, high = (min(float(edge), entropy) for edge in np.percentile(draws, [2.5, 97.5]))
+    right = float((chances.argmax(1) == labels).mean())
+    return Ambiguity(entropy, left, right, chance, count, classes, low, high)

@@ -67,7 +67,12 @@ def groot(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def opened(
-    tmp_path_factory: pytest.TempPathFactory, data: dict[str, Path], tok: str, likelihood: Path, groot: dict[str, Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    data: dict[str, Path],
+    tok: str,
+    likelihood: Path,
+    groot: dict[str, Path],
+    priors: dict[str, Path],
 ) -> dict[str, Any]:
     """A listener per kind of policy, on the labelled data."""
     home = tmp_path_factory.mktemp("listen")
@@ -77,6 +82,13 @@ def opened(
         with sized(TINY):
             folder = stock_folder(home / family, family, tok)
             out[family] = open_listener(str(folder), str(data["labelled"]), frames=6)
+    two = tiny.stage2("pi0", priors["pi0"], tok)
+    for site in two.model.apt_fusion.children():
+        torch.nn.init.normal_(site.o_proj.weight, std=0.3)
+    two.save_pretrained(home / "pi0_apt")
+    for processor in make_pre_post_processors(two.config, dataset_stats=None):
+        processor.save_pretrained(home / "pi0_apt")
+    out["pi0_apt"] = open_listener(str(home / "pi0_apt"), str(data["labelled"]), frames=6)
     out["pi05_apt"] = open_listener(str(likelihood), str(data["labelled"]), frames=6)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(groot["home"])
@@ -85,7 +97,7 @@ def opened(
     return out
 
 
-KINDS = ("pi05", "pi0", "smolvla", "groot", "pi05_apt", "groot_apt")
+KINDS = ("pi05", "pi0", "smolvla", "groot", "pi05_apt", "pi0_apt", "groot_apt")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,7 +148,7 @@ def test_everything_is_measured_on_every_policy(opened: dict[str, Any], kind: st
     assert bool(result.gates) == ours
     assert ("prior gap" in result.scores) == ours
     assert result.attention
-    if kind in ("pi05", "pi0", "pi05_apt"):
+    if kind in ("pi05", "pi0", "pi05_apt", "pi0_apt"):
         shares = result.attention
         assert isinstance(shares, dict)
         assert shares
