@@ -87,6 +87,8 @@ def test_what_it_refuses(where, checkpoints):
         with pytest.raises(AptError, match=rf"Which embodiment\?.*not '{tag}'.*--config"):
             open_listener(str(checkpoints["stock"]), str(where / "data"), config=tag)
     one = tiny.dataset(where / "one", episodes=1)
+    for stats in (where / "data" / "meta").glob("*stats*.json"):  # the fine-tune made them for its own data
+        shutil.copy(stats, one / "meta")
     with pytest.raises(AptError, match="one instruction only"):
         run(
             str(checkpoints["stock"]), str(one), "gr00t", QUIET, (), None, "", where / "out", frames=4, device="",
