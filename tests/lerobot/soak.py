@@ -51,9 +51,10 @@ def progress(run: Path) -> int:
 
 def soak(work: Path, steps: int, save: int, kills: int, cache: bool, seed: int = 0) -> dict:
     """Run both; what they had in common and what was left lying."""
-    tiny.tokenizer(work / "tok")
-    tiny.stock_checkpoint(work / "plain", "pi05")
-    datasets.write(work / "labelled", ["pick up the red cup", "push the blue block", "place green"])
+    if not (work / "labelled").exists():  # a second soak may be held against the same run left alone
+        tiny.tokenizer(work / "tok")
+        tiny.stock_checkpoint(work / "plain", "pi05")
+        datasets.write(work / "labelled", ["pick up the red cup", "push the blue block", "place green"])
     if start(command(work, "alone", steps, save, cache), work / "alone.log").wait():
         raise SystemExit((work / "alone.log").read_text()[-3000:])
     rng, done, restarts, began = random.Random(seed), 0, 0, time.time()
