@@ -193,7 +193,7 @@ def _run(argv: list[str]) -> int:
 
 def _cache(argv: list[str]) -> int:
     """`cache` takes a folder, or a host's training command as it is."""
-    from apt_plugin.cache import command
+    from apt_plugin import cache_command as command
 
     if not argv or argv[0] in ("-h", "--help"):
         print(command.__doc__)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from apt_plugin.cache import Cache
-from apt_plugin.cache.command import info
+from apt_plugin.cache_command import info
 from apt_plugin.errors import AptError
 from apt_plugin.stages import read_record
 from tests.lerobot import datasets, tiny
@@ -243,7 +243,7 @@ def test_a_swapped_image_processor_is_refused(runs: Runs) -> None:
 
 
 def test_a_flipped_byte_is_found(runs: Runs, capsys) -> None:
-    from apt_plugin.cache.command import main
+    from apt_plugin.cache_command import main
 
     cached = [f"--policy.recipe.cache={runs.out / 'cache'}"]
     runs.cache("build", *cached)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from apt_plugin.bench.live import LiveBytes, peak_of, standing
+from apt_plugin.backends.torch_live import LiveBytes, peak_of, standing
 
 CARD = 24e9 - 1.5e9  # bytes: what the driver, the CUDA context and an allocator's gaps take is left out
 

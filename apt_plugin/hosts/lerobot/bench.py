@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from apt_plugin.backends.torch_bench import measure
 from apt_plugin.bench import Row, table, write
-from apt_plugin.bench.measure import measure
 from apt_plugin.errors import AptError, choose
 
 FAMILIES = ("pi05", "pi0", "groot")

@@ -20,11 +20,11 @@ from lerobot.policies.factory import get_policy_class
 from lerobot.policies.groot.groot_n1_7 import GR00TN17, GR00TN17Config
 
 from apt_plugin.backends.torch_absent import Absent
+from apt_plugin.backends.torch_bench import flops
 from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask
 from apt_plugin.backends.torch_groot_dit import Features
 from apt_plugin.backends.torch_groot_flow import apt_class
-from apt_plugin.bench.live import bytes_of, peak_of, standing
-from apt_plugin.bench.measure import flops
+from apt_plugin.backends.torch_live import bytes_of, peak_of, standing
 from apt_plugin.bench.table import Row
 from apt_plugin.hosts.lerobot import cache, cache_groot
 from apt_plugin.recipe import Recipe

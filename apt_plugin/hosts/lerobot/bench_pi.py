@@ -13,7 +13,7 @@ import torch
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
 
-from apt_plugin.bench.measure import flops
+from apt_plugin.backends.torch_bench import flops
 from apt_plugin.bench.table import Row
 from apt_plugin.hosts.lerobot import cache_pi
 from apt_plugin.hosts.lerobot.flow import PromptBatch

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from apt_plugin.bench.live import peak_of, standing
+from apt_plugin.backends.torch_live import peak_of, standing
 from apt_plugin.bench.table import Row
 
 Step = Callable[[], None]
