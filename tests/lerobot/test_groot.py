@@ -120,7 +120,7 @@ def stock_actions(policy, words, seed=0):
     return policy.predict_action_chunk(tiny.batch(policy, list(words), seed)).numpy()
 
 
-def test_stock_leaks_where_ours_does_not(where, capsys):
+def test_stock_leaks_where_ours_does_not(where, figure):
     """The stock model's figures beside ours: text blocks off is not enough, the adapter leaks on its own."""
     stock, ours = tiny.stock(where[2]), tiny.stage1(where[2])
     change = proofs.furthest(stock_actions(stock, proofs.PLAIN), stock_actions(stock, proofs.OTHER_TEXT))
@@ -131,11 +131,10 @@ def test_stock_leaks_where_ours_does_not(where, capsys):
     leaks = proofs.furthest(stock_actions(leaky, proofs.PLAIN), stock_actions(leaky, proofs.OTHER_TEXT))
     none = proofs.furthest(stock_actions(ours, proofs.PLAIN), stock_actions(ours, proofs.OTHER_TEXT))
     size = float(np.abs(stock_actions(stock, proofs.PLAIN)).mean())
-    with capsys.disabled():
-        print(
-            f"\n  action size {size:.3g}; other instruction: stock {change:.3g}, text blocks off alone {leaks:.3g}, "
-            f"isolated {none:.3g}; a batch-mate's instruction: stock {mate:.3g}"
-        )
+    figure(
+        f"action size {size:.3g}; other instruction: stock {change:.3g}, text blocks off alone {leaks:.3g}, "
+        f"isolated {none:.3g}; a batch-mate's instruction: stock {mate:.3g}"
+    )
     assert change > 1e-4
     assert mate > 1e-4
     assert leaks > 1e-4

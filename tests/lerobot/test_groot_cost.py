@@ -33,7 +33,7 @@ def flops(step) -> int:
     return counter.get_total_flops()
 
 
-def test_stage1_step_against_its_floor_and_the_host(where, capsys):
+def test_stage1_step_against_its_floor_and_the_host(where, figure):
     words = ["pick up the red cup and put it on the plate"] * 2
     stock = tiny.stock(where).train()
     for name, p in stock.named_parameters():
@@ -59,10 +59,7 @@ def test_stage1_step_against_its_floor_and_the_host(where, capsys):
         rows[f"  per draw, K={draws}"] = real / draws
         assert real <= LIMIT * floor, (real, floor)
         rows[f"  of its floor, K={draws}"] = real / floor * host  # printed as a ratio to the host below
-    with capsys.disabled():
-        print()
-        for name, value in rows.items():
-            print(f"  {name:28s} {value / host:.3f}")
+    figure("; ".join(f"{name.strip()} {value / host:.3f}" for name, value in rows.items()))
     assert rows["  per draw, K=4"] < 0.49 * host  # what repeating the host's whole head four times gives
 
 

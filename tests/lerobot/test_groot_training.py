@@ -142,7 +142,7 @@ def test_native_prefix_in_both_stages(where, tmp_path):
     assert heard[1] > 1e-5  # the stated leak, with every gate shut
 
 
-def test_native_checkpoint_folds_into_a_stock_one(where, tmp_path, capsys):
+def test_native_checkpoint_folds_into_a_stock_one(where, tmp_path, figure):
     """Saved, folded, opened by lerobot's own `groot` policy: the same actions, with gates well open."""
     from apt_plugin import doctor, proofs
 
@@ -158,8 +158,7 @@ def test_native_checkpoint_folds_into_a_stock_one(where, tmp_path, capsys):
     assert stock.name == "groot"
     mine, theirs = act(second), act(stock)
     difference = proofs.relative(mine.numpy(), theirs.numpy())
-    with capsys.disabled():
-        print(f"\n  fold in lerobot: {difference:.2g} of actions of size {float(mine.abs().max()):.2g}")
+    figure(f"fold in lerobot: {difference:.2g} of actions of size {float(mine.abs().max()):.2g}")
     assert difference <= 1e-6
     assert proofs.furthest(mine.numpy(), act(tiny.stock(where / "base").eval()).numpy()) > 1e-3  # the gates mattered
     isolated = tiny.stage1(where / "base", {"fusion.kind": "host"})
