@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import mixing
-from apt_plugin.hosts.lerobot.launch import is_whole, last_whole
+from apt_plugin.hosts.lerobot.checkpoints import is_whole, last_whole
 from apt_plugin.stages import read_record
 from tests.lerobot import datasets
 from tests.lerobot.datasets import stage1, stage2

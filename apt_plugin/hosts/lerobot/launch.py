@@ -19,11 +19,11 @@ from pathlib import Path
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
+from apt_plugin.hosts.lerobot.checkpoints import last_whole
+from apt_plugin.hosts.lerobot.names import POLICIES
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Flags, Request, listen_after
 from apt_plugin.recipe import Recipe, flatten
-from apt_plugin.stages import read_record
 
 CHILD = "apt_plugin.hosts.lerobot"
 TRAIN = "lerobot-train"
@@ -255,29 +255,3 @@ def source_flags(flags: Flags) -> Flags:
             f"--policy.type is {kind!r}."
         )
     return flags.with_({"policy.type": ours})
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint folder holds everything, unbroken: a SIGKILL during a write leaves less."""
-    model, state = checkpoint / "pretrained_model", checkpoint / "training_state"
-    try:
-        record = read_record(model)
-        adapter = model / "adapter_model.safetensors"
-        files.check_safetensors(adapter if adapter.is_file() else model / WEIGHTS, record.weights)
-        files.check_safetensors(state / "optimizer_state.safetensors")
-        files.check_safetensors(state / "rng_state.safetensors")
-        for path in (model / "train_config.json", state / "training_step.json"):
-            files.read_json(path)
-    except AptError as error:
-        logging.warning("APT: skipping %s: %s", checkpoint, error)
-        return False
-    return True
-
-
-def last_whole(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run, by its step number; None without one."""
-    folder = run / "checkpoints"
-    if not folder.is_dir():
-        return None
-    steps = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
-    return next((p for p in steps if is_whole(p)), None)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from apt_plugin import freeze
 from apt_plugin.backends.torch_params import shapes
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import loading, records, register
+from apt_plugin.hosts.lerobot.checkpoints import refuses_without_plugin
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, POLICIES, PREPROCESSOR, WEIGHTS
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
@@ -148,18 +147,6 @@ class LerobotSubject:
 
     def replaced_names(self) -> list[str]:
         return [f"{m}.{n}" for (m, n), was in self._before.items() if id(getattr(importlib.import_module(m), n)) != was]
-
-
-def refuses_without_plugin(folder: Path) -> tuple[bool, str]:
-    """A fresh process of the host that never imports the plugin tries to open the checkpoint."""
-    code = (
-        "import sys, lerobot.policies.factory\n"
-        "from lerobot.configs import PreTrainedConfig\n"
-        "PreTrainedConfig.from_pretrained(sys.argv[1])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
-    words = done.stderr.strip().splitlines()
-    return done.returncode != 0, words[-1] if words else ""
 
 
 def stock_tree(config: Any) -> dict[str, tuple]:

@@ -13,7 +13,7 @@ from lerobot.policies.groot.groot_n1_7 import GR00TN17
 from apt_plugin import freeze
 from apt_plugin.backends.torch_groot_subject import GrootSubject
 from apt_plugin.backends.torch_params import shapes
-from apt_plugin.hosts.lerobot.prove import refuses_without_plugin
+from apt_plugin.hosts.lerobot.checkpoints import refuses_without_plugin
 from apt_plugin.stages import LIKELIHOOD
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apt_plugin.hosts.lerobot.launch import last_whole
+from apt_plugin.hosts.lerobot.checkpoints import last_whole
 from apt_plugin.report.run import write_run
 from apt_plugin.stages import Record, read_record
 

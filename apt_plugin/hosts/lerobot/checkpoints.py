@@ -1,0 +1,51 @@
+"""Checkpoint folders of a run: which are whole, and that the host alone refuses them. Imports no host."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+from apt_plugin import files
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot.names import WEIGHTS
+from apt_plugin.stages import read_record
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint folder holds everything, unbroken: a SIGKILL during a write leaves less."""
+    model, state = checkpoint / "pretrained_model", checkpoint / "training_state"
+    try:
+        record = read_record(model)
+        adapter = model / "adapter_model.safetensors"
+        files.check_safetensors(adapter if adapter.is_file() else model / WEIGHTS, record.weights)
+        files.check_safetensors(state / "optimizer_state.safetensors")
+        files.check_safetensors(state / "rng_state.safetensors")
+        for path in (model / "train_config.json", state / "training_step.json"):
+            files.read_json(path)
+    except AptError as error:
+        logging.warning("APT: skipping %s: %s", checkpoint, error)
+        return False
+    return True
+
+
+def last_whole(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run, by its step number; None without one."""
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        return None
+    steps = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+    return next((p for p in steps if is_whole(p)), None)
+
+
+def refuses_without_plugin(folder: Path) -> tuple[bool, str]:
+    """A fresh process of the host that never imports the plugin tries to open the checkpoint."""
+    code = (
+        "import sys, lerobot.policies.factory\n"
+        "from lerobot.configs import PreTrainedConfig\n"
+        "PreTrainedConfig.from_pretrained(sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    words = done.stderr.strip().splitlines()
+    return done.returncode != 0, words[-1] if words else ""
