@@ -12,6 +12,7 @@ def register() -> None:
     from apt_plugin.hosts.gr00t.versions import require
 
     require()
+    import gr00t.model  # noqa: F401  a patched host calls back here from it: our modules must not be half imported then
     from transformers import AutoConfig, AutoModel
 
     from apt_plugin.hosts.gr00t.config import Gr00tN1d7AptConfig
