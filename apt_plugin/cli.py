@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import sys
 from dataclasses import dataclass
@@ -150,11 +151,13 @@ class Demo:
 class Bench:
     """What each way of training and acting costs, in one table: host, its own freezing, both stages, cache, acting.
 
-    Random weights, forward and backward without an optimizer step. On meta nothing is timed: FLOPs and bytes are
-    counted, at the real sizes too.
+    Random weights. A step of lerobot's is forward and backward, of openpi's its own train_step with the optimiser. On
+    meta nothing is timed: FLOPs and bytes are counted, at the real sizes too.
     """
 
     family: Annotated[Literal["pi05", "pi0", "groot"], tyro.conf.Positional] = "pi05"
+    host: Literal["", "lerobot", "openpi"] = ""
+    """The first of them that is installed and supported, when left out."""
     size: Literal["tiny", "quarter", "real"] = "quarter"
     device: Literal["cpu", "cuda", "meta"] = "cpu"
     rounds: int = 4
@@ -168,10 +171,11 @@ class Bench:
     def __call__(self) -> int:
         from apt_plugin.hosts import HOSTS
 
-        HOSTS["lerobot"].require()
-        from apt_plugin.hosts.lerobot.bench import run
-
-        return run(**dataclasses.asdict(self))
+        fields = dataclasses.asdict(self)
+        usable = (name for name in ("lerobot", "openpi") if HOSTS[name].supported()[0])
+        chosen = HOSTS[fields.pop("host") or next(usable, "lerobot")]
+        chosen.require()
+        return importlib.import_module(f"{chosen.adapter}.bench").run(**fields)
 
 
 def _run(argv: list[str]) -> int:
@@ -187,7 +191,7 @@ def _run(argv: list[str]) -> int:
     request = launch.split(argv)
     adapter = adapter_for(request.command)
     if request.recipe is not None and request.recipe.cache and not hasattr(adapter, "cache"):
-        raise AptError("--apt.cache works in lerobot so far; this host has no feature cache. Drop it.")
+        raise AptError("--apt.cache works in lerobot and openpi; this host has no feature cache. Drop it.")
     return adapter.run(request)
 
 
