@@ -73,7 +73,8 @@ def listen_in(
         0.0, count * width, 0.0,
         {s: (np.zeros((count, width, draws)), np.zeros((count, width, draws, *chunk), np.float32)) for s in guidance},
     )  # fmt: skip
-    pairs = [(f, i) for f in range(count) for i in range(width)]
+    # True instructions first: only under them are closed gates asked, once a frame.
+    pairs = [(f, 0) for f in range(count)] + [(f, i) for f in range(count) for i in range(1, width)]
     begin = clock.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bar:
@@ -93,7 +94,7 @@ def listen_in(
 
             _store(out.losses, some, loss())
             _store(out.actions, some, acted())
-            if out.closed is not None:
+            if out.closed is not None and any(i == 0 for _, i in some):
                 closed = loss(language=False)
                 for row, (f, i) in enumerate(some):
                     if i == 0:
