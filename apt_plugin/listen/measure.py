@@ -73,14 +73,13 @@ def listen_in(
         0.0, count * width, 0.0,
         {s: (np.zeros((count, width, draws)), np.zeros((count, width, draws, *chunk), np.float32)) for s in guidance},
     )  # fmt: skip
-    # True instructions in batches of their own: only beside them are closed gates asked, once a frame.
-    pairs = [[(f, 0) for f in range(count)], [(f, i) for f in range(count) for i in range(1, width)]]
-    batches = [part[start : start + batch] for part in pairs for start in range(0, len(part), batch)]
+    pairs = [(f, i) for f in range(count) for i in range(width)]
     begin = clock.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("listening", total=count * width)
-        for some in batches:
+        task = bar.add_task("listening", total=len(pairs))
+        for start in range(0, len(pairs), batch):
+            some = pairs[start : start + batch]
             rows = np.array([f for f, _ in some])
             context = listener.context(rows.tolist(), [out.variants[f][i].text for f, i in some])
             x, now, target = noised(frames.actions[rows], noise[rows], times[rows])
@@ -94,8 +93,11 @@ def listen_in(
 
             _store(out.losses, some, loss())
             _store(out.actions, some, acted())
-            if out.closed is not None and some[0][1] == 0:
-                out.closed[rows] = loss(language=False)
+            if out.closed is not None:
+                closed = loss(language=False)
+                for row, (f, i) in enumerate(some):
+                    if i == 0:
+                        out.closed[f] = closed[row]
             for scale, (losses, actions) in out.guidance.items():
                 _store(losses, some, loss(scale=scale))
                 _store(actions, some, acted(scale))
