@@ -168,6 +168,12 @@ class Bench:
     def __call__(self) -> int:
         from apt_plugin.hosts import HOSTS
 
+        if self.family == "groot" and HOSTS["lerobot"].version() is None and HOSTS["gr00t"].version() is not None:
+            from apt_plugin.hosts.gr00t.bench import run as run_isaac  # each host has an environment of its own
+
+            values = dataclasses.asdict(self)
+            del values["family"]
+            return run_isaac(**values)
         HOSTS["lerobot"].require()
         from apt_plugin.hosts.lerobot.bench import run
 

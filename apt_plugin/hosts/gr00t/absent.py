@@ -64,4 +64,5 @@ def find(model: Any, checkpoint: str) -> Vlm:
     absent = Vlm.of(model, torch.float32)  # as the host loads them: float32 whatever a VLM's config says
     assert absent is not None
     absent.locate(sorted(local_folder(checkpoint).glob("*.safetensors")), {})
+    absent.kept = {key for _, key in absent.sources.values()}  # as the host's own checkpoints have them
     return absent
