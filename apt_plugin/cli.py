@@ -193,7 +193,7 @@ def _run(argv: list[str]) -> int:
     request = launch.split(argv)
     adapter = adapter_for(request.command)
     if request.recipe is not None and request.recipe.cache and not hasattr(adapter, "cache"):
-        raise AptError("--apt.cache works in lerobot so far; this host has no feature cache. Drop it.")
+        raise AptError("--apt.cache works in lerobot and Isaac GR00T so far; this host has no feature cache. Drop it.")
     return adapter.run(request)
 
 
