@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from apt_plugin.cache import Cache
 from apt_plugin.cache_command import info
@@ -131,16 +131,19 @@ def test_what_does_not_fit_is_refused_with_the_field(where, both, tmp_path):
     state = load_file(other / "model.safetensors")
     name = next(n for n in sorted(state) if n.startswith("backbone.") and n.endswith("weight"))
     state[name] = state[name] + 1e-3
-    from safetensors.torch import save_file
-
     save_file(state, other / "model.safetensors", {"format": "pt"})
     refused = child(where, tmp_path / "1", *cached, base=other)
     assert refused.returncode != 0
     assert "encoder is" in refused.stderr
 
-    refused = child(where, tmp_path / "2", *cached, "--shortest-image-edge", "224", "--crop-fraction", "0.9")
+    swapped = tmp_path / "swapped"  # the host takes these sizes from the checkpoint, whatever its flags say
+    shutil.copytree(where / "base2", swapped)
+    config = json.loads((swapped / "processor_config.json").read_text())
+    config["processor_kwargs"]["image_crop_size"] = [200, 200]
+    (swapped / "processor_config.json").write_text(json.dumps(config))
+    refused = child(where, tmp_path / "2", *cached, base=swapped)
     assert refused.returncode != 0
-    assert re.search(r"processor\.(crop_fraction|image_crop_size|shortest_image_edge) is", refused.stderr)
+    assert re.search(r"processor\.image_crop_size is \[230, 230\] in the cache and \[200, 200\] here", refused.stderr)
 
     tiny.dataset(tmp_path / "data", episodes=3)
     refused = child(where, tmp_path / "3", *cached, data=str(tmp_path / "data"))
