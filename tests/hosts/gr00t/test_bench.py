@@ -15,18 +15,20 @@ from apt_plugin.hosts.gr00t.bench import rows_of
 from tests.hosts.gr00t import tiny
 
 LIMIT = 1.05
+pytestmark = pytest.mark.timeout(1800)  # counting runs every operation through Python: two minutes of CPU time
 
 
 @pytest.fixture(scope="module")
 def deep():
-    """Real depths on a sixteenth of the widths, counted."""
-    return {row.name: row for row in rows_of("deep", "cpu", rounds=0)}
+    """Real depths on a sixteenth of the widths, counted; K=8 differs from K=4 by draws alone and is left out."""
+    rows = rows_of("deep", "cpu", rounds=0, only=lambda row: row.draws < 8)
+    return {row.name: row for row in rows}
 
 
 @pytest.mark.slow
 def test_every_row_keeps_to_its_floor(deep):
     floored = [row for row in deep.values() if row.floor]
-    assert len(floored) == 8
+    assert len(floored) == 6
     for row in floored:
         assert row.flops <= LIMIT * row.floor, row.name
     stock = deep["host acting"].flops
