@@ -5,9 +5,9 @@ So model, processor and data are the training's own, under torchrun too; only th
 
 from __future__ import annotations
 
-import logging
 import os
 import random
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -104,9 +104,10 @@ class Encoder:
         there = Cache(self.folder)
         keys = [key for key in self.places if key in there]
         different, worst, tried = recompute(there, keys, int(stamp["batch"]), self.compute)
-        logging.info(
-            "APT cache: %d shards sound, %d of %d entries there, %d computed again: largest difference %.3g.",
-            sound, len(keys), len(self.places), tried, worst,
+        # Printed, not logged: the host silences the log while it sets itself up.
+        print(
+            f"APT cache: {sound} shards sound, {len(keys)} of {len(self.places)} entries there, {tried} computed again: "
+            f"largest difference {worst:.3g}.", file=sys.stderr, flush=True,
         )  # fmt: skip
         if worst > 1e-2:
             problems.append(f"entries computed again differ by up to {worst:.3g}: this is not the model of the cache.")
