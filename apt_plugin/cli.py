@@ -169,6 +169,12 @@ class Bench:
     def __call__(self) -> int:
         from apt_plugin.hosts import HOSTS
 
+        if self.family == "groot" and HOSTS["lerobot"].version() is None and HOSTS["gr00t"].version() is not None:
+            from apt_plugin.hosts.gr00t.bench import run as run_isaac  # each host has an environment of its own
+
+            values = dataclasses.asdict(self)
+            del values["family"]
+            return run_isaac(**values)
         HOSTS["lerobot"].require()
         from apt_plugin.hosts.lerobot.bench import run
 
@@ -188,7 +194,7 @@ def _run(argv: list[str]) -> int:
     request = launch.split(argv)
     adapter = adapter_for(request.command)
     if request.recipe is not None and request.recipe.cache and not hasattr(adapter, "cache"):
-        raise AptError("--apt.cache works in lerobot so far; this host has no feature cache. Drop it.")
+        raise AptError("--apt.cache works in lerobot and Isaac GR00T so far; this host has no feature cache. Drop it.")
     return adapter.run(request)
 
 
