@@ -17,57 +17,63 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
 from apt_plugin.backends.torch_groot import vlm_states
-from apt_plugin.tabletop import groot_body, groot_words, objectives, tokenizer
+from apt_plugin.tabletop import groot_body, groot_words, tokenizer
+from apt_plugin.tabletop.answering import Answers, answers, loss_of
 from apt_plugin.tabletop.data import reference_stats
 from apt_plugin.tabletop.drawing import IMAGE_SIZE
 from apt_plugin.tabletop.grounding import Grounding
-from apt_plugin.tabletop.lessons import Lessons, scenes
+from apt_plugin.tabletop.lessons import FIRST_WORD, Lessons, scenes, spoken
+from apt_plugin.tabletop.splits import TRAINED_COLOURS, TRAINED_SHAPES
 from apt_plugin.tabletop.world import CELLS, World
 
 logger = logging.getLogger(__name__)
 
-#: How the small body is grounded by default; `short` is about a prompt that GR00T does not have.
-HOW = Grounding(steps=1700, short=0.0)
+#: How bodies are grounded, as `grounding.PLAIN`, `POINTING` and `SEMANTIC`; `short` is about a prompt that GR00T
+#: does not have.
+PLAIN = Grounding(short=0.0)
+POINTING = Grounding(short=0.0, language="full")
+SEMANTIC = Grounding(short=0.0, language="full", pointing=0.0)
+_SCENE = len(groot_words.prompt("", CELLS**2)) - 2  # tokens in front of the instruction
 
 
 @dataclass(frozen=True)
 class Prompts:
     """Lessons as the host's prompts, padded behind.
 
-    `tokens` int64 (B, L); `last` int64 (B,), where the instruction ends; `ids` of the answers.
+    `tokens` int64 (B, L); `asked` int64 (B, A), the token of each answer; `meaning` int64 (B, L), -1 where a token has
+    none; `ids` int64, from the lessons' token ids to those of this vocabulary.
     """
 
     lessons: Lessons
     tokens: Tensor
-    last: Tensor
-    ids: objectives.AnswerIds
+    asked: Tensor
+    meaning: Tensor
+    ids: Tensor
 
     @classmethod
     def of(cls, lessons: Lessons) -> "Prompts":
-        rows = [groot_words.prompt(text, CELLS**2) for text in instructions_of(lessons)]
-        tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-        for index, row in enumerate(rows):
-            tokens[index, : len(row)] = torch.tensor(row)
-        last = torch.tensor([len(row) for row in rows]) - 3  # behind it stand <|im_end|> and a line break
-        return cls(lessons, tokens, last, objectives.AnswerIds.of(groot_words.vocabulary()))
+        own = {word: index for index, word in enumerate(groot_words.vocabulary())}
+        ids = torch.tensor([own.get(word, own["<unk>"]) for word in tokenizer.vocabulary("full")])
+        said = spoken(lessons.tokens)
+        count, length = said.shape[0], int(said.sum(1).max())
+        scene = torch.tensor(groot_words.prompt("", CELLS**2)[:_SCENE]).expand(count, -1)
+        words = torch.where(said, ids[lessons.tokens], 0)[:, FIRST_WORD : FIRST_WORD + length]
+        tokens = torch.cat([scene, words, torch.zeros(count, 2, dtype=torch.long)], 1)
+        ends = _SCENE + said.sum(1)
+        for place, word in enumerate(("<|im_end|>", "\n")):
+            tokens[torch.arange(count), ends + place] = own[word]
+        meaning = torch.full_like(tokens, -1)
+        meaning[:, _SCENE:-2] = lessons.meaning[:, FIRST_WORD : FIRST_WORD + length]
+        return cls(lessons, tokens, lessons.asked - FIRST_WORD + _SCENE, meaning, ids)
 
     def __len__(self) -> int:
         return len(self.tokens)
-
-
-def instructions_of(lessons: Lessons) -> list[str]:
-    """What the lessons say: the words between "Task :" and ", State :" of their π0.5 prompts."""
-    words = tokenizer.vocabulary()
-    texts = []
-    for row in lessons.tokens.tolist():
-        said = [words[index] for index in row]
-        texts.append(" ".join(said[said.index(":") + 1 : said.index(",")]))
-    return texts
 
 
 def patches(images: Tensor) -> Tensor:
@@ -130,47 +136,65 @@ def hidden_states(model: Any, images: Tensor, tokens: Tensor) -> list[Tensor]:
     return vlm_states(backbone.model, layers, inputs, range(len(layers)))
 
 
-def asked(model: Any, prompts: Prompts, rows: Tensor) -> list[objectives.Answers]:
+def asked(model: Any, prompts: Prompts, rows: Tensor) -> list[Answers]:
     """Answers behind each layer."""
-    tokens, last = prompts.tokens[rows], prompts.last[rows]
-    tokens = tokens[:, : int(last.max()) + 1]
-    first = int((tokens[0] == model.backbone.model.config.image_token_id).nonzero()[0])
+    lessons, places = prompts.lessons, prompts.asked[rows]
+    tokens = prompts.tokens[rows, : int(places.max()) + 1]
+    image = (tokens[0] == model.backbone.model.config.image_token_id).nonzero()[:, 0]
     language = model.backbone.language_model
     found = []
-    for states in hidden_states(model, prompts.lessons.images[rows], tokens):
+    for states in hidden_states(model, lessons.images[rows], tokens):
         normed = language.norm(states)
-        word = normed[torch.arange(len(rows)), last]
-        cells = normed[:, first : first + CELLS**2]
-        found.append(objectives.answers(cells, word, language.embed_tokens.weight, prompts.ids))
+        points = normed[torch.arange(len(rows))[:, None], places]
+        found.append(answers(normed[:, image], points, normed, language.embed_tokens.weight, lessons, prompts.ids))
     return found
 
 
-def loss_of(found: list[objectives.Answers], prompts: Prompts, rows: Tensor, how: Grounding) -> Tensor:
-    """Both objectives, each averaged over the layers that are asked; the first layer here is number 1."""
-    lessons = prompts.lessons
-    names = [objectives.naming_loss(a, lessons.colour[rows], lessons.shape[rows]) for a in found]
-    points = [objectives.pointing_loss(a, lessons.answer[rows]) for a in found[how.first_layer - 1 :]]
-    return how.naming * torch.stack(names).mean() + how.pointing * torch.stack(points).mean()
+def loss_on(found: list[Answers], prompts: Prompts, rows: Tensor, how: Grounding) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and what the last layer got right, see `answering.loss_of`."""
+    length = found[0].meaning.shape[1]
+    return loss_of(found, prompts.lessons, rows, prompts.meaning[rows, :length], how, first=how.first_layer - 1)
 
 
 @torch.no_grad()
-def accuracy(model: Any, prompts: Prompts) -> dict[str, float]:
-    """Last layer's pointing and naming accuracy in [0, 1]; pointing at any object in view makes 0.25."""
-    pointing, naming = [], []
-    lessons = prompts.lessons
+def examine(model: Any, prompts: Prompts, how: Grounding) -> dict[str, Tensor]:
+    """Hits on all prompts; pointing at any object in view makes 0.25."""
+    parts = []
     with one_grid(model):
         for rows in torch.arange(len(prompts)).split(256):
-            found = asked(model, prompts, rows)[-1]
-            pointing.append(objectives.pointing_hits(found, lessons.answer[rows]))
-            naming.append(objectives.naming_hits(found, lessons.colour[rows], lessons.shape[rows]))
-    return {"pointing": float(torch.cat(pointing).float().mean()), "naming": float(torch.cat(naming).float().mean())}
+            parts.append(loss_on(asked(model, prompts, rows), prompts, rows, how)[1])
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def probe(model: Any, world: World, how: Grounding) -> dict[str, float]:
+    """Accuracies in [0, 1] on fresh scenes, as `objectives.probe` has them."""
+    report: dict[str, float] = {}
+    for kind in ("named", "held out"):
+        drawn = scenes(world, how.probe, how.seed + 1, held_out=kind == "held out", language=how.language)
+        hits = examine(model, Prompts.of(Lessons(world, drawn, language=how.language)), how)
+        rows = {"": np.ones(len(drawn), bool)}
+        if how.language == "full":
+            new, one = (drawn.pairs >= (TRAINED_COLOURS, TRAINED_SHAPES)).any(-1), drawn.then < 0
+            rows[", unseen object"] = one & new[np.arange(len(drawn)), drawn.named]
+            rows |= {", other words": drawn.form.any(1), ", two objects": ~one}
+        for what, chosen in rows.items():
+            if how.pointing and chosen.any():
+                report[f"{kind} pairs, pointing{what}"] = float(
+                    hits["pointing"][torch.from_numpy(chosen)].float().mean()
+                )
+        report["naming"] = float(hits["naming"].float().mean())
+        if how.language == "full":
+            report["meaning"] = float(hits["meaning"].float().mean())
+    return report
 
 
 def train(model: Any, world: World, how: Grounding, progress: bool = True) -> dict[str, float]:
     """Train the VLM of a `GR00TN17` in place, not the action head. Returns accuracies and seconds."""
     began, cpu = time.perf_counter(), time.process_time()
     generator = torch.Generator().manual_seed(how.seed)
-    prompts = Prompts.of(Lessons(world, scenes(world, how.scenes, seed=how.seed), how.partial, how.seed))
+    prompts = Prompts.of(
+        Lessons(world, scenes(world, how.scenes, how.seed, language=how.language), how.partial, how.seed, how.language)
+    )
     parameters = list(model.backbone.parameters())
     frozen = [p for p in parameters if not p.requires_grad]
     for p in frozen:
@@ -182,22 +206,18 @@ def train(model: Any, world: World, how: Grounding, progress: bool = True) -> di
         for index in track(range(how.steps), description="Grounding the VLM", disable=not progress):
             rows = torch.randint(len(prompts), (how.batch,), generator=generator)
             found = asked(model, prompts, rows)
-            loss = loss_of(found, prompts, rows, how)
+            loss, hits = loss_on(found, prompts, rows, how)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             schedule.step()
             if index % 250 == 0 or index == how.steps - 1:
-                hits = objectives.pointing_hits(found[-1], prompts.lessons.answer[rows]).float().mean()
-                logger.info("step %d loss %.3f pointing %.2f", index, loss, hits)
+                right = [float(hits[kind].float().mean()) for kind in ("pointing", "naming")]
+                logger.info("step %d loss %.3f pointing %.2f naming %.2f", index, float(loss.detach()), *right)
     for p in frozen:
         p.requires_grad_(False)
-    report = {"loss": float(loss.detach())}
-    for kind in ("named", "held out"):
-        fresh = Prompts.of(Lessons(world, scenes(world, how.probe, seed=how.seed + 1, held_out=kind == "held out")))
-        score = accuracy(model, fresh)
-        report |= {f"{kind} pairs, {what}": value for what, value in score.items()}
+    report = {"loss": float(loss.detach()), **probe(model, world, how)}
     report["seconds"] = time.perf_counter() - began
     report["cpu_seconds"] = time.process_time() - cpu
     return report
@@ -206,7 +226,7 @@ def train(model: Any, world: World, how: Grounding, progress: bool = True) -> di
 def ground(
     directory: Path | str,
     world: World,
-    how: Grounding = HOW,
+    how: Grounding = PLAIN,
     sizes: groot_body.Sizes = groot_body.SMALL,
     progress: bool = True,
 ) -> dict[str, Any]:

@@ -36,8 +36,8 @@ _TEMPLATE = (
 
 
 def vocabulary() -> list[str]:
-    """Every token, in the order of its id: Qwen's special ones, the scaffolding, the world's words."""
-    words = [word for word in tokenizer.vocabulary() if not word.lstrip("-").isdigit()]
+    """Every token, in the order of its id: Qwen's special ones, the scaffolding, the words of the full language."""
+    words = [word for word in tokenizer.vocabulary("full") if not word.lstrip("-").isdigit()]
     words = [word for word in words if word not in tokenizer.SPECIAL]
     return list(dict.fromkeys([*SPECIAL, "<unk>", "user", "\n", *NO_INSTRUCTION.split(), *words]))
 
