@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from apt_plugin.compare.plan import read
@@ -24,4 +25,13 @@ SMALL = Setting(
     seeds=2,
     episodes=4,
 )
+SMALL_GROOT = dataclasses.replace(
+    SMALL,
+    name="small_groot",
+    body="groot",
+    sizes={
+        "vlm_width": 32, "vlm_mlp": 32, "vlm_layers": 2, "vlm_heads": 2, "kv_heads": 1, "head_dim": 16,
+        "vision_width": 16, "vision_mlp": 16, "vision_heads": 2, "dit_width": 32, "dit_heads": 2,
+    },
+)  # fmt: skip
 CONFIGS = read(Path(__file__).parents[2] / "configs" / "compare")

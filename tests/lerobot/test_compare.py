@@ -16,7 +16,7 @@ from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 
 from apt_plugin.compare.spec import Arm, Stage1
 from apt_plugin.hosts.lerobot.compare import base, job, policies
-from tests.lerobot.compare_cases import CONFIGS, SMALL
+from tests.lerobot.compare_cases import CONFIGS, SMALL, SMALL_GROOT
 
 STEPS = 3
 
@@ -94,7 +94,7 @@ def test_a_step_is_lerobot_trains_step_apt(out, tmp_path, stage):
 
     arm = Arm("apt", policy="apt", draws=2, stage1=Stage1(draws=2, data="labelled"))
     run = a_run(out, tmp_path, arm)
-    prior = policies.save_stage1(policies.stage1(run.start, arm), tmp_path / "prior", 0, run.stats)
+    prior = run.save_prior(policies.stage1(run.start, arm), tmp_path / "prior", 0)
 
     def body():
         return policies.stage1(run.start, arm) if stage == 1 else policies.stage2(prior, run.start, arm, 0)
@@ -135,6 +135,53 @@ def test_every_arm_trains_and_reports(out, name):
     assert bool(made["gates"]) == (arm.policy == "apt")
 
 
+@pytest.mark.parametrize("name", ["stock_full", "stock_frozen_k4", "warmup", "null", "insertion", "apt", "apt_full"])
+def test_arms_train_on_groot(out, name):
+    """The same loop on GR00T N1.7: each kind of arm that reaches other code there."""
+    arm = CONFIGS.arms[name]
+    made = job.run(SMALL_GROOT, arm, 0, "steps", 1e-3, out)
+    assert sum(made["steps"]) == SMALL_GROOT.steps
+    assert all(0 <= split["k"] <= split["n"] for split in made["splits"].values())
+    assert bool(made["gates"]) == (arm.policy == "apt")
+
+
+@pytest.mark.parametrize("vlm", ["frozen", "full"])
+def test_groots_velocity_and_loss_are_the_hosts(out, tmp_path, vlm):
+    """Kept backbone states, another direction of time and folded draws must give the host's own loss and gradient."""
+    arm = Arm("stock", vlm=vlm)
+    run = job.Run(SMALL_GROOT, arm, 0, 1e-3, out, tmp_path / "run")
+    ours, theirs = (run.family.stock(run.start, arm) for _ in range(2))
+    pool = run.pool(ours, False)
+    rows = torch.arange(4)
+    torch.manual_seed(0)
+    noise = torch.randn(4, ours.horizon, ours.dims)
+    time = 1 - ours.head.sample_time(4, torch.device("cpu"), torch.float32)
+    loss, _ = run.trainer(ours, pool, 3, False).loss(rows, None, noise[:, None], time[:, None])
+    loss.backward()
+    raw = ours_raw_batch(run, ours, 4)
+    torch.manual_seed(0)
+    theirs.policy.train()
+    expected, _ = theirs.policy.forward(raw)
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    pairs = [(x.grad, y.grad) for x, y in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True)]
+    pairs = [(x, y) for x, y in pairs if x is not None and y is not None]
+    whole = torch.stack([y.norm() for _, y in pairs]).norm()
+    assert float(whole) > 0
+    assert float(torch.stack([(x - y).norm() for x, y in pairs]).norm()) < 1e-3 * float(whole)
+
+
+def ours_raw_batch(run, body, count):
+    """The first frames through the host's processors in one batch, as its loader would hand them over."""
+    from apt_plugin.hosts.lerobot.compare.pools import every, observed
+
+    frames = every(run.world.training(run.setting.labelled, run.seed), True)[0]
+    texts = frames.texts["true"][:count]
+    return run.processors(body)[0](
+        observed(frames.images[:count], frames.states[:count], texts, frames.actions[:count])
+    )
+
+
 def test_equal_flops_are_equal(out):
     """An arm with dearer steps gets fewer of them: the totals agree to within one step."""
     for name in ("apt", "stock_full", "null_k4"):
@@ -171,10 +218,14 @@ def test_insulation_cuts_the_experts_gradient(out, tmp_path):
 
 def test_base_is_shared_by_what_the_lessons_do_not_know():
     """Settings that differ in what demonstrations name share their VLMs; other lessons or sizes do not."""
-    key = base.base_key(SMALL, 0)
-    assert base.base_key(dataclasses.replace(SMALL, world={"usual_share": 0.95}), 0) == key
-    assert base.base_key(dataclasses.replace(SMALL, grounding={**SMALL.grounding, "pointing": 0.0}), 0) != key
-    assert base.base_key(SMALL, 1) != key
+
+    def key(vlm_seed=0, **changes):
+        setting = dataclasses.replace(SMALL, **changes)
+        return base.base_key(setting, vlm_seed, policies.sizes_of(setting))
+
+    assert key(world={"usual_share": 0.95}, labelled=7) == key()
+    others = [key(1), key(grounding={**SMALL.grounding, "pointing": 0.0}), key(sizes={**SMALL.sizes, "vlm_width": 32})]
+    assert len({key(), *others}) == 4
 
 
 def test_stock_guidance_moves_towards_the_instruction(out, tmp_path):

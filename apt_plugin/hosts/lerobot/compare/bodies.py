@@ -8,17 +8,20 @@ Stock and gated policies go through the same two passes (prefix, then expert), w
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.policies.common.vla_utils import prepare_attention_masks_4d
-from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
+from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
 from apt_plugin.backends.torch_pi import PrefixCache, prefix_pass
+from apt_plugin.hosts.lerobot.compare.pools import Pool, StoredPrefixes, store
 from apt_plugin.hosts.lerobot.flow import PromptBatch, run_expert
 from apt_plugin.hosts.lerobot.groups import part_of
+from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
 from apt_plugin.language import PrefixRules
 
 
@@ -28,6 +31,33 @@ class PiBody:
     def __init__(self, policy: Any, gated: bool):
         self.policy, self.model, self.gated = policy, policy.model, gated
         self.fusions: Any = getattr(policy.model, "apt_fusion", None)
+        config = policy.config
+        self.horizon, self.dims = config.chunk_size, config.max_action_dim
+        self.width, self.steps = config.output_features[ACTION].shape[0], config.num_inference_steps
+
+    def pack(self, done: dict[str, Any], count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the processors made of `count` frames: (tensors that no wording changes, tensors of the wording)."""
+        rows = {name: v for name, v in done.items() if isinstance(v, Tensor) and v.dim() and len(v) == count}
+        keys = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION)
+        language = {name: v for name, v in rows.items() if name in keys}
+        return {name: v for name, v in rows.items() if name not in keys}, language
+
+    def actions(self, batch: dict[str, Tensor]) -> Tensor:
+        """Demonstrated chunks [B, T, A], padded as the model pads."""
+        return self.policy.prepare_action(batch)
+
+    def draw(self, *lead: int) -> tuple[Tensor, Tensor]:
+        """The host's noise [*lead, T, A] and time [*lead], 1 is noise."""
+        time = self.model.sample_time(math.prod(lead), "cpu").reshape(lead)
+        return self.model.sample_noise((*lead, self.horizon, self.dims), "cpu"), time
+
+    def store(self, pool: Pool) -> StoredPrefixes:
+        """Every prefix once, with the VLM as it is now."""
+        return store(self, pool)
+
+    def ready(self, prefix: PrefixCache) -> PrefixCache:
+        """What is left to do to a kept prefix at each step: nothing (GR00T has an adapter that trains)."""
+        return prefix
 
     def freeze_vlm(self, frozen: bool) -> None:
         """Stock only: a gated policy's recipe has decided already."""
@@ -93,14 +123,13 @@ class PiBody:
         if scale == 1.0 or blank is None:
             return self.policy.predict_action_chunk(batch)
         told, untold = self.prefix(batch), self.prefix(blank)
-        config = self.policy.config
-        noise = self.model.sample_noise((len(told.kept), config.chunk_size, config.max_action_dim), "cpu")
+        noise = self.model.sample_noise((len(told.kept), self.horizon, self.dims), "cpu")
 
         def velocity(x: Tensor, time: Tensor) -> Tensor:
             without = self.velocity(untold, x[:, None], time[:, None])[:, 0]
             return without + scale * (self.velocity(told, x[:, None], time[:, None])[:, 0] - without)
 
-        return euler_integrate(velocity, noise, config.num_inference_steps)
+        return euler_integrate(velocity, noise, self.steps)
 
     def _language(self) -> Any:
         return self.model.paligemma_with_expert.paligemma.model.language_model

@@ -22,12 +22,14 @@ from apt_plugin.cache import claims
 from apt_plugin.compare.spec import Arm, Setting, content, digest
 from apt_plugin.files import read_json, write_json
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot.compare import base, policies
-from apt_plugin.hosts.lerobot.compare.pools import Pool, every, joined, process, store
+from apt_plugin.hosts.lerobot.compare import base, policies, policies_groot
+from apt_plugin.hosts.lerobot.compare.policies import stage1_recipe
+from apt_plugin.hosts.lerobot.compare.pools import Pool, every, joined, process
 from apt_plugin.hosts.lerobot.compare.testing import Acting, HeldOut, heard, roll_out
 from apt_plugin.hosts.lerobot.compare.trainer import Rate, Trainer
 from apt_plugin.tabletop.data import reference_stats
 
+FAMILIES: dict[str, Any] = {"pi05": policies, "groot": policies_groot}
 HELD_OUT = 64  # frames for the listen numbers
 STOCK = Arm("stock_frozen")  # whose counted FLOPs are the yardstick of the flops budget
 
@@ -58,10 +60,14 @@ class Run:
         self.stats = reference_stats(self.world)
         self.clock = Clock()
         self.vlm_seed = seed % setting.vlm_seeds
-        self.base = out / "base" / base.base_key(setting, self.vlm_seed)
+        self.family = FAMILIES[setting.body]
+        key = base.base_key(setting, self.vlm_seed, self.family.sizes_of(setting))
+        self.base = (out / "base" / key).absolute()
         with self.clock("grounding (shared)"), claimed(self.base):
-            self.grounding = base.ground(setting, self.vlm_seed, self.base)
-        self.start = base.start(setting, self.base, seed, folder / "start")
+            if not (self.base / base.DONE).is_file():
+                self.family.ground(setting, self.vlm_seed, self.base)
+        self.grounding = read_json(self.base / base.DONE)
+        self.start = self.family.start(setting, self.base, seed, folder / "start")
 
     # -- data --------------------------------------------------------------------------------------------
 
@@ -76,10 +82,16 @@ class Run:
             labelled = sum(map(len, parts))
         if need != "labelled":
             parts = parts + every(self.world.training(setting.unlabelled, self.seed + 1000), False)
-        pool = process(policies.processors(body, self.stats)[0], joined(parts, wordings), labelled)
+        pool = process(body, self.processors(body)[0], joined(parts, wordings), labelled)
         if not body.vlm_trains():
-            pool.prefixes = store(body, pool)
+            pool.prefixes = body.store(pool)
         return pool
+
+    def processors(self, body: Any) -> tuple[Any, Any]:
+        return self.family.processors(body, self.stats, self.base)
+
+    def save_prior(self, body: Any, folder: Path, steps: int) -> Path:
+        return self.family.save_stage1(body, folder, steps, self.stats, self.base)
 
     # -- training ----------------------------------------------------------------------------------------
 
@@ -90,7 +102,7 @@ class Run:
     def prior(self, steps: int) -> tuple[Path, dict[str, Any]]:
         """A Stage-1 result; arms that ask for the same one share it, and each is charged for it."""
         arm, setting = self.arm, self.setting
-        told = [content(setting), self.seed, steps, self.rate, dataclasses.asdict(policies.stage1_recipe(arm))]
+        told = [content(setting), self.seed, steps, self.rate, dataclasses.asdict(stage1_recipe(arm))]
         key = digest([*told, arm.stage1.data if arm.stage1 else "", self.base.name])
         folder = self.out / "stage1" / key if steps else self.folder / "prior"
         with claimed(folder):
@@ -98,29 +110,36 @@ class Run:
                 shutil.rmtree(folder, ignore_errors=True)
                 clock = Clock()
                 with clock("train"):
-                    body = policies.stage1(self.start, arm)
+                    body = self.family.stage1(self.start, arm)
                     curve: list[tuple[int, float]] = []
                     if steps:
                         trainer = self.trainer(body, self.pool(body, True), steps, True)
                         trainer.run(steps)
                         curve = trainer.curve
-                    policies.save_stage1(body, folder, steps, self.stats)
+                    self.save_prior(body, folder, steps)
                 cost = {"wall": clock.wall["train"], "cpu": clock.cpu["train"], "curve": curve}
                 write_json(folder / "cost.json", cost)
         return folder, read_json(folder / "cost.json")
 
-    def last_stage(self, steps: int, prior: Path | None) -> tuple[Any, list[tuple[int, float]]]:
+    def last_body(self, prior: Path | None) -> Any:
         arm = self.arm
         if arm.policy == "apt":
             assert prior is not None
-            body: Any = policies.stage2(prior, self.start, arm, self.seed)
-        else:
-            body = policies.stock(self.start, arm, prior)
+            return self.family.stage2(prior, self.start, arm, self.seed)
+        return self.family.stock(self.start, arm, prior)
+
+    def last_stage(self, steps: int, prior: Path | None) -> tuple[Any, list[tuple[int, float]]]:
+        arm, body = self.arm, self.last_body(prior)
         frozen = round(arm.vlm_frozen_share * steps)
         if frozen:
-            body.freeze_vlm(True)
-        trainer = self.trainer(body, self.pool(body, False), steps, False)
+            body.freeze_vlm(True)  # its prefixes can be kept, and the optimizer is to know its parameters already
+            pool = self.pool(body, False)
+            body.freeze_vlm(False)
+        else:
+            pool = self.pool(body, False)
+        trainer = self.trainer(body, pool, steps, False)
         if frozen:
+            body.freeze_vlm(True)
             trainer.run(frozen)
             body.freeze_vlm(False)
             trainer.pool.prefixes = None
@@ -129,33 +148,35 @@ class Run:
 
     # -- cost --------------------------------------------------------------------------------------------
 
-    def flops_per_step(self) -> dict[str, float]:
-        """Counted on one batch with nothing kept in memory: what a user without our tricks would spend. A frozen VLM's
-        forward pass counts, its backward pass does not (two passes, for stock arms too)."""
-        arm, setting = self.arm, self.setting
-        key = digest([arm_cost(arm), setting.sizes, setting.batch, setting.world, setting.body])
-        path = self.out / "flops" / f"{key}.json"
-        if path.is_file():
-            return read_json(path)
-        found = {}
-        small = dataclasses.replace(setting, labelled=setting.batch, unlabelled=setting.batch)
-        run = Run(small, arm, self.seed, self.rate, self.out, self.folder / "flops")
+    def flops_of(self, arm: Arm) -> dict[str, float]:
+        """FLOPs per step of an arm in this setting, by stage; kept on disk.
+
+        Counted on one batch with nothing kept in memory: what a user without our tricks would spend. A frozen VLM's
+        forward pass counts, its backward pass does not (two passes, for stock arms too).
+        """
+        setting = self.setting
+        told = [arm_cost(arm), setting.sizes, setting.batch, setting.world, setting.grounding, setting.body]
+        path = self.out / "flops" / f"{digest(told)}.json"
+        if not path.is_file():
+            small = dataclasses.replace(setting, labelled=setting.batch, unlabelled=setting.batch)
+            write_json(
+                path, Run(small, arm, self.seed, self.rate, self.out, self.folder / f"flops-{arm.name}").counted()
+            )
+        return read_json(path)
+
+    def counted(self) -> dict[str, float]:
+        arm, found, prior = self.arm, {}, None
         if arm.stage1 or arm.policy == "apt":
-            body = policies.stage1(run.start, arm)
+            body = self.family.stage1(self.start, arm)
             if arm.stage1:
-                found["stage1"] = run._count(body, True)
-            prior = policies.save_stage1(body, run.folder / "prior", 0, self.stats)
-        else:
-            prior = None
-        body = policies.stage2(prior, run.start, arm, 0) if arm.policy == "apt" and prior else policies.stock(
-            run.start, arm, prior)  # fmt: skip
-        found["last"] = run._count(body, False)
+                found["stage1"] = self._count(body, True)
+            prior = self.save_prior(body, self.folder / "prior", 0)
+        body = self.last_body(prior)
+        found["last"] = self._count(body, False)
         if arm.vlm_frozen_share:
             body.freeze_vlm(True)
-            found["warm"] = run._count(body, False)
             share = arm.vlm_frozen_share
-            found["last"] = share * found.pop("warm") + (1 - share) * found["last"]
-        write_json(path, found)
+            found["last"] = share * self._count(body, False) + (1 - share) * found["last"]
         return found
 
     def _count(self, body: Any, prior: bool) -> float:
@@ -163,9 +184,7 @@ class Run:
         pool.prefixes = None
         trainer = self.trainer(body, pool, 10, prior)
         rows = trainer._rows(0, 1)[0]
-        config = body.policy.config
-        shape = (len(rows), trainer.draws, config.chunk_size, config.max_action_dim)
-        noise, when = torch.randn(shape), torch.rand(shape[:2])
+        noise, when = body.draw(len(rows), trainer.draws)
         dropped = torch.zeros(len(rows), dtype=torch.bool) if trainer.arm.dropout and not prior else None
         return float(count_flops(lambda: trainer.loss(rows, dropped, noise, when)[0].backward()))
 
@@ -184,9 +203,7 @@ class Run:
     def result(self, budget: str) -> dict[str, Any]:
         clock, arm, setting = self.clock, self.arm, self.setting
         with clock("counting (shared)"):
-            cost = self.flops_per_step()
-            yardstick = Run(setting, STOCK, self.seed, self.rate, self.out, self.folder / "stock")
-            stock = yardstick.flops_per_step()
+            cost, stock = self.flops_of(arm), self.flops_of(STOCK)
         first, last = self.lengths(budget, cost, stock)
         before = {"wall": 0.0, "cpu": 0.0, "curve": []}
         prior = None
@@ -195,7 +212,7 @@ class Run:
         with clock("train"):
             body, curve = self.last_stage(last, prior)
         with clock("test"):
-            before_act, after_act = policies.processors(body, self.stats)
+            before_act, after_act = self.processors(body)
             tested = {
                 f"{scale:g}": roll_out(
                     Acting(body, before_act, after_act, scale), self.world, setting.episodes, self.seed

@@ -101,7 +101,7 @@ class Pool:
     wordings: tuple[str, ...]
     labelled: int  # frames; the rest is unlabelled
     cells: Tensor  # [N], the table's cell in which a chunk ends
-    prefixes: StoredPrefixes | None = field(default=None)
+    prefixes: Any = field(default=None)  # what `body.store` returned: has `pick(place)`
 
     def __len__(self) -> int:
         return len(self.shared[ACTION])
@@ -117,7 +117,7 @@ class Pool:
         return out | {name: value[place] for name, value in self.language.items()}
 
 
-def process(preprocessor: Any, frames: Raw, labelled: int) -> Pool:
+def process(body: Any, preprocessor: Any, frames: Raw, labelled: int) -> Pool:
     """Run the host's processors over every frame and wording."""
     shared: dict[str, list[Tensor]] = {}
     language: dict[str, list[Tensor]] = {}
@@ -125,15 +125,20 @@ def process(preprocessor: Any, frames: Raw, labelled: int) -> Pool:
         for first in range(0, len(frames), BLOCK):
             part = slice(first, first + BLOCK)
             done = preprocessor(observed(frames.images[part], frames.states[part], texts[part], frames.actions[part]))
-            for name, value in done.items():
-                if isinstance(value, Tensor) and value.dim() and len(value) == len(texts[part]):
-                    if ".language." in name or name.startswith("apt_") or "instruction" in name or "position" in name:
-                        language.setdefault(name, []).append(value)
-                    elif turn == 0:
-                        shared.setdefault(name, []).append(value)
-    join = lambda parts: {name: torch.cat(values) for name, values in parts.items()}  # noqa: E731
+            fixed, spoken = body.pack(done, len(texts[part]))
+            for target, found in ((shared, fixed if turn == 0 else {}), (language, spoken)):
+                for name, value in found.items():
+                    target.setdefault(name, []).append(value)
     ends = (torch.from_numpy(frames.actions[:, -1, :2]) * CELLS).long().clamp(0, CELLS - 1)
-    return Pool(join(shared), join(language), tuple(frames.texts), labelled, ends[:, 1] * CELLS + ends[:, 0])
+    cells = ends[:, 1] * CELLS + ends[:, 0]
+    fixed = {name: torch.cat(values) for name, values in shared.items()}
+    return Pool(fixed, {n: _even(v) for n, v in language.items()}, tuple(frames.texts), labelled, cells)
+
+
+def _even(parts: Sequence[Tensor]) -> Tensor:
+    """Blocks of prompts as one tensor; a host that pads to the longest of a batch (GR00T) pads on the left, with 0."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (longest - part.shape[1], 0)) for part in parts])
 
 
 def observed(images: np.ndarray, states: np.ndarray, texts: Sequence[str], actions: np.ndarray | None = None) -> dict:

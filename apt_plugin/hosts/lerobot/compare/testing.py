@@ -70,19 +70,17 @@ class HeldOut:
 
     def __init__(self, body: Any, preprocessor: Any, world: World, count: int, seed: int):
         self.body, self.preprocessor = body, preprocessor
-        self.steps = body.policy.config.num_inference_steps
+        self.steps = body.steps
         drawn = world.training(4 * count, seed + 77_000).by_legs()  # one leg each: a chained one names two objects
         self.episodes = next(part for part in drawn if part.legs == 1)[:count]
         count = len(self.episodes)
         images, states, actions = frames(self.episodes)
         self.images, self.states = images[:, 0], states[:, 0]
         texts = self.episodes.instructions()
-        horizon = body.policy.config.chunk_size
-        done = preprocessor(observed(self.images, self.states, texts, actions[:, :horizon]))
-        chunks = body.policy.prepare_action({ACTION: done[ACTION]}).numpy()
-        width = body.policy.config.output_features[ACTION].shape[0]
+        done = preprocessor(observed(self.images, self.states, texts, actions[:, : body.horizon]))
+        chunks = body.actions({ACTION: done[ACTION]}).numpy()
         valid = np.ones(chunks.shape[:2], bool)
-        self.frames = Frames(np.arange(count), np.zeros(count), tuple(texts), chunks, valid, self.images, width)
+        self.frames = Frames(np.arange(count), np.zeros(count), tuple(texts), chunks, valid, self.images, body.width)
 
     def variants(self) -> list[list[Variant]]:
         """The true instruction, the same verb about the other objects in view, and none."""
@@ -105,7 +103,7 @@ class _Context(TorchContext):
         super().__init__(torch.device("cpu"))
         self.body = body
         with torch.inference_mode():
-            self.prefix = body.prefix(batch)
+            self.prefix = body.ready(body.prefix(batch))
 
     def compute(self, x: torch.Tensor, time: torch.Tensor, language: bool) -> torch.Tensor:
         return self.body.velocity(self.prefix, x, time, language)

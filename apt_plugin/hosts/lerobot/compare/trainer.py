@@ -16,7 +16,7 @@ from torch import Tensor
 from apt_plugin.backends import torch_losses as losses
 from apt_plugin.compare.spec import Arm
 from apt_plugin.hosts.lerobot.compare.pools import Pool
-from apt_plugin.hosts.lerobot.groups import optimizer_groups, part_of
+from apt_plugin.hosts.lerobot.groups import part_of
 from apt_plugin.stages import check_finite
 from apt_plugin.tabletop.tokenizer import LOCATIONS, vocabulary
 
@@ -34,9 +34,13 @@ class Rate:
     warmup: int
 
     def apply(self, config: Any) -> None:
-        config.optimizer_lr, config.scheduler_decay_lr = self.peak, self.peak / 50
-        config.scheduler_warmup_steps = max(min(self.warmup, self.steps // 4), 1)
-        config.scheduler_decay_steps = self.steps
+        warmup = max(min(self.warmup, self.steps // 4), 1)
+        config.optimizer_lr = self.peak
+        if hasattr(config, "warmup_ratio"):  # GR00T's, a cosine to zero
+            config.max_steps, config.warmup_ratio = self.steps, warmup / self.steps
+        else:
+            config.scheduler_decay_lr = self.peak / 50
+            config.scheduler_warmup_steps, config.scheduler_decay_steps = warmup, self.steps
 
 
 @dataclass
@@ -59,7 +63,6 @@ class Trainer:
 
     def __post_init__(self) -> None:
         policy = self.body.policy
-        self.width = policy.config.output_features[ACTION].shape[0]
         self.rate.apply(policy.config)
         preset = policy.config.get_optimizer_preset()
         self.optimizer = preset.build(self._groups())
@@ -75,23 +78,28 @@ class Trainer:
     def _groups(self) -> Any:
         policy, arm = self.body.policy, self.arm
         if self.body.gated:
-            return optimizer_groups(policy, policy.config)
-        groups = {"vlm": [], "expert": []}
-        for name, parameter in policy.named_parameters():
-            groups["vlm" if part_of(name) == "vlm" else "expert"].append(parameter)
-        if arm.vlm == "frozen" or self.prior:
-            return groups["expert"]
-        rates = {"vlm": self.rate.peak * arm.vlm_lr_scale, "expert": self.rate.peak}
-        return [{"params": parameters, "lr": rates[part]} for part, parameters in groups.items()]
+            return policy.get_optim_params()
+        groups = policy.get_optim_params()
+        if arm.vlm == "frozen" or arm.vlm_lr_scale == 1.0:
+            return groups
+        scaled = {id(p) for name, p in policy.named_parameters() if part_of(name) == "vlm"}
+        groups = [{"params": list(groups)}] if not isinstance(groups, list) else groups
+        out = []
+        for group in groups:
+            for rate, mine in ((arm.vlm_lr_scale, True), (1.0, False)):
+                parameters = [p for p in group["params"] if (id(p) in scaled) == mine]
+                out += [{**group, "params": parameters, "lr": self.rate.peak * rate}] if parameters else []
+        return out
 
     # -- one step ----------------------------------------------------------------------------------------
 
     def prefix(self, rows: Tensor, wording: str | Tensor) -> Any:
         """Kept where the VLM is frozen, else computed."""
         if self.pool.prefixes is not None:
-            return self.pool.prefixes.pick(self.pool.place(rows, wording))
+            return self.body.ready(self.pool.prefixes.pick(self.pool.place(rows, wording)))
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.body.vlm_trains()):
-            return self.body.prefix(self.pool.batch(rows, wording))
+            prefix = self.body.prefix(self.pool.batch(rows, wording))
+        return self.body.ready(prefix)
 
     def loss(self, rows: Tensor, dropped: Tensor | None, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """(what is minimised, the plain flow-matching loss) of a batch.
@@ -101,13 +109,13 @@ class Trainer:
             noise: [B, K, T, A]; time: [B, K].
         """
         arm, pool = self.arm, self.pool
-        actions = self.body.policy.prepare_action({ACTION: pool.shared[ACTION][rows]})
+        actions = self.body.actions({ACTION: pool.shared[ACTION][rows]})
         t = time[..., None, None]
         x, target = t * noise + (1 - t) * actions[:, None], noise - actions[:, None]
 
         def errors(prefix: Any, language: bool = True) -> Tensor:
             off = self.body.velocity(prefix, x, time, language) - target
-            return off[..., : self.width].square().mean((1, 2, 3))  # [B]
+            return off[..., : self.body.width].square().mean((1, 2, 3))  # [B]
 
         wording: str | Tensor = "true"
         if dropped is not None:
@@ -161,16 +169,12 @@ class Trainer:
         """Steps `first` to `first + steps`; what is random follows from the seed and the step alone."""
         self.body.policy.train()
         rows = self._rows(first, steps)
-        config = self.body.policy.config
-        shape = (self.batch, self.draws, config.chunk_size, config.max_action_dim)
         window, total = max(1, self.rate.steps // POINTS), torch.zeros(())
         for index in range(steps):
             if index % AHEAD == 0:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed((self.seed << 20) + first + index)
-                    noise = self.body.model.sample_noise((AHEAD, *shape), "cpu")
-                    time = self.body.model.sample_time(AHEAD * self.batch * self.draws, "cpu")
-                    time = time.reshape(AHEAD, self.batch, self.draws)
+                    noise, time = self.body.draw(AHEAD, self.batch, self.draws)
                     drop = torch.rand(AHEAD, self.batch) < self.arm.dropout
             k = index % AHEAD
             dropped = drop[k] if self.arm.dropout and not self.prior else None
