@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from apt_plugin.errors import AptError
+from apt_plugin.compare_command import Compare
+from apt_plugin.errors import AptError, choose
 
 OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the framework that trains it.
 
@@ -156,9 +157,10 @@ class Bench:
     """
 
     family: Annotated[Literal["pi05", "pi0", "groot"], tyro.conf.Positional] = "pi05"
-    host: Literal["", "lerobot", "openpi"] = ""
+    host: Literal["", "lerobot", "openpi", "gr00t"] = ""
     """The first of them that is installed and supported, when left out."""
-    size: Literal["tiny", "quarter", "real"] = "quarter"
+    size: Literal["tiny", "deep", "quarter", "real"] = "quarter"
+    """deep: GR00T's real depths on a sixteenth of its widths."""
     device: Literal["cpu", "cuda", "meta"] = "cpu"
     rounds: int = 4
     """The best of so many is taken."""
@@ -172,9 +174,11 @@ class Bench:
         from apt_plugin.hosts import HOSTS
 
         fields = dataclasses.asdict(self)
-        usable = (name for name in ("lerobot", "openpi") if HOSTS[name].supported()[0])
+        usable = (name for name in ("lerobot", "openpi", "gr00t") if HOSTS[name].supported()[0])
         chosen = HOSTS[fields.pop("host") or next(usable, "lerobot")]
         chosen.require()
+        if chosen.name == "gr00t":  # it has one family
+            choose("family", fields.pop("family"), ("groot",))
         return importlib.import_module(f"{chosen.adapter}.bench").run(**fields)
 
 
@@ -191,7 +195,7 @@ def _run(argv: list[str]) -> int:
     request = launch.split(argv)
     adapter = adapter_for(request.command)
     if request.recipe is not None and request.recipe.cache and not hasattr(adapter, "cache"):
-        raise AptError("--apt.cache works in lerobot and openpi; this host has no feature cache. Drop it.")
+        raise AptError("--apt.cache: this host has no feature cache. Drop it.")
     return adapter.run(request)
 
 
@@ -207,6 +211,7 @@ def _cache(argv: list[str]) -> int:
 
 COMMANDS = {
     "doctor": Doctor, "prove": Prove, "listen": Listen, "export": Export, "patch": Patch, "bench": Bench, "demo": Demo,
+    "compare": Compare,
 }  # fmt: skip
 
 
