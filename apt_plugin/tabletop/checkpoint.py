@@ -9,10 +9,11 @@ from it.
 
 import json
 import shlex
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from apt_plugin.tabletop import arm, tokenizer
+from apt_plugin.tabletop import arm
 from apt_plugin.tabletop.data import CAMERA
 from apt_plugin.tabletop.drawing import IMAGE_SIZE
 
@@ -80,7 +81,7 @@ def _rescale(policy) -> None:
 
 
 def save(policy, directory: Path | str, stats: Mapping | None = None) -> Path:
-    """Write `policy`, its processors and the tokenizer; `stats` are the normalisation statistics
+    """Write `policy`, its processors and a copy of its tokenizer; `stats` are the normalisation statistics
     (`data.reference_stats`).
 
     The tokenizer's absolute path goes into the config and the pre-processor: lerobot 0.6.1 saves the name of
@@ -90,7 +91,10 @@ def save(policy, directory: Path | str, stats: Mapping | None = None) -> Path:
     from lerobot.policies.factory import make_pre_post_processors
 
     directory = Path(directory).absolute()
-    policy.config.tokenizer_name = str(tokenizer.save(directory / "tokenizer"))
+    words = directory / "tokenizer"
+    if Path(policy.config.tokenizer_name).absolute() != words:
+        shutil.copytree(policy.config.tokenizer_name, words, dirs_exist_ok=True)
+    policy.config.tokenizer_name = str(words)
     if stats is not None:
         stats = {key: {name: torch.as_tensor(value) for name, value in group.items()} for key, group in stats.items()}
     policy.save_pretrained(directory)

@@ -37,11 +37,15 @@ def frames(episodes: Episodes, draw: bool = True) -> tuple[np.ndarray, np.ndarra
     """Roll the demonstrator out; `draw=False` leaves the images out (zero of them).
 
     Returns:
-        images uint8 (B, T, P, P, 3), states float32 (B, T, 3) before each step, actions float32 (B, T, 3).
+        images uint8 (B, T, P, P, 3), states float32 (B, T, 3) before each step, actions float32 (B, T, 3);
+        T is `arm.HORIZON`, twice that for chained episodes.
+
+    Raises:
+        ValueError: some of the episodes are chained and some are not (`Episodes.by_legs` takes them apart).
     """
     actions = episodes.demonstrate()
     states = [episodes.start]
-    for t in range(arm.HORIZON - 1):
+    for t in range(actions.shape[1] - 1):
         states.append(arm.step(states[-1], actions[:, t]))
     images = np.stack([episodes.render(state) for state in states], axis=1) if draw else np.empty(0, np.uint8)
     return images, np.stack(states, axis=1), actions
@@ -56,10 +60,10 @@ def reference_stats(world: World) -> dict[str, dict[str, np.ndarray]]:
     reach 6). One fixed sample for every set of a world also makes the sets of two training stages normalise
     alike.
     """
-    _, states, actions = frames(world.training(2048), draw=False)
+    parts = [frames(part, draw=False)[1:] for part in world.training(2048).by_legs()]
     stats = {}
-    for key, values in (("observation.state", states), ("action", actions)):
-        flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    for key, values in zip(("observation.state", "action"), zip(*parts, strict=True), strict=True):
+        flat = np.concatenate([some.reshape(-1, some.shape[-1]) for some in values]).astype(np.float64)
         stats[key] = {name: getattr(flat, name)(axis=0) for name in ("min", "max", "mean", "std")}
         stats[key]["count"] = np.array([len(flat)])
         for percent in (1, 10, 50, 90, 99):
@@ -78,7 +82,8 @@ def write(
 ) -> Path:
     """Write `episodes` as a LeRobotDataset under `root` and return `root`.
 
-    Train on it with `--dataset.repo_id=<repo_id> --dataset.root=<root>`.
+    Train on it with `--dataset.repo_id=<repo_id> --dataset.root=<root>`. Where chained episodes are mixed in, each
+    hundred is written with its single ones first.
 
     Args:
         root: a directory that does not exist yet (lerobot insists on creating it).
@@ -121,20 +126,20 @@ def write(
     for first in track(
         range(0, len(episodes), block), description=f"Writing {len(episodes)} {what}", disable=not progress
     ):
-        some = episodes[first : first + block]
-        images, states, actions = frames(some)
-        tasks = some.instructions() if labelled else [""] * len(some)
-        for row, task in enumerate(tasks):
-            for t in range(arm.HORIZON):
-                dataset.add_frame(
-                    {
-                        CAMERA: images[row, t],
-                        "observation.state": states[row, t],
-                        "action": actions[row, t],
-                        "task": task,
-                    }
-                )
-            dataset.save_episode()
+        for some in episodes[first : first + block].by_legs():
+            images, states, actions = frames(some)
+            tasks = some.instructions() if labelled else [""] * len(some)
+            for row, task in enumerate(tasks):
+                for t in range(actions.shape[1]):
+                    dataset.add_frame(
+                        {
+                            CAMERA: images[row, t],
+                            "observation.state": states[row, t],
+                            "action": actions[row, t],
+                            "task": task,
+                        }
+                    )
+                dataset.save_episode()
     if noisy:
         datasets.enable_progress_bar()
     dataset.finalize()

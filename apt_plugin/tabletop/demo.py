@@ -15,7 +15,7 @@ from rich.console import Console
 
 from apt_plugin import files, report
 from apt_plugin.errors import AptError
-from apt_plugin.tabletop.presets import EQUAL_STEPS, EQUAL_TIME, FULL, FULL_STOCK, QUICK, Demo
+from apt_plugin.tabletop.presets import DEMO_SPLITS, EQUAL_STEPS, EQUAL_TIME, FULL, FULL_STOCK, QUICK, Demo
 from apt_plugin.tabletop.runs import Run, together
 
 LABELLED, UNLABELLED = "tabletop/labelled", "tabletop/unlabelled"
@@ -165,6 +165,6 @@ def roll_out(arms: list[Arm], settings: Demo, seed: int, clock: Clock) -> dict[s
     results = {}
     for arm in arms:
         print(arm.name)
-        results[arm.name] = evaluate(arm.checkpoint, settings.world, episodes=settings.rollouts, seed=seed)
+        results[arm.name] = evaluate(arm.checkpoint, settings.world, DEMO_SPLITS, settings.rollouts, seed)
     clock.lap("rollouts")
     return results

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from apt_plugin import report
 from apt_plugin.hosts.lerobot.summary import HELD_OUT, stage_records
 from apt_plugin.report.run import proof_rows, training_sections, verdict
-from apt_plugin.tabletop.presets import EQUAL_STEPS, EQUAL_TIME, FULL_STOCK
+from apt_plugin.tabletop.presets import DEMO_SPLITS, EQUAL_STEPS, EQUAL_TIME, FULL_STOCK
 from apt_plugin.tabletop.world import SPLITS
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def sections(
 
 
 def glossary() -> dict[str, str]:
-    return {name: split.says for name, split in SPLITS.items()}
+    return {name: SPLITS[name].says for name in DEMO_SPLITS}
 
 
 def counts(results: dict[str, dict]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -94,7 +94,7 @@ def which_is_better(rows: dict[tuple[str, str], tuple[int, int]]) -> list[str]:
 
 def blind_table(settings: Demo) -> Any:
     """What a policy that never hears the instruction could reach at best: the yardstick for every number above."""
-    rows = [(name, f"{100 * settings.world.blind_success(name):.0f} %", split.says) for name, split in SPLITS.items()]
+    rows = [(name, f"{100 * settings.world.blind_success(name):.0f} %", SPLITS[name].says) for name in DEMO_SPLITS]
     note = f"The best policy that cannot hear; the scene leaves {settings.world.entropy_bits():.2f} bits open."
     return report.Table("What deafness would score", note, ("split", "best blind success", "what it tests"), rows)
 

@@ -11,7 +11,7 @@ import numpy as np
 IMAGE_SIZE = 48  # pixels; three cells of sixteen, so that a 16-pixel vision patch sees one cell
 _SPRITE = 11
 
-#: Colours a policy has to tell apart, RGB in [0, 1].
+#: Colours a policy has to tell apart, RGB in [0, 1]. The last one, like the last shape, is in no demonstration.
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.92, 0.12, 0.12),
     "green": (0.10, 0.80, 0.20),
@@ -19,9 +19,10 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "yellow": (1.00, 0.90, 0.10),
     "purple": (0.75, 0.20, 0.90),
     "white": (1.00, 1.00, 1.00),
+    "cyan": (0.10, 0.90, 0.90),
 }
 
-SHAPES: tuple[str, ...] = ("cube", "ball", "cone", "cross", "ring")
+SHAPES: tuple[str, ...] = ("cube", "ball", "cone", "cross", "ring", "bowl")
 
 
 @cache
@@ -36,6 +37,7 @@ def _sprites() -> np.ndarray:
         "cone": (y < 0.9) & (abs(x) < (y + 0.95) / 1.85 * 0.95) & (y > -0.95),
         "cross": (np.minimum(abs(x), abs(y)) < 0.30) & (np.maximum(abs(x), abs(y)) < 1.0),
         "ring": (radius < 1.0) & (radius > 0.58),
+        "bowl": (np.hypot(x, y + 0.45) < 0.98) & (y > -0.45),
     }
     stack = np.stack([inside[shape] for shape in SHAPES]).astype(np.float32)
     return stack.reshape(len(SHAPES), _SPRITE, 4, _SPRITE, 4).mean(axis=(2, 4))

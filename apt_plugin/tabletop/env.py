@@ -1,7 +1,8 @@
 """The tabletop as a gymnasium environment, in the form lerobot's evaluation expects.
 
 Observation: `{"pixels": {"top": uint8 (P, P, 3)}, "agent_pos": float32 (3,)}`; action float32 (3,): x, y,
-opening, absolute, in [0, 1]. An episode always lasts `arm.HORIZON` steps; only the last one can be a success.
+opening, absolute, in [0, 1]. An episode always lasts `arm.HORIZON` steps for each object named; only the last one
+can be a success.
 `reset(seed=k)` starts episode `k` of the split, so `lerobot-eval --seed=0 --eval.n_episodes=50` runs exactly
 the first fifty of `World.tests(split, ...)`.
 """
@@ -15,22 +16,9 @@ import numpy as np
 
 from apt_plugin.tabletop import arm
 from apt_plugin.tabletop.data import FPS
-from apt_plugin.tabletop.drawing import COLOURS, IMAGE_SIZE, SHAPES
-from apt_plugin.tabletop.world import Episodes, World
-
-
-def parse(instruction: str, verbs: tuple[str, ...]) -> tuple[int, tuple[int, int]] | None:
-    """ "grasp the red cube" -> (verb index, (colour, shape)); None for anything else."""
-    words = instruction.lower().split()
-    if (
-        len(words) != 4
-        or words[1] != "the"
-        or words[0] not in verbs
-        or words[2] not in COLOURS
-        or words[3] not in SHAPES
-    ):
-        return None
-    return verbs.index(words[0]), (list(COLOURS).index(words[2]), SHAPES.index(words[3]))
+from apt_plugin.tabletop.drawing import IMAGE_SIZE
+from apt_plugin.tabletop.words import parse
+from apt_plugin.tabletop.world import SPLITS, Episodes, World
 
 
 class TabletopEnv(gym.Env):
@@ -42,12 +30,12 @@ class TabletopEnv(gym.Env):
         episode_seed: which set of episodes of the split.
         instruction: what to tell the policy instead of the episode's own instruction. "grasp the red cube" is
             judged as told, and never succeeds where no red cube is in view; "" tells nothing and judges by
-            the episode's own.
+            the episode's own. Other words (`words.parse`) and two objects "... and the blue ring" are judged, too.
         pool: number of distinct episodes; `reset(seed=k)` gives number `k % pool`.
     """
 
     metadata: ClassVar[dict] = {"render_modes": ["rgb_array"], "render_fps": FPS}
-    _max_episode_steps = arm.HORIZON
+    _max_episode_steps = arm.HORIZON  # of a single object; an instance of split "chained" has two
 
     def __init__(
         self,
@@ -59,14 +47,23 @@ class TabletopEnv(gym.Env):
         render_mode: str = "rgb_array",
     ):
         world = world or World()
+        if split == "train" and world.chained:
+            raise ValueError(
+                "split 'train' of a world with chained demonstrations has episodes of two lengths, which lerobot's "
+                "vector environments do not know; use split 'seen' or 'chained'."
+            )
         self.render_mode = render_mode
         self._told = instruction
-        self._command = parse(instruction, world.verbs) if instruction else None
+        self._legs = 2 if split in SPLITS and SPLITS[split].chained else 1
+        self._max_episode_steps = arm.HORIZON * self._legs
+        self._command = parse(instruction) if instruction else None
+        if self._command and (self._command[0] not in world.verbs or len(self._command[1]) != self._legs):
+            self._command = None
         if instruction and self._command is None:
+            form = f"<{'|'.join(world.verbs)}> the <colour> <shape>{' and the <colour> <shape>' * (self._legs - 1)}"
             warnings.warn(
-                f"instruction {instruction!r} is outside the world's language "
-                f"('<{'|'.join(world.verbs)}> the <colour> <shape>'): the policy is told it, but no outcome "
-                "counts as a success.",
+                f"instruction {instruction!r} is outside the world's language ('{form}', or synonyms): the policy "
+                "is told it, but no outcome counts as a success.",
                 stacklevel=2,
             )
         self._episodes = (
@@ -84,18 +81,20 @@ class TabletopEnv(gym.Env):
 
     def _begin(self, number: int) -> None:
         self._episode: Episodes = self._episodes[number % len(self._episodes)]
-        self._state, self._time = self._episode.start, 0
+        self._state, self._time, self._ends = self._episode.start, 0, []
         self._own = self._episode.instructions()[0]
         self._judgeable = True
         if self._told:
             self._judgeable = self._command is not None and self._obey(*self._command)
 
-    def _obey(self, verb: int, pair: tuple[int, int]) -> bool:
-        """Name the told object instead of the episode's own; False if it is not in view."""
-        match = np.flatnonzero((self._episode.pairs[0] == pair).all(axis=1))
-        if not len(match):
+    def _obey(self, verb: str, pairs: list[tuple[int, int]]) -> bool:
+        """Name the told objects instead of the episode's own; False if one is not in view."""
+        slots = [np.flatnonzero((self._episode.pairs[0] == pair).all(axis=1)) for pair in pairs]
+        if not all(len(slot) for slot in slots):
             return False
-        self._episode = replace(self._episode, named=match[:1], verb=np.array([verb]))
+        named, then = slots[0][:1], (slots[1][:1] if len(slots) == 2 else np.array([-1]))
+        verbs = np.array([self._episode.verbs.index(verb)])
+        self._episode = replace(self._episode, named=named, then=then, verb=verbs)
         return True
 
     @property
@@ -124,11 +123,14 @@ class TabletopEnv(gym.Env):
         episode."""
         self._state = arm.step(self._state, np.asarray(action, dtype=np.float32)[None])
         self._time += 1
-        done = self._time >= arm.HORIZON
-        outcome = self._episode.outcome(self._state)
-        success = bool(done and self._judgeable and outcome["success"][0])
-        info = {"is_success": success, "where": str(outcome["where"][0]) if done else "none"}
-        return self._observation(), float(success), done, False, info
+        if self._time % arm.HORIZON == 0:
+            self._ends.append(self._state)
+        done = self._time >= self._max_episode_steps
+        success, where = False, "none"
+        if done:
+            outcome = self._episode.outcome(np.stack(self._ends[: self._legs], axis=1))
+            success, where = bool(self._judgeable and outcome["success"][0]), str(outcome["where"][0])
+        return self._observation(), float(success), done, False, {"is_success": success, "where": where}
 
     def render(self) -> np.ndarray:
         """The camera image, uint8 (P, P, 3)."""

@@ -16,6 +16,10 @@ from apt_plugin.tabletop.world import World
 EQUAL_STEPS, EQUAL_TIME = "stock expert-only, equal steps", "stock expert-only, equal time"
 FULL_STOCK = "stock full, equal steps"
 
+# The demo's VLM is grounded in the plain language and its layouts are random, so the world's other splits would test
+# words that it has never read, or nothing.
+DEMO_SPLITS = ("seen", "rare", "task", "combination", "environment")
+
 
 @dataclass(frozen=True)
 class Demo:

@@ -19,18 +19,16 @@ from rich.progress import Progress
 from apt_plugin.report import wilson
 from apt_plugin.tabletop import arm
 from apt_plugin.tabletop.data import CAMERA
+from apt_plugin.tabletop.episodes import CHAINED_WHERE, WHERE
 from apt_plugin.tabletop.world import SPLITS, Episodes, World
 
 logger = logging.getLogger(__name__)
 
-WHERE = ("named", "usual", "other", "none")
-
 
 @dataclass(frozen=True)
 class SplitResult:
-    """One split: `success` bool (episodes,), `where` str (episodes,) of `WHERE`, `instructions` as told,
-    `frames` of the first episodes,
-    uint8 (kept, HORIZON + 1, P, P, 3)."""
+    """One split: `success` bool (episodes,), `where` str (episodes,) of `episodes.WHERE` (`CHAINED_WHERE` for two
+    legs), `instructions` as told, `frames` of the first episodes, uint8 (kept, T + 1, P, P, 3), T control steps."""
 
     split: str
     success: np.ndarray
@@ -44,18 +42,25 @@ class SplitResult:
         return float(self.success.mean())
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """(successes, episodes)."""
+        return int(self.success.sum()), len(self.success)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Wilson 95 %."""
-        return wilson(int(self.success.sum()), len(self.success))
+        return wilson(*self.counts)
 
     def summary(self) -> dict:
         """For a report: plain numbers only."""
+        ends = CHAINED_WHERE if SPLITS[self.split].chained else WHERE
         return {
             "split": self.split,
-            "episodes": len(self.success),
+            "successes": self.counts[0],
+            "episodes": self.counts[1],
             "success": self.rate,
             "interval": list(self.interval),
-            "reached": {where: float((self.where == where).mean()) for where in WHERE},
+            "reached": {where: float((self.where == where).mean()) for where in ends},
         }
 
     def __str__(self) -> str:
@@ -105,7 +110,8 @@ class Actor:
 
 
 def play(actor, episodes: Episodes, told: Sequence[str] | None = None, keep: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Run one batch of episodes to their end.
+    """Run one batch of episodes to their end. A second leg follows without a reset and under the same words: a
+    policy that acts in chunks of `arm.HORIZON` steps plans anew from where the first one left the gripper.
 
     Args:
         actor: anything with `reset()` and `act(images, state, tasks)`.
@@ -113,17 +119,20 @@ def play(actor, episodes: Episodes, told: Sequence[str] | None = None, keep: int
             instructions.
 
     Returns:
-        final states float32 (B, 3), frames uint8 (keep, HORIZON + 1, P, P, 3).
+        states at the end of the episode, float32 (B, 3), or of each of two legs, (B, 2, 3), as `Episodes.outcome`
+        takes them; frames uint8 (keep, T + 1, P, P, 3), T = legs * HORIZON.
     """
     tasks = list(told) if told is not None else episodes.instructions()
     actor.reset()
-    state, film = episodes.start, []
-    for _ in range(arm.HORIZON):
-        images = episodes.render(state)
-        film.append(images[:keep])
-        state = arm.step(state, actor.act(images, state, tasks))
+    state, film, ends = episodes.start, [], []
+    for _ in range(episodes.legs):
+        for _ in range(arm.HORIZON):
+            images = episodes.render(state)
+            film.append(images[:keep])
+            state = arm.step(state, actor.act(images, state, tasks))
+        ends.append(state)
     film.append(episodes[:keep].render(state[:keep]) if keep else film[-1])
-    return state, np.stack(film, axis=1)
+    return (state if len(ends) == 1 else np.stack(ends, axis=1)), np.stack(film, axis=1)
 
 
 def evaluate(

@@ -12,119 +12,39 @@ Each family shows four objects, in slots:
     elsewhere  in view in every demonstration here, named only in another family (there as its usual target)
     never      in view in every demonstration here, named in none anywhere
 
+The `object` split puts an object into the last slot that no demonstration shows at all (`splits.UNSEEN_PAIRS`).
+
 Everything is drawn from `numpy.random.default_rng([world.seed, stream, seed, block])`: equal numbers give
 equal bits. Training and each split have a stream of their own. Only numpy is needed here.
 
 Shape legend: `B` episodes, `O` = 4 objects, `T` control steps (`arm.HORIZON`).
 """
 
-import difflib
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from apt_plugin.tabletop import arm
-from apt_plugin.tabletop.drawing import COLOURS, IMAGE_SIZE, SHAPES, draw
+from apt_plugin.tabletop.drawing import IMAGE_SIZE
+from apt_plugin.tabletop.episodes import ARRAYS, Episodes
+from apt_plugin.tabletop.splits import (
+    OBJECTS,
+    SLOTS,
+    SPLITS,
+    TRAINED_COLOURS,
+    TRAINED_SHAPES,
+    UNSEEN_PAIRS,
+    Split,
+    split_rule,
+)
+from apt_plugin.tabletop.words import PLAIN, VERBS, other_forms, pair_name
 
-OBJECTS = 4
+__all__ = ["CELLS", "OBJECTS", "SLOTS", "SPLITS", "VERBS", "Episodes", "Split", "World", "pair_name"]
+
 CELLS = 3  # the table is CELLS x CELLS; objects sit in cells, shifted by up to two pixels
-SLOTS = ("usual", "rare", "elsewhere", "never")
-#: verb -> does it end with closed jaws
-VERBS: dict[str, bool] = {"reach": False, "grasp": True}
 _TRAIN_STREAM, _FAMILY_STREAM = 1, 2
 _BLOCK = 256
-
-
-@dataclass(frozen=True)
-class Split:
-    """One test. To add one: a new stream number and a slot (or "any"); `World.tests` only if that is not enough."""
-
-    stream: int
-    slot: str
-    new_background: bool
-    says: str
-
-
-SPLITS: dict[str, Split] = {
-    "seen": Split(11, "usual", False, "trained family, its usual target"),
-    "rare": Split(12, "rare", False, "trained family, its rare but trained target"),
-    "task": Split(13, "elsewhere", False, "in view in this family, named only in another one"),
-    "combination": Split(14, "never", False, "a colour-shape pair in view and named in no demonstration"),
-    "environment": Split(15, "any", True, "new backgrounds, trained pairs in new company, any of them named"),
-}
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """A batch of scenes with an instruction and a start each; arrays only, so slicing is cheap.
-
-    `family` int (B,); `pairs` int (B, O, 2) colour and shape; `places` float32 (B, O, 2); `light` float32
-    (B,); `start` float32 (B, 3); `verb` int (B,) into the world's verbs; `named` int (B,) the slot named;
-    `usual` int (B,) the slot this family usually names, -1 where it has none; `bulge` float32 (B,) the
-    demonstrator's swing.
-    """
-
-    family: np.ndarray
-    pairs: np.ndarray
-    places: np.ndarray
-    light: np.ndarray
-    start: np.ndarray
-    verb: np.ndarray
-    named: np.ndarray
-    usual: np.ndarray
-    bulge: np.ndarray
-    verbs: tuple[str, ...] = field(default=tuple(VERBS))
-
-    def __len__(self) -> int:
-        return len(self.family)
-
-    def __getitem__(self, index) -> "Episodes":
-        """A sub-batch; an integer gives a batch of one."""
-        index = slice(index, index + 1 or None) if isinstance(index, int | np.integer) else index
-        return Episodes(**{name: getattr(self, name)[index] for name in _ARRAYS}, verbs=self.verbs)
-
-    def about(self, named: np.ndarray) -> "Episodes":
-        """The same scenes with other objects named: int (B,), slots."""
-        return replace(self, named=np.asarray(named))
-
-    def instructions(self) -> list[str]:
-        """For example "grasp the red cube"; B strings."""
-        rows = np.arange(len(self))
-        pairs = self.pairs[rows, self.named]
-        return [f"{self.verbs[v]} the {pair_name(p)}" for v, p in zip(self.verb, pairs, strict=True)]
-
-    def render(self, state: np.ndarray) -> np.ndarray:
-        """The camera image for gripper states (B, 3): uint8 (B, P, P, 3), P = `drawing.IMAGE_SIZE`."""
-        return draw(self.family, self.pairs[..., 0], self.pairs[..., 1], self.places, self.light, state)
-
-    def closes(self) -> np.ndarray:
-        """Whether each instruction asks for closed jaws: bool (B,)."""
-        return np.array([VERBS[verb] for verb in self.verbs])[self.verb]
-
-    def demonstrate(self, slot: np.ndarray | None = None, closes: np.ndarray | None = None) -> np.ndarray:
-        """The demonstrator's actions, float32 (B, T, 3); `slot`, `closes` replace what the instruction says."""
-        slot = self.named if slot is None else slot
-        goal = self.places[np.arange(len(self)), slot]
-        return arm.demonstrate(self.start, goal, self.closes() if closes is None else closes, self.bulge)
-
-    def outcome(self, state: np.ndarray) -> dict[str, np.ndarray]:
-        """Judge final gripper states (B, 3).
-
-        Returns:
-            `success` bool (B,): at the named object, jaws as the verb asks; `reached` int (B,): slot or -1;
-            `where` str (B,): "named", "usual" (the habit, when something else was named), "other" or "none".
-        """
-        at = arm.reached(state, self.places)
-        where = np.where(
-            at < 0, "none", np.where(at == self.named, "named", np.where(at == self.usual, "usual", "other"))
-        )
-        closed = state[:, 2] <= 0.5
-        return {"success": (at == self.named) & (closed == self.closes()), "reached": at, "where": where}
-
-
-_ARRAYS = tuple(name for name in Episodes.__dataclass_fields__ if name != "verbs")
 
 
 @dataclass(frozen=True)
@@ -138,7 +58,9 @@ class World:
         usual_share: share of a family's demonstrations that name its usual target, [0.5, 1].
         verbs: a subset of `VERBS`, each equally frequent.
         fixed_layouts: share of training episodes with the family's one fixed layout instead of a random one
-            (LIBERO is near 1).
+            (LIBERO is near 1); the splits have it in the same share, `position` and `environment` never.
+        chained: share of training episodes that name both trained targets, to be done in turn; they have two
+            legs of `arm.HORIZON` steps.
     """
 
     seed: int = 0
@@ -147,6 +69,7 @@ class World:
     usual_share: float = 0.8
     verbs: tuple[str, ...] = tuple(VERBS)
     fixed_layouts: float = 0.0
+    chained: float = 0.0
 
     def __post_init__(self):
         object.__setattr__(self, "verbs", tuple(self.verbs))  # a list from a config file compares equal, too
@@ -154,8 +77,9 @@ class World:
             raise ValueError(f"families must be 2 to 10 (there are 30 colour-shape pairs), got {self.families}.")
         if not 0.5 <= self.usual_share <= 1.0:
             raise ValueError(f"usual_share must be in [0.5, 1], got {self.usual_share}: below 0.5 the rare is usual.")
-        if not 0.0 <= self.fixed_layouts <= 1.0:
-            raise ValueError(f"fixed_layouts is a share, in [0, 1], got {self.fixed_layouts}.")
+        for knob in ("fixed_layouts", "chained"):
+            if not 0.0 <= getattr(self, knob) <= 1.0:
+                raise ValueError(f"{knob} is a share, in [0, 1], got {getattr(self, knob)}.")
         if not self.verbs or not set(self.verbs) <= set(VERBS):
             raise ValueError(f"verbs must be some of {tuple(VERBS)}, got {self.verbs}.")
 
@@ -165,9 +89,9 @@ class World:
         rng = np.random.default_rng([self.seed, _FAMILY_STREAM])
         # The never-named pairs are a random partial diagonal: each colour and each shape stays well
         # represented among the others.
-        shape_of = rng.permutation(len(COLOURS)) % len(SHAPES)
-        never = [(colour, int(shape_of[colour])) for colour in range(len(COLOURS))]
-        others = [(c, s) for c in range(len(COLOURS)) for s in range(len(SHAPES)) if (c, s) not in never]
+        shape_of = rng.permutation(TRAINED_COLOURS) % TRAINED_SHAPES
+        never = [(colour, int(shape_of[colour])) for colour in range(TRAINED_COLOURS)]
+        others = [(c, s) for c in range(TRAINED_COLOURS) for s in range(TRAINED_SHAPES) if (c, s) not in never]
         order = rng.permutation(len(others))
         usual = [others[i] for i in order[: self.families]]
         rare = [others[i] for i in order[self.families : 2 * self.families]]
@@ -190,38 +114,44 @@ class World:
 
         def block(rng, size: int) -> Episodes:
             family = rng.integers(self.families, size=size)
-            named = (rng.random(size) >= self.usual_share).astype(
-                int
-            )  # slot 0 is the usual target, slot 1 the rare one
+            named = (rng.random(size) >= self.usual_share).astype(int)  # slot 0 is the usual target, 1 the rare one
             fixed = rng.random(size) < self.fixed_layouts
-            return self.stage(rng, family, self.slots[family], named, np.zeros(size, int), fixed)
+            # Drawn only where asked for: worlds without it keep the bits that they had before the knob.
+            then = np.where(rng.random(size) < self.chained, 1 - named, -1) if self.chained else None
+            return self.stage(rng, family, self.slots[family], named, np.zeros(size, int), fixed, then=then)
 
         return self._blocks(block, _TRAIN_STREAM, seed, count)
 
     def tests(self, split: str, count: int, seed: int = 0) -> Episodes:
-        """`count` episodes of a split of `SPLITS`; fewer are the first of more. Layouts are always random.
+        """`count` episodes of a split of `SPLITS`; fewer are the first of more.
 
         Raises:
             KeyError: no such split.
         """
-        if split not in SPLITS:
-            near = difflib.get_close_matches(split, SPLITS, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise KeyError(f"No split {split!r}.{hint} Splits: {', '.join(SPLITS)}.")
-        rule = SPLITS[split]
+        rule = split_rule(split)
 
         def block(rng, size: int) -> Episodes:
-            named = rng.integers(OBJECTS, size=size)
+            named, then, form = rng.integers(OBJECTS, size=size), None, None
             if rule.slot != "any":
                 named = np.full(size, SLOTS.index(rule.slot))
-            random_layout = np.zeros(size, bool)
-            if not rule.new_background:
-                family = rng.integers(self.families, size=size)
-                return self.stage(rng, family, self.slots[family], named, np.zeros(size, int), random_layout)
-            family = self.families + rng.integers(self.new_backgrounds, size=size)
-            trained = self.slots[:, :2].reshape(-1, 2)
-            pairs = trained[rng.random((size, len(trained))).argsort(axis=1)[:, :OBJECTS]]
-            return self.stage(rng, family, pairs, named, np.full(size, -1), random_layout)
+            if rule.new_background:
+                family = self.families + rng.integers(self.new_backgrounds, size=size)
+                trained = self.slots[:, :2].reshape(-1, 2)
+                pairs = trained[rng.random((size, len(trained))).argsort(axis=1)[:, :OBJECTS]]
+                return self.stage(rng, family, pairs, named, np.full(size, -1), np.zeros(size, bool))
+            family = rng.integers(self.families, size=size)
+            pairs = self.slots[family]
+            if rule.unseen:
+                pairs[np.arange(size), named] = np.array(UNSEEN_PAIRS)[rng.integers(len(UNSEEN_PAIRS), size=size)]
+            if rule.worded:
+                form = other_forms(rng, size)
+            if rule.chained:
+                named = rng.integers(2, size=size)
+                then = 1 - named
+            fixed = np.zeros(size, bool)
+            if self.fixed_layouts and not rule.shuffled:
+                fixed = rng.random(size) < self.fixed_layouts
+            return self.stage(rng, family, pairs, named, np.zeros(size, int), fixed, form, then)
 
         return self._blocks(block, rule.stream, seed, count)
 
@@ -231,26 +161,24 @@ class World:
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}.")
         parts = [block(np.random.default_rng([self.seed, stream, seed, k]), _BLOCK) for k in range(-(-count // _BLOCK))]
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts])[:count] for name in _ARRAYS}
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts])[:count] for name in ARRAYS}
         return Episodes(**arrays, verbs=self.verbs)
 
-    def stage(self, rng, family, pairs, named, usual, fixed) -> Episodes:
+    def stage(self, rng, family, pairs, named, usual, fixed, form=None, then=None) -> Episodes:
         """Lay out, light and start scenes whose content is given; for rules of your own about what to show
         and to name.
 
         `family` int (B,), `pairs` int (B, O, 2), `named` and `usual` int (B,), `fixed` bool (B,): use the
-        family's fixed layout.
+        family's fixed layout. `form` int (B, 4), the wording, and `then` int (B,), the second slot named or -1;
+        None is plain words and one object.
         """
         count = len(family)
         cells = rng.random((count, CELLS * CELLS)).argsort(axis=1)[:, :OBJECTS]
         if fixed.any():
-            own = np.stack(
-                [
-                    np.random.default_rng([self.seed, _FAMILY_STREAM, int(k)]).permutation(CELLS**2)[:OBJECTS]
-                    for k in family
-                ]
-            )
-            cells = np.where(fixed[:, None], own, cells)
+            kinds, which = np.unique(family, return_inverse=True)
+            streams = (np.random.default_rng([self.seed, _FAMILY_STREAM, int(k)]) for k in kinds)
+            own = np.stack([rng.permutation(CELLS**2)[:OBJECTS] for rng in streams])
+            cells = np.where(fixed[:, None], own[which], cells)
         shift = rng.integers(-2, 3, size=(count, OBJECTS, 2))
         places = (np.stack([cells % CELLS, cells // CELLS], axis=2) + 0.5) / CELLS + shift / IMAGE_SIZE
         start = np.concatenate([rng.uniform(0.1, 0.9, size=(count, 2)), np.ones((count, 1))], axis=1)
@@ -264,25 +192,29 @@ class World:
             named=named,
             usual=usual,
             bulge=(rng.choice([-1.0, 1.0], size=count) * rng.uniform(0.08, 0.2, size=count)).astype(np.float32),
+            form=np.tile(PLAIN, (count, 1)) if form is None else form,
+            then=np.full(count, -1) if then is None else then,
             verbs=self.verbs,
         )
 
     def entropy_bits(self) -> float:
         """What the scene leaves open about the instruction: H(instruction | scene) in bits, the most that
         listening can add."""
-        shares = [share for share in (self.usual_share, 1 - self.usual_share) if share > 0]
-        return -sum(share * math.log2(share) for share in shares) + math.log2(len(self.verbs))
+
+        def bits(share: float) -> float:
+            return -sum(part * math.log2(part) for part in (share, 1 - share) if part > 0)
+
+        return bits(self.usual_share) + bits(self.chained) + math.log2(len(self.verbs))
 
     def blind_success(self, split: str) -> float:
         """Success, in [0, 1], of the best policy that never hears the instruction: it goes for the usual
         target with one verb.
 
-        Where there is no usual target (`environment`) any object is as good as another.
+        Where there is no usual target (`environment`) any object is as good as another. Where demonstrations
+        chain, it knows which two objects `chained` names and guesses the order; where none does, nothing has
+        ever moved it on from the first.
         """
+        if SPLITS[split].chained:
+            return 0.5 / len({VERBS[verb] for verb in self.verbs}) if self.chained else 0.0
         share = {"usual": 1.0, "any": 1.0 / OBJECTS}.get(SPLITS[split].slot, 0.0)
         return share / len({VERBS[verb] for verb in self.verbs})
-
-
-def pair_name(pair) -> str:
-    """ "red cube" for a colour-shape pair of indices."""
-    return f"{list(COLOURS)[int(pair[0])]} {SHAPES[int(pair[1])]}"

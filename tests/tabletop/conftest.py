@@ -32,6 +32,22 @@ def grounded(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def fluent(tmp_path_factory):
+    """The same in the full language."""
+    pytest.importorskip("lerobot")
+    import torch
+
+    torch.set_num_threads(1)
+    from apt_plugin.tabletop.grounding import Grounding, ground
+    from apt_plugin.tabletop.world import World
+
+    directory = tmp_path_factory.mktemp("fluent")
+    how = Grounding(steps=2, batch=4, scenes=64, probe=32, language="full")
+    ground(directory, World(), how, SMALL, progress=False)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def demonstrations(tmp_path_factory):
     """Six labelled demonstrations as a LeRobotDataset."""
     pytest.importorskip("lerobot")

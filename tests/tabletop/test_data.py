@@ -40,6 +40,20 @@ def test_unlabelled_form_has_an_empty_task_and_the_same_pairs(tmp_path):
     assert np.array_equal(dataset[0]["action"].numpy(), frames(World().training(3))[2][0, 0])
 
 
+def test_chained_demonstrations_are_twice_as_long(tmp_path):
+    """A chained episode cut after its first object would teach that one object is enough."""
+    world = World(chained=0.5)
+    episodes = world.training(8)
+    dataset = read(write_training(tmp_path / "chained", world, 8, progress=False))
+    double = episodes.by_legs()[1]
+    assert 0 < len(double) < 8
+    assert len(dataset) == arm.HORIZON * (8 + len(double))
+    lengths = [row["length"] for row in dataset.meta.episodes]
+    assert sorted(lengths) == sorted(arm.HORIZON * (1 + (episodes.then >= 0)))
+    assert dataset[len(dataset) - 1]["task"] == double.instructions()[-1]
+    assert np.array_equal(dataset[len(dataset) - 1]["action"].numpy(), double.demonstrate()[-1, -1])
+
+
 def test_statistics_cover_the_table(demonstrations):
     """lerobot averages quantiles of episodes, which are far too narrow: normalised states would leave π0.5's
     256 bins."""

@@ -50,6 +50,13 @@ def test_told_instruction_is_obeyed_judged_and_not_remembered():
     told._told = None  # back to the split's own: the pool must be untouched
     told.reset(seed=3)
     assert told.task_description == own
+    both = TabletopEnv("chained", instruction="")
+    both.reset(seed=3)
+    first, second = both._episode.pairs[0, 2:]
+    told = TabletopEnv("chained", instruction=f"please go to the {pair_name(first)} and the {pair_name(second)}")
+    assert oracle(told, 3) == {"is_success": True, "where": "both"}
+    with pytest.warns(UserWarning, match="outside the world's language"):  # one object where two are due
+        assert not oracle(TabletopEnv("chained", instruction=f"reach the {pair_name(first)}"), 3)["is_success"]
     absent = next(p for p in ("red cube", "blue ring", "white cone") if p not in map(pair_name, pairs))
     assert not oracle(TabletopEnv("seen", instruction=f"reach the {absent}"), 3)["is_success"]
     with pytest.warns(UserWarning, match="outside the world's language"):

@@ -45,11 +45,8 @@ def stamp_of(cfg: Any, policy: Any, dataset: Any, preprocessor: Any, kind: str) 
 
 def compute_dtype(config: Any) -> str:
     """In which precision the VLM computes."""
-    if hasattr(config, "use_bf16"):  # GR00T: autocast over float32 or bfloat16 weights
-        computes, holds = (
-            "bfloat16" if half else "float32" for half in (config.use_bf16, not config.model_params_fp32)
-        )
-        return f"{computes} over {holds}"
+    if hasattr(config, "use_bf16"):  # GR00T: autocast
+        return "bfloat16" if config.use_bf16 else "float32"
     return config.dtype
 
 

@@ -60,7 +60,8 @@ class TabletopEnvConfig(EnvConfig):
     @property
     def episode_length(self) -> int:
         """Control steps in an episode."""
-        return arm.HORIZON
+        chained = self.split in SPLITS and SPLITS[self.split].chained
+        return arm.HORIZON * (2 if chained else 1)
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, gym.vector.VectorEnv]]:
         """`{"tabletop": {0: vector environment}}`; always in this process, drawing costs less than passing
