@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from apt_plugin.compare_command import Compare
 from apt_plugin.errors import AptError
 
 OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the framework that trains it.
@@ -210,6 +211,7 @@ def _cache(argv: list[str]) -> int:
 
 COMMANDS = {
     "doctor": Doctor, "prove": Prove, "listen": Listen, "export": Export, "patch": Patch, "bench": Bench, "demo": Demo,
+    "compare": Compare,
 }  # fmt: skip
 
 

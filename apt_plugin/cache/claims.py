@@ -53,7 +53,11 @@ def lock_path(folder: Path, shard: int) -> Path:
 
 def take(folder: Path, shard: int) -> Claim | None:
     """Claim a shard; None when a living process has it."""
-    path = lock_path(folder, shard)
+    return take_path(lock_path(folder, shard))
+
+
+def take_path(path: Path) -> Claim | None:
+    """Claim whatever `path` stands for; None when a living process has it."""
     for _ in range(2):
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)

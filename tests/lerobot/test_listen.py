@@ -224,6 +224,7 @@ def test_guidance_is_swept_on_stage_2_and_refused_elsewhere(opened: dict[str, An
     assert result.guidance[1.0]["retrieval"].value == result.scores["retrieval"].value
     losses = result.heard.losses[:, 0].mean()
     assert result.guidance[1.0]["loss"].value == pytest.approx(losses)  # of the true instruction
+    assert result.heard.closed is not None
     assert result.guidance[0.0]["loss"].value == pytest.approx(result.heard.closed.mean())  # what the prior has
     assert all(score.low <= score.value <= score.high for made in result.guidance.values() for score in made.values())
     with pytest.raises(AptError, match="this policy has no gates"):

@@ -105,8 +105,10 @@ class Encoder:
         keys = [key for key in self.places if key in there]
         different, worst, tried = recompute(there, keys, int(stamp["batch"]), self.compute)
         # Printed, not logged: the host silences the log while it sets itself up.
-        found = f"{sound} shards sound, {len(keys)} of {len(self.places)} entries there, {tried} computed again"
-        print(f"APT cache: {found}: largest difference {worst:.3g}.", file=sys.stderr, flush=True)
+        print(
+            f"APT cache: {sound} shards sound, {len(keys)} of {len(self.places)} entries there, {tried} computed "
+            f"again: largest difference {worst:.3g}.", file=sys.stderr, flush=True,
+        )  # fmt: skip
         if worst > 1e-2:
             problems.append(f"entries computed again differ by up to {worst:.3g}: this is not the model of the cache.")
         return problems + different

@@ -142,7 +142,8 @@ class Gr00tListener:
         told, blank = (self._observed([step], [words]) for words in (text, ""))
         ours = hasattr(self.model, "apt_features")
         context: Any = (torch_listen.AptGrootContext if ours else torch_listen.GrootContext)(self.model, told)
-        prompt = torch_attention.Prompt.of(*context.readable(), told, blank)
+        image, valid = context.readable()
+        prompt = torch_attention.Prompt.of(image, valid, told, blank)
         noise = np.random.default_rng(row).standard_normal((1, 1, *self.frames.actions.shape[1:]))
         with torch_attention.watched_groot(self.model.action_head.model, prompt) as shares:
             context.velocity(noise.astype(np.float32), np.full((1, 1), 0.5, np.float32))

@@ -49,6 +49,37 @@ class PromptBatch:
         return PromptBatch(*(part[:, :count] for part in vars(self).values()))
 
 
+def run_expert(
+    model: Any, embedded: tuple, x: Tensor, cache: PrefixCache, fusions: Any = None, saving: bool = False
+) -> Tensor:
+    """Predicted velocity of K draws per sample by a host's flow model, ours or a stock one.
+
+    Args:
+        embedded: what the host's `embed_suffix` makes of the draws; x: the noisy chunks themselves [B, K, T, A].
+
+    Returns:
+        [B, K, T, A] float32
+    """
+    b, draws, t, _ = x.shape
+    embs, pad, att, cond = embedded
+    pwe = model.paligemma_with_expert
+    expert, rotary = pwe.gemma_expert.model, pwe.paligemma.model.language_model.rotary_emb
+    # A later block may read an earlier one (openpi's make_attn_mask), every row alike.
+    block = att[:1].cumsum(-1)
+    attend = (block[:, None, :] <= block[:, :, None]) & pad[:1, None, :].bool()
+    length = embs.shape[1]
+    offsets = torch.arange(length, device=embs.device)
+    suffix = Suffix(
+        x=embs.to(expert.layers[0].self_attn.q_proj.weight.dtype),
+        cond=cond,
+        attend=attend[:, None].expand(b, draws, length, length),
+        position=cache.suffix_offset[:, None] + offsets,
+    )
+    out = expert_pass(expert, rotary, suffix, cache, fusions, saving)
+    out = out[:, -t:].to(model.action_out_proj.weight.dtype)
+    return model.action_out_proj(out).float().unflatten(0, (b, draws))
+
+
 class AptFlow(HostFlow):
     """Two passes instead of the host's joint one, in training and in sampling."""
 
@@ -132,27 +163,10 @@ class AptFlow(HostFlow):
         Returns:
             [B, K, T, A] float32
         """
-        b, draws, t, _ = x.shape
-        repeated = None if state is None else state.repeat_interleave(draws, 0)
-        embs, pad, att, cond = self.embed_draws(x.flatten(0, 1), time.flatten(), repeated)
-        pwe = self.paligemma_with_expert
-        expert, rotary = pwe.gemma_expert.model, pwe.paligemma.model.language_model.rotary_emb
-        # A later block may read an earlier one (openpi's make_attn_mask), every row alike.
-        block = att[:1].cumsum(-1)
-        attend = (block[:, None, :] <= block[:, :, None]) & pad[:1, None, :].bool()
-        length = embs.shape[1]
-        offsets = torch.arange(length, device=embs.device)
-        suffix = Suffix(
-            x=embs.to(expert.layers[0].self_attn.q_proj.weight.dtype),
-            cond=cond,
-            attend=attend[:, None].expand(b, draws, length, length),
-            position=cache.suffix_offset[:, None] + offsets,
-        )
-        fusions = self.apt_fusion if language else None
+        repeated = None if state is None else state.repeat_interleave(x.shape[1], 0)
+        embedded = self.embed_draws(x.flatten(0, 1), time.flatten(), repeated)
         saving = self.gradient_checkpointing_enabled and self.training and torch.is_grad_enabled()
-        out = expert_pass(expert, rotary, suffix, cache, fusions, saving)
-        out = out[:, -t:].to(self.action_out_proj.weight.dtype)
-        return self.action_out_proj(out).float().unflatten(0, (b, draws))
+        return run_expert(self, embedded, x, cache, self.apt_fusion if language else None, saving)
 
     # -- training and sampling ----------------------------------------------------------------------------
 

@@ -35,7 +35,8 @@ def _of_one(listener: LerobotListener, row: int) -> dict[str, float]:
 
 
 def _groot(listener: LerobotListener, context: Any, told: Any, blank: Any) -> Any:
-    prompt = torch_attention.Prompt.of(*context.readable(), told, blank)
+    image, valid = context.readable()
+    prompt = torch_attention.Prompt.of(image, valid, told, blank)
     return torch_attention.watched_groot(listener.flow().action_head.model, prompt)
 
 

@@ -1,0 +1,188 @@
+"""The report of a comparison: sentences, tables and plots, as HTML, JSON and text, all from the kept results."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from apt_plugin import files, report
+from apt_plugin.compare.board import Board
+from apt_plugin.compare.plan import Configs
+from apt_plugin.compare.questions import answers
+from apt_plugin.compare.stats import Estimate
+
+REFERENCE = "stock_frozen"
+SHOWN = ("stock_full", "stock_frozen", "null_k4", "gated_one_stage", "apt", "apt_labelled", "contrast")  # in plots
+WIDTH = 200  # columns of the text
+
+
+def write(found: Sequence[Mapping[str, Any]], configs: Configs, folder: Path) -> None:
+    """`report.html`, `report.json` and `report.txt`: the same bytes for the same results."""
+    tuned = files.read_json(configs.folder / "tuned.json") if (configs.folder / "tuned.json").is_file() else {}
+    built = sections(Board(found), configs, tuned)
+    report.write(folder / "report.html", folder / "report.json", built)
+    files.write_bytes(folder / "report.txt", text(built).encode())
+
+
+def sections(board: Board, configs: Configs, tuned: Mapping[str, Any]) -> list[Any]:
+    """Everything `report.write` needs."""
+    runs = sum(len(each) for each in board.runs.values())
+    facts = {"settings": ", ".join(board.settings), "runs": str(runs), "reference": REFERENCE}
+    out: list[Any] = [report.Title("The recipe against its rivals on a tabletop, in the host's own code", facts)]
+    out.append(report.Verdict([f"{ask} {' '.join(told)}" for ask, told in answers(board, configs, tuned)]))
+    for setting in board.settings:
+        for budget in board.budgets(setting):
+            out += _setting(board, configs, setting, budget)
+    out.append(_arms(board, configs))
+    return out
+
+
+def _setting(board: Board, configs: Configs, setting: str, budget: str) -> list[Any]:
+    arms, splits = board.arms(setting, budget), board.splits
+    says = configs.settings[setting].says if setting in configs.settings else ""
+    head = f"{setting}, equal {budget}"
+    note = f"{says} Success in %, mean over seeds, 95 % over seeds and episodes in brackets; unseen: all splits but "
+    note += "seen and rare together."
+    rates = [
+        [arm, _seeds(board, setting, budget, arm), *[_rate(board.rate(setting, budget, arm, [s])) for s in splits],
+         _rate(board.rate(setting, budget, arm, board.unseen))]
+        for arm in arms
+    ]  # fmt: skip
+    out: list[Any] = [report.Table(f"{head}: success", note, ["arm", "seeds", *splits, "unseen"], rates)]
+    if REFERENCE in arms:
+        rows = [
+            [arm, *[_points(board.difference(setting, budget, arm, REFERENCE, [s])) for s in splits],
+             _points(board.difference(setting, budget, arm, REFERENCE, board.unseen))]
+            for arm in arms if arm != REFERENCE
+        ]  # fmt: skip
+        note = "In points, paired by seed; * where the 95 % interval excludes zero."
+        out.append(report.Table(f"{head}: minus {REFERENCE}", note, ["arm", *splits, "unseen"], rows))
+    out.append(_costs(board, setting, budget, head))
+    out += _plots(board, setting, budget, head)
+    return out
+
+
+def _costs(board: Board, setting: str, budget: str, head: str) -> Any:
+    """Cost and `listen` beside success."""
+    rows = []
+    for arm in board.arms(setting, budget):
+        mean = lambda *path, arm=arm: board.mean(setting, budget, arm, *path)  # noqa: E731
+        stock, total = mean("flops", "stock"), mean("flops", "total")
+        steps = next(iter(board.runs[setting, budget, arm.partition(" @")[0]].values()))["steps"]
+        seconds = [mean("cpu", name) or 0.0 for name in ("train", "stage1")]
+        told = board.rate(setting, budget, arm, board.unseen)
+        rows.append([
+            arm, f"{steps[0]} + {steps[1]}", None if not stock else round((total or 0) / stock), round(sum(seconds), 1),
+            *[_number(mean("listen", name)) for name in ("loss", "margin", "retrieval", "sensitivity", "blank gap")],
+            None if told is None else round(100 * told.value),
+        ])  # fmt: skip
+    note = (
+        "Counted FLOPs are those of a user without kept features, in steps of the stock arm with a frozen VLM; CPU "
+        "seconds are of this machine, prefixes of a frozen VLM kept in memory, both stages. Listen numbers on held-out "
+        "frames of the training distribution, without guidance."
+    )
+    header = [
+        "arm",
+        "steps",
+        "FLOPs in stock steps",
+        "CPU s",
+        "loss",
+        "margin",
+        "retrieval",
+        "sensitivity",
+        "blank gap",
+    ]
+    return report.Table(f"{head}: cost, listen numbers and success", note, [*header, "unseen %"], rows)
+
+
+def _plots(board: Board, setting: str, budget: str, head: str) -> list[Any]:
+    arms = [arm for arm in SHOWN if arm in board.arms(setting, budget)]
+    lines, points, numbers = {}, {}, {}
+    for arm in arms:
+        runs = board.runs[setting, budget, arm]
+        lines[arm] = _curve(list(runs.values()))
+        cost = board.mean(setting, budget, arm, "flops", "total")
+        told = board.rate(setting, budget, arm, board.unseen)
+        if told is not None and cost is not None:
+            points[arm] = [(cost / 1e12, value) for value in told.each]
+    for arm in board.arms(setting, budget):
+        margin, told = (
+            board.mean(setting, budget, arm, "listen", "margin"),
+            board.rate(setting, budget, arm, board.unseen),
+        )
+        if margin is not None and told is not None and " @" not in arm:
+            numbers[arm] = [(margin, told.value)]
+    every = [point for each in numbers.values() for point in each]
+    unseen = f"{head}: success on unseen splits"
+    return [
+        report.Curves(f"{head}: learning curves", "Mean over seeds; Stage 1 and Stage 2 in a row.", lines),
+        report.Scatter(f"{unseen} against cost", "One mark a seed.", points, "counted TFLOPs", "success"),
+        report.Scatter(f"{unseen} against listen's margin", "One mark an arm.", {"arms": every}, "margin", "success"),
+    ]
+
+
+def _curve(runs: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """Both stages in a row, mean over the seeds where all have a point."""
+    joined = []
+    for run in runs:
+        offset = run["steps"][0]
+        joined.append([*run["curve"]["stage1"], *([x + offset, y] for x, y in run["curve"]["last"])])
+    length = min(len(each) for each in joined)
+    xs = [joined[0][i][0] for i in range(length)]
+    return xs, [sum(each[i][1] for each in joined) / len(joined) for i in range(length)]
+
+
+def _arms(board: Board, configs: Configs) -> Any:
+    ran = dict.fromkeys(arm for _, _, arm in board.runs)
+    rows = [[name, configs.arms[name].group, configs.arms[name].says] for name in ran if name in configs.arms]
+    return report.Table(
+        "The arms", "One YAML file each; `@1.5`: guidance 1.5 at evaluation.", ["arm", "kind", "what it is"], rows
+    )
+
+
+def _seeds(board: Board, setting: str, budget: str, arm: str) -> int:
+    return len(board.runs[setting, budget, arm.partition(" @")[0]])
+
+
+def _rate(made: Estimate | None) -> str:
+    return "not run" if made is None else f"{100 * made.value:.0f} ({100 * made.low:.0f}-{100 * made.high:.0f})"
+
+
+def _points(made: Estimate | None) -> str:
+    if made is None:
+        return "not run"
+    star = "*" if made.excludes_zero else ""
+    return f"{100 * made.value:+.0f}{star} ({100 * made.low:+.0f} to {100 * made.high:+.0f})"
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
+
+
+def text(built: Sequence[Any]) -> str:
+    """What of a report is words and tables, at a fixed width."""
+    out = io.StringIO()
+    target = Console(file=out, width=WIDTH, color_system=None, force_terminal=False)
+    for section in built:
+        data = section.data()
+        if data["kind"] == "title":
+            target.print(Text(data["text"]), Text("; ".join(f"{k}: {v}" for k, v in data["facts"].items())), sep="\n")
+        elif data["kind"] == "verdict":
+            for sentence in data["sentences"]:
+                target.print(Text(f"* {sentence}"))
+        elif data["kind"] == "table":
+            grid = Grid(title=Text(data["title"]), title_justify="left", box=None, pad_edge=False)
+            for index, name in enumerate(data["header"]):
+                grid.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=index == 0)
+            for row in data["rows"]:
+                grid.add_row(*[Text("" if cell is None else str(cell)) for cell in row])
+            target.print()
+            target.print(grid)
+            target.print(Text(data["note"]))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"

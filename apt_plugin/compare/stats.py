@@ -1,0 +1,86 @@
+"""Success rates over seeds and episodes, and differences between arms, with 95 % intervals.
+
+Episodes of one trained policy share its luck, so seeds are resampled first and episodes within them (hierarchical
+bootstrap). Two arms under one seed share demonstrations, the grounded VLM and test episodes: differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apt_plugin.report.stats import T
+
+Counts = Mapping[int, tuple[int, int]]  # seed -> (successes, episodes)
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; `seeds`: how many training runs it rests on, `each`: their values in seed order."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+    each: tuple[float, ...]
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    def half(self) -> float:
+        """Half the interval's width."""
+        return (self.high - self.low) / 2
+
+
+def rate(counts: Counts, seed: int = 0) -> Estimate | None:
+    """Mean success over seeds; None without runs. One run's interval knows its episodes only."""
+    if not counts:
+        return None
+    draws = _resampled([counts], sorted(counts), seed)[0]
+    each = tuple(k / n for k, n in (counts[s] for s in sorted(counts)))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Estimate(float(np.mean(each)), float(low), float(high), len(each), each)
+
+
+def difference(ours: Counts, theirs: Counts, seed: int = 0) -> Estimate | None:
+    """ours - theirs over the seeds that both have; None where they share none.
+
+    With a handful of seeds a percentile bootstrap is too narrow (it cannot see beyond the values it has), so the wider
+    of it and Student's interval over the seeds' differences is given.
+    """
+    both = sorted(set(ours) & set(theirs))
+    if not both:
+        return None
+    a, b = _resampled([ours, theirs], both, seed)
+    each = np.array([ours[s][0] / ours[s][1] - theirs[s][0] / theirs[s][1] for s in both])
+    low, high = np.percentile(a - b, [2.5, 97.5])
+    value = float(each.mean())
+    if len(both) > 1:
+        t = T[min(len(both) - 1, len(T)) - 1]
+        half = t * float(each.std(ddof=1)) / len(both) ** 0.5
+        low, high = min(low, value - half), max(high, value + half)
+    return Estimate(value, float(low), float(high), len(both), tuple(float(v) for v in each))
+
+
+def pooled(parts: Sequence[Counts]) -> dict[int, tuple[int, int]]:
+    """Several splits as one, by seed; only seeds that all of them have."""
+    if not parts:
+        return {}
+    seeds = set(parts[0]).intersection(*parts[1:])
+    return {s: (sum(p[s][0] for p in parts), sum(p[s][1] for p in parts)) for s in seeds}
+
+
+def _resampled(arms: Sequence[Counts], seeds: Sequence[int], seed: int) -> list[np.ndarray]:
+    """Mean rates [RESAMPLES] per arm: the same seeds are drawn for all arms, episodes for each by themselves."""
+    rng = np.random.default_rng([seed, 31])
+    chosen = rng.integers(len(seeds), size=(RESAMPLES, len(seeds)))
+    out = []
+    for counts in arms:
+        k = np.array([counts[s][0] for s in seeds])
+        n = np.array([counts[s][1] for s in seeds])
+        out.append((rng.binomial(n[chosen], (k / n)[chosen]) / n[chosen]).mean(1))
+    return out

@@ -1,0 +1,1 @@
+"""Training and evaluation of the comparison's arms on lerobot's own classes, in this process, on the CPU."""

@@ -1,0 +1,115 @@
+"""Sentences and tables of the comparison follow from counts alone, and the same results give the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apt_plugin.compare import reporting
+from apt_plugin.compare.board import Board
+from apt_plugin.compare.plan import Configs, read
+from apt_plugin.compare.questions import answers
+from apt_plugin.compare.spec import Arm, Setting
+from apt_plugin.errors import AptError
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
+SPLITS = ("seen", "rare", "task", "object")
+
+
+def result(arm: str, seed: int, unseen: int, setting: str = "random", guided: dict | None = None) -> dict:
+    """A result with `unseen` of 100 on both unseen splits and 90 on the others."""
+    splits = {s: {"k": 90 if s in ("seen", "rare") else unseen, "n": 100, "where": {}} for s in SPLITS}
+    return {
+        "setting": setting, "arm": arm, "seed": seed, "budget": "steps", "rate": 1e-3, "steps": [10, 10],
+        "flops": {"per_step": {"last": 2e9}, "stock": 1e9, "total": 3e10}, "cpu": {"train": 3.0, "stage1": 2.0},
+        "curve": {"stage1": [[5, 1.0]], "last": [[5, 0.5], [10, 0.25]]}, "splits": splits,
+        "guided": guided or {}, "listen": {"loss": 0.2, "margin": 0.3}, "gates": {}, "key": f"{arm}-{seed}",
+    }  # fmt: skip
+
+
+def board(**arms) -> Board:
+    return Board([result(arm, seed, k) for arm, row in arms.items() for seed, k in enumerate(row)])
+
+
+def configs(*questions) -> Configs:
+    groups = {"stock_full": "baseline", "stock_frozen": "baseline", "null": "baseline", "new": "research"}
+    arms = {name: Arm(name, group=group) for name, group in groups.items()}
+    return Configs(Path(), arms, {"random": Setting("random")}, {}, questions)
+
+
+def ask(made: Board, **question) -> str:
+    return " ".join(answers(made, configs({"ask": "?", "settings": ["random"], **question}))[0][1])
+
+
+def test_a_clear_difference_is_said_and_a_small_one_is_not():
+    made = board(a=(60, 62, 58, 61, 59), b=(40, 41, 39, 42, 38), c=(58, 64, 55, 63, 57))
+    told = ask(made, kind="compare", ours="a", theirs=["b", "c"])
+    assert "a 60 %, b 40 % at equal steps: +20 points" in told
+    assert "better." in told
+    assert "no difference shown." in told
+
+
+def test_missing_results_are_said_to_be_missing():
+    made = board(a=(60, 62, 58))
+    assert ask(made, kind="compare", ours="a", theirs="b") == "random: a against b at equal steps: not run."
+    assert ask(made, kind="best", arms=["a", "b"]) == "random: not run."
+    assert ask(made, kind="goal", arms=["new"]) == "random: not run."
+    assert ask(made, kind="fair") == "Not run."
+
+
+def test_two_seeds_are_too_few_to_say():
+    assert "too few seeds to say" in ask(board(a=(60, 60), b=(10, 10)), kind="compare", ours="a", theirs="b")
+
+
+def test_the_goal_needs_ten_points_over_the_best_baseline_on_every_split():
+    rivals = {"stock_full": (20,) * 5, "stock_frozen": (30,) * 5, "null": (45,) * 5}
+    assert "reaches the goal over stock and over null" in ask(board(new=(60,) * 5, **rivals), kind="goal", arms=["new"])
+    told = ask(board(new=(50,) * 5, **rivals), kind="goal", arms=["new"])
+    assert "does not reach 10 points" in told
+    assert "2 of 6 comparisons fall short" in told  # the two unseen splits over null
+
+
+def test_guided_evaluations_are_arms_of_their_own():
+    splits = {s: {"k": 70, "n": 100, "where": {}} for s in SPLITS}
+    made = Board([result("a", seed, 40, guided={"1.5": splits}) for seed in range(3)])
+    assert made.arms("random", "steps") == ["a", "a @1.5"]
+    assert made.counts("random", "steps", "a @1.5", "task") == {seed: (70, 100) for seed in range(3)}
+
+
+def test_two_results_for_one_run_are_refused():
+    with pytest.raises(AptError, match="Two results for random, a, seed 0"):
+        Board([result("a", 0, 10), result("a", 0, 20)])
+
+
+def test_unknown_questions_are_refused():
+    made = board(a=(1, 2, 3))
+    with pytest.raises(AptError, match="Did you mean 'compare'"):
+        ask(made, kind="compares")
+    with pytest.raises(AptError, match="Did you mean 'theirs'"):
+        ask(made, kind="compare", their="b")
+
+
+def test_the_report_is_the_same_bytes_for_the_same_results_and_says_every_number(tmp_path):
+    found = [result(arm, seed, k + seed) for arm, k in (("stock_frozen", 30), ("apt", 55)) for seed in range(5)]
+    for folder in ("one", "two"):
+        reporting.write(found, read(CONFIGS), tmp_path / folder)
+    for name in ("report.txt", "report.json", "report.html"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    text = (tmp_path / "one" / "report.txt").read_text()
+    assert "random: apt 57 %, stock_frozen 32 % at equal steps: +25 points" in text
+    assert "apt against stock_full at equal steps: not run." in text
+    assert "+25*" in text
+
+
+COMMITTED = Path(__file__).parents[2] / "examples" / "compare" / "results.jsonl"
+
+
+@pytest.mark.skipif(not COMMITTED.is_file(), reason="no committed results yet: examples/compare/results.jsonl")
+def test_the_committed_report_follows_from_the_committed_results(tmp_path):
+    """Words and numbers, not the page: plots carry the drawing library's version."""
+    from apt_plugin.compare.plan import results
+
+    reporting.write(results(COMMITTED), read(CONFIGS), tmp_path)
+    for name in ("report.txt", "report.json"):
+        assert (tmp_path / name).read_bytes() == (COMMITTED.parent / name).read_bytes()
