@@ -8,6 +8,7 @@ from typing import Any
 from apt_plugin.compare.plan import Configs, Job
 from apt_plugin.compare.stats import Counts, Estimate, difference, pooled, rate
 from apt_plugin.errors import AptError
+from apt_plugin.tabletop.world import SPLITS
 
 TRAINED = ("seen", "rare")  # every other split names, shows or asks something that training did not
 
@@ -47,7 +48,8 @@ class Board:
                 )
             runs[each["seed"]] = each
         self.settings = list(dict.fromkeys(name for name, _, _ in self.runs))
-        self.splits = list(dict.fromkeys(split for each in found for split in each["splits"]))
+        there = dict.fromkeys(split for each in found for split in each["splits"])
+        self.splits = [*(split for split in SPLITS if split in there), *(s for s in there if s not in SPLITS)]
 
     @property
     def unseen(self) -> list[str]:

@@ -52,7 +52,7 @@ def test_a_clear_difference_is_said_and_a_small_one_is_not():
 
 def test_missing_results_are_said_to_be_missing():
     made = board(a=(60, 62, 58))
-    assert ask(made, kind="compare", ours="a", theirs="b") == "random: a against b at equal steps: not run."
+    assert ask(made, kind="compare", ours="a", theirs="b") == "Not run at equal steps: random: a against b."
     assert ask(made, kind="best", arms=["a", "b"]) == "random: not run."
     assert ask(made, kind="goal", arms=["new"]) == "random: not run."
     assert ask(made, kind="fair") == "Not run."
@@ -98,7 +98,7 @@ def test_the_report_is_the_same_bytes_for_the_same_results_and_says_every_number
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     text = (tmp_path / "one" / "report.txt").read_text()
     assert "random: apt 57 %, stock_frozen 32 % at equal steps: +25 points" in text
-    assert "apt against stock_full at equal steps: not run." in text
+    assert "Not run at equal flops: random: apt against stock_full;" in text
     assert "+25*" in text
 
 

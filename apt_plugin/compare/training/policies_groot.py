@@ -43,7 +43,7 @@ def stock(start: Path, arm: Arm, weights: Path | None = None) -> GrootBody:
         raise AptError(
             f"{arm.name}: token_loss is made for π0.5, whose VLM answers in its prompt; not for body: groot."
         )
-    tuned = {"tune_llm": True, "tune_visual": True} if arm.vlm == "full" else {}
+    tuned: dict[str, Any] = {"tune_llm": True, "tune_visual": True} if arm.vlm == "full" else {}
     policy = groot_body.policy_of(start, "groot", **tuned)
     if weights is not None:
         load_model(policy, str(weights / WEIGHTS), strict=True)  # which stores tied weights once
