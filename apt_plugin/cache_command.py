@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     request = launch.split(rest)
     adapter = adapter_for(request.command)
     if not hasattr(adapter, "cache"):
-        raise AptError("The feature cache works in lerobot so far; this host has none.")
+        raise AptError("This host has no feature cache.")
     return adapter.cache(request, action)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import sys
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from apt_plugin.compare_command import Compare
-from apt_plugin.errors import AptError
+from apt_plugin.errors import AptError, choose
 
 OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the framework that trains it.
 
@@ -151,12 +152,15 @@ class Demo:
 class Bench:
     """What each way of training and acting costs, in one table: host, its own freezing, both stages, cache, acting.
 
-    Random weights, forward and backward without an optimizer step. On meta nothing is timed: FLOPs and bytes are
-    counted, at the real sizes too.
+    Random weights. A step of lerobot's is forward and backward, of openpi's its own train_step with the optimiser. On
+    meta nothing is timed: FLOPs and bytes are counted, at the real sizes too.
     """
 
     family: Annotated[Literal["pi05", "pi0", "groot"], tyro.conf.Positional] = "pi05"
-    size: Literal["tiny", "quarter", "real"] = "quarter"
+    host: Literal["", "lerobot", "openpi", "gr00t"] = ""
+    """The first of them that is installed and supported, when left out."""
+    size: Literal["tiny", "deep", "quarter", "real"] = "quarter"
+    """deep: GR00T's real depths on a sixteenth of its widths."""
     device: Literal["cpu", "cuda", "meta"] = "cpu"
     rounds: int = 4
     """The best of so many is taken."""
@@ -169,10 +173,13 @@ class Bench:
     def __call__(self) -> int:
         from apt_plugin.hosts import HOSTS
 
-        HOSTS["lerobot"].require()
-        from apt_plugin.hosts.lerobot.bench import run
-
-        return run(**dataclasses.asdict(self))
+        fields = dataclasses.asdict(self)
+        usable = (name for name in ("lerobot", "openpi", "gr00t") if HOSTS[name].supported()[0])
+        chosen = HOSTS[fields.pop("host") or next(usable, "lerobot")]
+        chosen.require()
+        if chosen.name == "gr00t":  # it has one family
+            choose("family", fields.pop("family"), ("groot",))
+        return importlib.import_module(f"{chosen.adapter}.bench").run(**fields)
 
 
 def _run(argv: list[str]) -> int:
@@ -188,7 +195,7 @@ def _run(argv: list[str]) -> int:
     request = launch.split(argv)
     adapter = adapter_for(request.command)
     if request.recipe is not None and request.recipe.cache and not hasattr(adapter, "cache"):
-        raise AptError("--apt.cache works in lerobot so far; this host has no feature cache. Drop it.")
+        raise AptError("--apt.cache: this host has no feature cache. Drop it.")
     return adapter.run(request)
 
 

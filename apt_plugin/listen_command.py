@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,17 @@ def run(
     own = variants_from(instructions, libero_pro)
     host = host or host_of(policy)
     listener = open_for(host, policy, dataset, seed=settings.seed, **options)
-    digest = ""
-    if base:
-        adapter = importlib.import_module(f"{HOSTS[host].adapter}.listen")
-        digest = adapter.base_digest(base, **{k: v for k, v in options.items() if k in ("device", "config")})
-    result = listen(listener, settings, own, digest)
+    result = listen(listener, settings, own, digest_of(base, host, listener, options) if base else "")
     write(result, output)
     return result
+
+
+def digest_of(base: str, host: str, listener: Any, options: Mapping[str, Any]) -> str:
+    """The base checkpoint's VLM, hashed as the listener hashes its own."""
+    if hasattr(listener, "base_digest"):
+        return listener.base_digest(base)
+    adapter = importlib.import_module(f"{HOSTS[host].adapter}.listen")
+    return adapter.base_digest(base, **{k: v for k, v in options.items() if k in ("device", "config")})
 
 
 def write(result: Result, output: Path) -> None:

@@ -34,7 +34,6 @@ UNSEEN = ("task", "combination", "environment")
 NUMBERS = (
     "retrieval",
     "margin",
-    "fit",
     "sensitivity",
     "paraphrase",
     "blank gap",
@@ -168,10 +167,7 @@ class Main:
             for x, y, each in have:
                 groups.setdefault(each["name"], []).append((x, y))
             note = f"One mark a policy. Spearman's rank correlation {rho:.2f} ({low:.2f} to {high:.2f})."
-            if name in ("retrieval", "sensitivity", "certainty", "foreign"):
-                scatters.append(
-                    Scatter(f"{name} against success on unseen instructions", note, groups, name, "success")
-                )
+            scatters.append(Scatter(f"{name} against success on unseen instructions", note, groups, name, "success"))
         verdicts = [
             [
                 each["name"],

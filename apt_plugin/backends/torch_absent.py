@@ -68,6 +68,8 @@ class Vlm:
     specs: dict[str, Spec]  # the policy's names, as state_dict() would have them
     tied: dict[str, set[str]]  # name -> all names of the same tensor
     sources: dict[str, tuple[tensorfile.TensorFile, str]] = field(default_factory=dict)
+    # Names by which a checkpoint stores tied tensors; empty: the first, as safetensors' own torch writer keeps it.
+    kept: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, policy: nn.Module, cast: torch.dtype | None = None) -> Vlm | None:
@@ -136,19 +138,25 @@ class Vlm:
         return freeze.digest_sorted(items())
 
     def stored(self) -> dict[str, tensorfile.Tensor]:
-        """What a checkpoint holds of them: of tied names the first, as safetensors' own torch writer keeps it."""
+        """What a checkpoint holds of them: of tied names one, see `kept`."""
         from apt_plugin.backends.torch_params import as_bytes
 
         out = {}
         for name, spec in self.specs.items():
-            if name == min(self.tied[name]):
+            if name == self._stored(name):
                 data = lambda name=name: as_bytes(self.tensor(name)).numpy().data  # noqa: E731
                 out[name] = tensorfile.Tensor(SAFE[spec.dtype], spec.shape, data)
         return out
 
+    def _stored(self, name: str) -> str:
+        return min(self.tied[name] & self.kept or self.tied[name])
+
     def dropped(self) -> dict[str, str]:
-        """Tied names that are not stored -> the one that is: safetensors notes them in the file's metadata."""
-        return {name: min(self.tied[name]) for name in self.specs if name != min(self.tied[name])}
+        """Tied names that are not stored -> the one that is: safetensors notes them in the file's metadata.
+
+        transformers, which knows its models' ties, notes nothing.
+        """
+        return {} if self.kept else {n: self._stored(n) for n in self.specs if n != self._stored(n)}
 
 
 def merge(path: Path, vlm: Vlm) -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-from apt_plugin.backends.torch_fusion import InterleavedFusion, masked_softmax, rotate, scores
+from torch import Tensor
 
 
 class TorchContext:
@@ -41,12 +39,16 @@ class DenoiseContext(TorchContext):
     Draws go through one after the other, so they share the prefix cache as it is.
     """
 
-    text_tokens = 0  # at the end of the prefix
+    text_tokens = 0  # of the prompt, in the prefix
 
     def __init__(self, model: Any, sample: Callable[[], Any], device: torch.device):
         super().__init__(device)
         self._step = model.denoise_step
         self._arguments = first_call(model, "denoise_step", sample)
+
+    @property
+    def prefix_tokens(self) -> int:
+        return int(self._arguments["prefix_pad_masks"].shape[1])
 
     def compute(self, x: Tensor, time: Tensor, language: bool) -> Tensor:
         now = self._arguments["timestep"].dtype
@@ -103,6 +105,10 @@ class GrootContext(TorchContext):
             features = self.head._encode_features(self.seen, self.inputs)
             self.vl, self.state = features.backbone_features, features.state_features
 
+    def readable(self) -> tuple[Tensor, Tensor]:
+        """Image tokens and valid tokens, each [B, S] bool."""
+        return self.seen["image_mask"].bool(), self.seen["backbone_attention_mask"].bool()
+
     def compute(self, x: Tensor, time: Tensor, language: bool) -> Tensor:
         draws, bucket = x.shape[1], bucket_of(self.head, time)
         every = [self._decode(x[:, d], bucket[:, d]) for d in range(draws)]
@@ -149,6 +155,10 @@ class AptGrootContext(TorchContext):
             self.embodiment = action["embodiment_id"]
             self.state = model.apt_state(action["state"], self.embodiment)
 
+    def readable(self) -> tuple[Tensor, Tensor]:
+        """Image tokens and valid tokens, each [B, S] bool."""
+        return self.features.image, self.features.image | self.features.text
+
     def compute(self, x: Tensor, time: Tensor, language: bool) -> Tensor:
         features = self.features if language else self.features.prior()
         bucket = bucket_of(self.model.action_head, time)
@@ -176,53 +186,3 @@ def groot_features(model: Any, inputs: Any, autocast: bool = False) -> np.ndarra
     features, mask = seen["backbone_features"].float(), seen["image_mask"].bool()[..., None]
     mean = (features * mask).sum(1) / mask.sum(1).clamp_min(1)
     return torch.cat([mean, features.masked_fill(~mask, -1e4).amax(1)], -1).cpu().numpy()
-
-
-@contextlib.contextmanager
-def watched_fusions(fusions: nn.Module | None, spoken: Tensor) -> Iterator[dict[str, float]]:
-    """Share of each fusion layer's attention that lies on instruction tokens, filled while the block runs.
-
-    Args:
-        spoken: [B, S] bool, valid instruction tokens.
-    """
-    shares: dict[str, float] = {}
-    handles = []
-
-    def watch(site: str) -> Callable:
-        def hook(module: Any, args: tuple) -> None:
-            x, rotary, k, _, mask = args
-            b, t = k.shape[0], x.shape[1]
-            q = module.q_proj(module.norm(x)).reshape(b, -1, t, module.heads, module.head_width).transpose(2, 3)
-            weights = masked_softmax(scores(rotate(q, rotary).to(k.dtype), k), mask[:, None, None, None])
-            shares[f"fusion {site}"] = float((weights * spoken[:, None, None, None]).sum(-1).mean())
-
-        return hook
-
-    for site, module in [] if fusions is None else fusions.named_children():
-        if isinstance(module, InterleavedFusion):
-            handles.append(module.register_forward_pre_hook(watch(site)))
-    try:
-        yield shares
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextlib.contextmanager
-def watched_expert(expert: Any, text: slice) -> Iterator[dict[str, float]]:
-    """Share of each expert layer's attention on the key positions `text`, where its attention hands out weights."""
-    shares: dict[str, float] = {}
-
-    def watch(index: int) -> Callable:
-        def hook(module: Any, args: tuple, out: Any) -> None:
-            if isinstance(out, tuple) and len(out) > 1 and isinstance(out[1], Tensor):
-                shares[f"expert {index}"] = float(out[1][..., text].float().sum(-1).mean())
-
-        return hook
-
-    handles = [layer.self_attn.register_forward_hook(watch(i)) for i, layer in enumerate(expert.layers)]
-    try:
-        yield shares
-    finally:
-        for handle in handles:
-            handle.remove()

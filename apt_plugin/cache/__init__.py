@@ -10,7 +10,10 @@ Framework-free: a host says what an entry is (`Field`s) and how to compute it; n
 from apt_plugin.cache.building import Plan, Worker, build
 from apt_plugin.cache.keys import Key, words_of
 from apt_plugin.cache.shards import Field
-from apt_plugin.cache.stamp import Stamp, check_stamp, read_stamp
+from apt_plugin.cache.stamp import Stamp, check_stamp, read_stamp, settle_views
 from apt_plugin.cache.store import Cache
 
-__all__ = ["Cache", "Field", "Key", "Plan", "Stamp", "Worker", "build", "check_stamp", "read_stamp", "words_of"]
+__all__ = [
+    "Cache", "Field", "Key", "Plan", "Stamp", "Worker", "build", "check_stamp", "read_stamp", "settle_views",
+    "words_of",
+]  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,3 +91,42 @@ def begin(folder: Path, stamp: Mapping[str, Any]) -> Stamp:
     have = read_stamp(folder)
     check_stamp(folder, {**stamp, **{name: have[name] for name in settled}}, layout=True)
     return have
+
+
+def files_of(root: Path, frames: int) -> dict[str, Any]:
+    """A data set by its frames and the names and sizes of its files: a copy is the same, an edit is not."""
+    found = sorted(
+        (path.relative_to(root).as_posix(), path.stat().st_size)
+        for part in ("data", "videos")
+        for path in (root / part).rglob("*")
+        if path.is_file()
+    )
+    return {"frames": frames, "files": hashlib.sha256(json.dumps(found).encode()).hexdigest()}
+
+
+def settle_views(views: int, found: Mapping[str, Any] | None, how: str) -> Any:
+    """The stamp's `augmentation`: "none", or the number of views and what they vary.
+
+    Args:
+        views: `recipe.cache_views`; found: what the host randomises in the images, None when nothing.
+        how: the host's flag that turns augmentation on.
+
+    Raises:
+        AptError: the host augments and nobody chose; or views were asked for and the host augments nothing.
+    """
+    if found and views < 0:
+        raise AptError(
+            f"The host augments images at random ({', '.join(found)}), and a cache holds what was computed once. Write "
+            "--apt.cache_views 4 to store that many augmented views per frame, --apt.cache_views 0 to go without "
+            "augmentation, or train without --apt.cache."
+        )
+    if views > 0 and not found:
+        raise AptError(
+            f"cache_views is {views}, but the host augments nothing: every view would be the same. Write "
+            f"{how}, or drop it."
+        )
+    if not found or views <= 0:
+        if found:
+            logging.warning("APT: cache_views=0: %s is left out of training.", ", ".join(found))
+        return "none"
+    return {"views": views, "of": found}

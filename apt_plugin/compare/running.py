@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import subprocess
@@ -72,10 +71,11 @@ def _unclaimed(jobs: Sequence[Job], shelf: Shelf) -> Any:
 
 
 def _one(job: Job, shelf: Shelf) -> float:
+    from apt_plugin.compare.training import job as training  # torch and lerobot, which `plan` and `report` do without
+
     began = time.monotonic()
-    host = importlib.import_module(f"{HOSTS['lerobot'].adapter}.compare.job")
     try:
-        result = host.run(job.setting, job.arm, job.seed, job.budget, job.rate, shelf.out)
+        result = training.run(job.setting, job.arm, job.seed, job.budget, job.rate, shelf.out)
     except Exception:
         files.write_bytes(shelf.failure(job), traceback.format_exc().encode())
     else:

@@ -50,7 +50,7 @@ class Host:
         if version == "unknown" or version not in SpecifierSet(self.tested, prereleases=True):
             return False, f"version {version} is outside the tested range {self.tested}"
         if self.check and (why := importlib.import_module(self.check).reason()) is not None:
-            return False, why
+            return False, why.rstrip(".")
         return True, f"version {version}, tested range {self.tested}"
 
     def require(self) -> str:

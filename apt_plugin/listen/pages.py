@@ -2,63 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from apt_plugin import report
 from apt_plugin.listen import paths
+from apt_plugin.listen.measure import Heard
+from apt_plugin.listen.probe import Ambiguity
 from apt_plugin.listen.run import Result
-from apt_plugin.listen.scores import READ, over_episode
+from apt_plugin.listen.scores import READ, gaps, over_episode
+from apt_plugin.listen.verdict import DATA, DEAF, LISTENS
+
+ABOUT = (
+    "Frames of a policy's own data, each asked under different instructions with the same noise: does what the policy "
+    "would do follow what it is told, where, and why not?"
+)
 
 
 def sections(result: Result) -> list[Any]:
-    """Title, verdict, numbers, where in an episode, gates, attention, guidance, pictures, settings."""
+    """Title, verdict, numbers, where in an episode, data, gates, attention, guidance, pictures, settings."""
     heard, facts = result.heard, dict(result.facts)
     shape = heard.losses.shape
     facts |= {
         "measured": f"{shape[0]} frames x {shape[1]} instructions x {shape[2]} draws in {heard.seconds:.0f} s",
         "prefix passes": f"{heard.prefixes}",
         "peak memory": f"{heard.peak_mib:,.0f} MiB of this process, the model included",
+        "VLM": result.vlm,
     }
-    out: list[Any] = [report.Title("Does this policy listen?", facts), report.Verdict(result.verdict.sentences())]
-    rows = [[s.name, s.value, s.low, s.high, s.chance, s.frames, READ[s.name]] for s in result.scores.values()]
-    out.append(
+    found = result.scores.values()
+    return [
+        report.Title("Does this policy listen?", facts, ABOUT),
+        report.Verdict(result.verdict.sentences()),
         report.Table(
             "The numbers",
             "Noise and times are the same for every instruction of a frame, so differences come from the words alone. "
-            "Intervals: 95 %, bootstrap over episodes.",
-            ["number", "value", "low", "high", "a deaf policy", "frames", "how to read it"],
-            rows,
-        )
+            "Intervals: 95 %, bootstrap over episodes. To compare policies take the numbers that say so; the others "
+            "answer a question about this one.",
+            ["number", "value", "low", "high", "a deaf policy", "frames", "good for"],
+            [[s.name, s.value, s.low, s.high, s.chance, s.frames, READ[s.name][0]] for s in found],
+        ),
+        report.Table("How to read them", "", ["number", "a line on it"], [[s.name, READ[s.name][1]] for s in found]),
+        *_where(heard),
+        *([] if result.ambiguity is None else [_ambiguity(result.ambiguity)]),
+        *_gates(result.gates),
+        _attention(result),
+        *([_guidance(result)] if result.guidance else []),
+        _paths(heard),
+        report.Settings({"listen": result.settings, "policy": result.facts}),
+    ]
+
+
+def _where(heard: Heard) -> list[Any]:
+    """The gap of every frame, and its mean per place in the episode."""
+    place = heard.frames.position
+    points = {
+        name: [(float(x), float(y)) for x, y in zip(place, gap, strict=True) if np.isfinite(y)]
+        for name, gap in gaps(heard).items()
+    }
+    points = {name: each for name, each in points.items() if each}
+    if not points or len(set(place.tolist())) < 2:
+        return []
+    note = (
+        "Loss without words (blank gap) or with closed gates (prior gap) minus loss with them, a mark a frame. High: "
+        "here the words decide; near 0: here the image says enough."
     )
-    curves = over_episode(heard)
-    if any(len(x) > 1 for x, _ in curves.values()):
-        out.append(
-            report.Curves(
-                "Where in an episode words matter",
-                "Loss without words (or with closed gates) minus loss with them, over the place in the episode.",
-                curves, "place in the episode, 0 first frame to 1 last", "loss gap",
-            )
-        )  # fmt: skip
-    if result.ambiguity is not None:
-        names = ["entropy", "left", "low", "high", "accuracy", "chance", "episodes", "instructions"]
-        out.append(
-            report.Table(
-                "Does the data need language?", result.ambiguity.sentence(),
-                ["quantity", "value"], [[name, asdict(result.ambiguity)[name]] for name in names],
-            )
-        )  # fmt: skip
-    if result.gates:
-        rows = [[name, value] for name, value in result.gates.items()]
-        out.append(report.Table("Gate openings", "Per fusion layer; 0 is closed.", ["layer", "opening"], rows))
-    out.append(_attention(result))
-    if result.guidance:
-        out.append(_guidance(result))
+    rows = [[name, float(s.name), s.value, s.low, s.high, s.frames] for name, each in over_episode(heard).items()
+            for s in each]  # fmt: skip
+    return [
+        report.Scatter("Where in an episode words matter", note, points,
+                       "place in the episode, 0 first frame to 1 last", "loss gap"),
+        report.Table("The same by place", "Means with 95 % intervals, bootstrap over episodes. Above 0: words are used "
+                     "there.", ["gap", "place", "value", "low", "high", "frames"], rows),
+    ]  # fmt: skip
+
+
+def _ambiguity(found: Ambiguity) -> Any:
+    rows = [
+        ["entropy", found.entropy, None, None, "Bits of the instruction before anything is seen."],
+        [
+            "left",
+            found.left,
+            found.low,
+            found.high,
+            "Bits that the first image leaves open: the words' part.",
+        ],
+        ["accuracy", found.accuracy, *found.right, "How often the first image alone tells the instruction."],
+        ["chance", found.chance, None, None, "The same by always naming the commonest instruction."],
+        ["episodes", found.episodes, None, None, "First frames that the probe was cross-validated on."],
+        ["instructions", found.instructions, None, None, "Different ones among them."],
+    ]
+    header = ["quantity", "value", "low", "high", "how to read it"]
+    return report.Table("Does the data need language?", found.sentence(), header, rows)
+
+
+def _gates(openings: Mapping[str, float]) -> list[Any]:
+    if not openings:
+        return []
+    note = "Per fusion layer; 0 is closed. Parameters, not estimates: they have no interval."
+    return [report.Table("Gate openings", note, ["layer", "opening"], [list(pair) for pair in openings.items()])]
+
+
+def _paths(heard: Heard) -> Any:
     strips = []
     for frame in paths.most_telling(heard):
         pictures, captions = paths.panels(heard, frame)
@@ -69,28 +118,30 @@ def sections(result: Result) -> list[Any]:
         "demonstration (orange, dashed), in the two action dimensions that vary most. A policy that listens stays with "
         "the demonstration under the true instruction and leaves it under one that asks for something else."
     )
-    out.append(report.Frames("Action paths under each instruction", note, strips))
-    out.append(report.Settings({"listen": result.settings, "policy": result.facts}))
-    return out
+    return report.Frames("Action paths under each instruction", note, strips)
 
 
 def _attention(result: Result) -> Any:
-    found = result.attention
-    title = "Attention on text"
+    found, title = result.attention, "Attention on the instruction"
+    header = ["layer", "share", "low", "high"]
     if isinstance(found, str):
-        return report.Table(title, found, ["layer", "share"], [])
-    note = "Share of the action tokens' attention on instruction (or text) tokens. Attention is not use; read it last."
-    return report.Table(title, note, ["layer", "share"], [[name, value] for name, value in found.items()])
+        return report.Table(title, found, header, [])
+    note = (
+        "Share of the action tokens' attention on instruction tokens, mean over frames with its 95 % interval. "
+        "Attention is not use: read it last."
+    )
+    return report.Table(title, note, header, [[s.name, s.value, s.low, s.high] for s in found.values()])
 
 
 def _guidance(result: Result) -> Any:
-    names = ["retrieval", "fit", "sensitivity", "loss"]
     rows = [
-        [f"{scale:g}", *[made[name].value if name in made else None for name in names]]
-        for scale, made in result.guidance.items()
+        [f"{scale:g}", s.name, s.value, s.low, s.high] for scale, made in result.guidance.items() for s in made.values()
     ]
-    note = "v = v_prior + scale (v_language - v_prior): 0 is the prior, 1 the plain policy. The loss is what it costs."
-    return report.Table("Guidance", note, ["scale", *names], rows)
+    note = (
+        "v = v_prior + scale (v_language - v_prior): 0 is the prior, 1 the plain policy. Raise it while margin and "
+        "sensitivity grow; the loss on the demonstrated actions under the true instruction is what it costs."
+    )
+    return report.Table("Guidance", note, ["scale", "number", "value", "low", "high"], rows)
 
 
 def console(results: Sequence[Result], target: Console | None = None) -> None:
@@ -98,24 +149,28 @@ def console(results: Sequence[Result], target: Console | None = None) -> None:
     target = target or Console()
     for result in results:
         table = Table(title=f"listen: {result.facts.get('policy', '')}", title_justify="left", box=None)
-        for name in ("number", "value", "95 %", "deaf", "frames", "how to read it"):
-            table.add_column(name, justify="right" if name in ("value", "deaf", "frames") else "left")
+        for name in ("number", "value", "95 %", "deaf", "frames", "good for"):
+            table.add_column(name, justify="right" if name in ("value", "deaf", "frames") else "left", no_wrap=True)
         for s in result.scores.values():
             deaf = "" if s.chance is None else f"{s.chance:.2f}"
-            table.add_row(
-                s.name,
-                f"{s.value:.3f}",
-                f"{s.low:.3f} to {s.high:.3f}",
-                deaf,
-                str(s.frames),
-                READ[s.name].split(".")[0],
-            )
+            span = f"{s.low:.3f} to {s.high:.3f}"
+            table.add_row(s.name, f"{s.value:.3f}", span, deaf, str(s.frames), READ[s.name][0])
         target.print(table)
+        for s in result.scores.values():
+            target.print(Text(f"  {s.name}: {READ[s.name][1].split('.')[0]}.", "dim"))
         for scale, made in result.guidance.items():
-            words = ", ".join(f"{name} {score.value:.3f}" for name, score in made.items())
+            words = ", ".join(f"{s.name} {s.value:.3f} ({s.low:.3f} to {s.high:.3f})" for s in made.values())
             target.print(f"guidance {scale:g}: {words}")
-        target.print(f"VLM {result.vlm}; {result.heard.seconds:.0f} s, peak {result.heard.peak_mib:,.0f} MiB")
-        style = {"listens": "green", "deaf": "red", "data cannot teach it": "red"}.get(result.verdict.word, "yellow")
+        if result.gates:
+            target.print(f"gates open {min(result.gates.values()):.3f} to {max(result.gates.values()):.3f}")
+        if not isinstance(result.attention, str):
+            shares = [s.value for s in result.attention.values()]
+            target.print(f"attention on the instruction {min(shares):.3f} to {max(shares):.3f} per layer")
+        heard = result.heard
+        target.print(
+            f"VLM {result.vlm}; {heard.prefixes} prefix passes, {heard.seconds:.0f} s, peak {heard.peak_mib:,.0f} MiB"
+        )
+        style = {LISTENS: "green", DEAF: "red", DATA: "red"}.get(result.verdict.word, "yellow")
         first, *rest = result.verdict.sentences()
         target.print(Text(first, f"bold {style}"))
         for sentence in rest:

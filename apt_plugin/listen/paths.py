@@ -36,7 +36,8 @@ def panels(heard: Heard, frame: int) -> tuple[list[np.ndarray], list[str]]:
     low, high = every.min(0), every.max(0)
     margin = 0.08 * np.maximum(high - low, 1e-6)
     pictures = [enlarged(heard.frames.pictures[frame])]
-    captions = [f"episode {heard.frames.episode[frame]}, {100 * heard.frames.position[frame]:.0f} % in"]
+    where = f"episode {heard.frames.episode[frame]}, {100 * heard.frames.position[frame]:.0f} % in"
+    captions = [f"{where}; action dimension {i} across, {j} down"]
     for variant, draws in zip(heard.variants[frame], shown, strict=True):
         figure = Figure(figsize=(1.5, 1.5), dpi=SIDE / 1.5)
         canvas = FigureCanvasAgg(figure)

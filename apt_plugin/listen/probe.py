@@ -24,7 +24,8 @@ _COMPONENTS = 48
 @dataclass(frozen=True)
 class Ambiguity:
     """`entropy` bits of the instruction by itself, `left` bits once the image is seen (cross-validated), `accuracy` of
-    the guess and its `chance`, `episodes` and `instructions` counted; `low`, `high`: 95 % of `left`, over episodes."""
+    the guess and its `chance`, `episodes` and `instructions` counted; `low`, `high`: 95 % of `left`, over episodes;
+    `right`: 95 % of the accuracy."""
 
     entropy: float
     left: float
@@ -34,6 +35,7 @@ class Ambiguity:
     instructions: int
     low: float = float("nan")
     high: float = float("nan")
+    right: tuple[float, float] = (float("nan"), float("nan"))
 
     @property
     def teaches(self) -> bool:
@@ -123,7 +125,9 @@ def _cross_validate(x: np.ndarray, labels: np.ndarray, classes: int, ridge: floa
     # A probe worse than no image at all has learnt nothing: the image then explains nothing either.
     bits = -np.log2(picked)
     left = min(float(bits.mean()), entropy)
-    draws = bits[np.random.default_rng(1).integers(count, size=(1000, count))].mean(1)
-    low, high = (min(float(edge), entropy) for edge in np.percentile(draws, [2.5, 97.5]))
-    right = float((chances.argmax(1) == labels).mean())
-    return Ambiguity(entropy, left, right, chance, count, classes, low, high)
+    draws = np.random.default_rng(1).integers(count, size=(1000, count))
+    low, high = (min(float(edge), entropy) for edge in np.percentile(bits[draws].mean(1), [2.5, 97.5]))
+    right = chances.argmax(1) == labels
+    least, most = np.percentile(right[draws].mean(1), [2.5, 97.5])
+    accuracy = float(right.mean())
+    return Ambiguity(entropy, left, accuracy, chance, count, classes, low, high, (float(least), float(most)))

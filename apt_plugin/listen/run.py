@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from apt_plugin.errors import AptError
 from apt_plugin.listen.instructions import DEFAULT, Variant, plan
 from apt_plugin.listen.measure import Heard, listen_in
 from apt_plugin.listen.probe import Ambiguity, Probe
-from apt_plugin.listen.scores import Score, guidance_scores, scores
+from apt_plugin.listen.scores import Score, bootstrap, guidance_scores, scores
 from apt_plugin.listen.subject import Listener
 from apt_plugin.listen.verdict import Verdict, judge
 
@@ -38,7 +41,7 @@ class Result:
     verdict: Verdict
     ambiguity: Ambiguity | None
     gates: dict[str, float]
-    attention: dict[str, float] | str
+    attention: dict[str, Score] | str  # share of a layer's attention on text; a sentence where it is not known
     guidance: dict[float, dict[str, Score]]
     vlm: str  # digest of the VLM, beside the base checkpoint's where one is named
     facts: Mapping[str, str]
@@ -62,6 +65,7 @@ def listen(listener: Listener, settings: Settings = Settings(), own: Sequence[Va
     if len(set(tasks)) > 1:
         probe = Probe(features, tasks)
         likely = probe.likely(listener.features(range(len(frames))), listener.tasks)
+    check_own(own, frames.task)
     variants = plan(frames.task, listener.tasks, likely, settings.instructions, own, settings.seed)
     heard = listen_in(
         listener, variants, settings.draws, settings.batch, settings.seed, settings.guidance, settings.progress
@@ -69,14 +73,44 @@ def listen(listener: Listener, settings: Settings = Settings(), own: Sequence[Va
     found = scores(heard, settings.seed)
     ambiguity = probe.ambiguity if probe is not None else None
     digest = listener.digest()
-    watched = listener.attention(range(min(8, len(frames))))
     return Result(
-        heard, found, judge(found, ambiguity), ambiguity, listener.gates(), watched,
-        guidance_scores(heard, settings.seed), _said(digest, base), listener.facts, dict(vars(settings)),
+        heard, found, judge(found, ambiguity), ambiguity, listener.gates(), attention(listener, settings.seed),
+        guidance_scores(heard, settings.seed), _said(digest, base, getattr(listener, "began", "")), listener.facts,
+        dict(vars(settings)),
     )  # fmt: skip
 
 
-def _said(digest: str, base: str) -> str:
-    if not base:
+def check_own(own: Sequence[Variant], tasks: Sequence[str]) -> None:
+    """Raises AptError: instructions of one's own that no frame would be asked under, which would go unnoticed."""
+    if own and not any(variant.of in ("", *tasks) for variant in own):
+        raise AptError(
+            f"None of your {len(own)} instructions is for a task of these frames: `of` names e.g. {own[0].of!r}, the "
+            f"frames have e.g. {tasks[0]!r}. Name this data set's tasks, or leave `of` out."
+        )
+
+
+WATCHED = 8  # frames on which attention is looked at
+
+
+def attention(listener: Listener, seed: int = 0) -> dict[str, Score] | str:
+    """Share of attention on text per layer, frame by frame, so that it has an interval too."""
+    rows = range(min(WATCHED, len(listener.frames)))
+    seen = [listener.attention([row]) for row in rows]
+    shares = [each for each in seen if isinstance(each, Mapping)]
+    if not shares:
+        return next((each for each in seen if isinstance(each, str)), "There is no frame to look at.")
+    episode = listener.frames.episode[list(rows)]
+    out = {}
+    for layer in shares[0]:
+        values = np.array([each[layer] for each in shares])
+        low, high = bootstrap(lambda pick, v=values: float(v[pick].mean()), episode, seed)
+        out[layer] = Score(layer, float(values.mean()), low, high, None, len(values))
+    return out
+
+
+def _said(digest: str, base: str, began: str) -> str:
+    """The VLM's hash beside another: the named base's, or the one at which the checkpoint's record says it began."""
+    other, since = (base, "from the base") if base else (began, "since this stage began")
+    if not other:
         return f"sha256 {digest[:16]} (name --base CHECKPOINT to compare it with)"
-    return f"sha256 {digest[:16]}, " + ("unchanged from the base" if digest == base else f"CHANGED: base {base[:16]}")
+    return f"sha256 {digest[:16]}, " + (f"unchanged {since}" if digest == other else f"CHANGED {since}: {other[:16]}")

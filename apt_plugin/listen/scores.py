@@ -19,27 +19,45 @@ from apt_plugin.listen.measure import Heard
 RESAMPLES = 1000
 FEWEST = 6  # frames below which a number is not given
 
+# What a number is good for, by the study of 21 policies in examples/listen.md: its rank among policies went with
+# success on instructions they had never met (COMPARES), or it did not and only its distance from a deaf policy's
+# value means something (VERDICT), or it is shown for understanding (HINT).
+COMPARES, VERDICT, HINT = "compares policies", "for the verdict only", "a hint"
 READ = {
-    "retrieval": "How often the true instruction explains the demonstrated actions best (lowest loss) among those that "
-    "ask for something else. The number to trust: it asks which instruction the action fits, not whether it moved.",
-    "margin": "By what factor the loss on the demonstrated actions grows under instructions that mean something else "
-    "(its logarithm): retrieval counts who wins, this says by how much.",
-    "fit": "The same question put to sampled actions: how often those sampled under the true instruction come closest "
-    "to the demonstration.",
-    "sensitivity": "How far another instruction moves the sampled action, over how far noise moves it. 0: not at all; "
-    "1: as far as noise. A large value alone does not mean that the policy does what is said.",
-    "paraphrase": "The same ratio for other words with the same meaning. Well below the sensitivity is good.",
-    "blank gap": "Loss under an empty instruction minus loss under the true one. 0: the words are not used.",
-    "prior gap": "Loss with closed gates minus loss with open ones: what language adds to the prior.",
-    "foreign": "How far instructions that such scenes never came with take the action away from what is done without "
-    "any, over how far familiar ones do. Near 0: pairs of scene and instruction were learnt by heart.",
-    "certainty": "How narrowly actions scatter under the true instruction, over how they scatter under instructions "
-    "that mean something else. Below 1: the policy is less sure of what it was not trained on.",
-    "colour": "How often the true instruction beats the same one with another colour. 50 %: the colour is not heard.",
-    "noun": "The same with another object word.",
-    "relation": "The same with another relation (left, behind, in ...).",
-    "verb": "The same with another verb.",
-}
+    "retrieval": (
+        VERDICT, "How often the true instruction explains the demonstrated actions best (lowest loss) among those that "
+        "ask for something else. At chance: deaf. It soon nears its ceiling, where it ranks nothing: see margin.",
+    ),
+    "margin": (
+        COMPARES, "By what factor the loss on the demonstrated actions grows under instructions that mean something "
+        "else (its logarithm). 0: not at all. Retrieval counts who wins, this says by how much.",
+    ),
+    "sensitivity": (
+        COMPARES, "How far another instruction moves the sampled action, over how far noise moves it. 0: not at all; "
+        "1: as far as noise. A large value beside a small margin: it moves with the words, but not to what they say.",
+    ),
+    "paraphrase": (
+        VERDICT, "The same ratio for other words with the same meaning. Well below the sensitivity is good.",
+    ),
+    "blank gap": (
+        COMPARES, "Loss under an empty instruction minus loss under the true one. 0: the words are not used.",
+    ),
+    "prior gap": (HINT, "Loss with closed gates minus loss with open ones: what language adds to the prior."),
+    "foreign": (
+        VERDICT, "How far instructions that such scenes never came with take the action away from what is done without "
+        "any, over how far familiar ones do. Near 0: pairs of scene and instruction were learnt by heart.",
+    ),
+    "certainty": (
+        HINT, "How narrowly actions scatter under the true instruction, over how they scatter under instructions that "
+        "mean something else. Below 1: the policy is less sure of what it was not trained on.",
+    ),
+    "colour": (
+        VERDICT, "How often the true instruction beats the same one with another colour. 50 %: it is not heard.",
+    ),
+    "noun": (VERDICT, "The same with another object word."),
+    "relation": (VERDICT, "The same with another relation (left, behind, in ...)."),
+    "verb": (VERDICT, "The same with another verb."),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,11 +100,10 @@ def per_frame(heard: Heard) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarra
     contest = np.isin(kinds, ("true", "swap", "foreign"))
     rivals = contest.sum(1)
     one = np.where(rivals > 1, 1.0, np.nan)
-    moved, scatter, off = _moves(heard)
+    moved, scatter = _moves(heard)
     spread = scatter[:, 0]
     out: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {
         "retrieval": (_wins(losses, contest) * one, one, 1 / rivals),
-        "fit": (_wins(off, contest) * one, one, 1 / rivals),
         "margin": (
             _mean(np.log(np.maximum(losses, 1e-9) / np.maximum(losses[:, :1], 1e-9)), other),
             np.ones(len(losses)),
@@ -110,45 +127,55 @@ def per_frame(heard: Heard) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarra
     return out
 
 
+SWEPT = ("retrieval", "margin", "sensitivity", "loss")  # what a guidance sweep reports
+
+
 def guidance_scores(heard: Heard, seed: int = 0) -> dict[float, dict[str, Score]]:
-    """Sensitivity, retrieval and the loss it costs, per guidance scale."""
+    """Retrieval, margin, sensitivity and the loss it costs, per guidance scale."""
     out = {}
     for scale, (losses, actions) in heard.guidance.items():
         swept = Heard(heard.frames, heard.variants, losses, actions, None, 0.0, 0)
         parts = per_frame(swept)
         ones = np.ones(len(losses))
         parts["loss"] = (losses[:, 0].mean(-1), ones, None)
-        made = {
-            name: _score(name, heard.frames.episode, *parts[name], seed)
-            for name in ("retrieval", "fit", "sensitivity", "loss")
-        }
+        made = {name: _score(name, heard.frames.episode, *parts[name], seed) for name in SWEPT}
         out[scale] = {name: score for name, score in made.items() if score is not None}
     return out
 
 
-def over_episode(heard: Heard, bins: int = 5) -> dict[str, tuple[list[float], list[float]]]:
-    """Where in an episode words matter: gap over position (bin centres in [0, 1])."""
+GAPS = ("blank gap", "prior gap")
+
+
+def gaps(heard: Heard) -> dict[str, np.ndarray]:
+    """What words add on every frame [F]: loss without them, or with closed gates, minus loss with them."""
     parts = per_frame(heard)
+    return {name: parts[name][0] for name in GAPS if name in parts}
+
+
+def over_episode(heard: Heard, bins: int = 5, seed: int = 0) -> dict[str, list[Score]]:
+    """Where in an episode words matter: a score per place, named by the bin's centre in [0, 1]; places without frames
+    are left out."""
     place = np.clip((heard.frames.position * bins).astype(int), 0, bins - 1)
-    curves = {}
-    for name in ("blank gap", "prior gap"):
-        if name in parts:
-            top = parts[name][0]
-            filled = [k for k in range(bins) if np.isfinite(top[place == k]).any()]
-            curves[name] = ([(k + 0.5) / bins for k in filled], [float(np.nanmean(top[place == k])) for k in filled])
-    return curves
+    out: dict[str, list[Score]] = {}
+    for name, gap in gaps(heard).items():
+        for k in range(bins):
+            here = (place == k) & np.isfinite(gap)
+            if here.any():
+                ones = np.ones(int(here.sum()))
+                made = _score(f"{(k + 0.5) / bins:g}", heard.frames.episode[here], gap[here], ones, None, seed, 1)
+                out.setdefault(name, []).extend([made] if made is not None else [])
+    return out
 
 
-def _moves(heard: Heard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _moves(heard: Heard) -> tuple[np.ndarray, np.ndarray]:
     """Root-mean-square distances of sampled chunks: to the true instruction's, same noise; among the draws of one
-    instruction; to the demonstration; each [F, I]."""
+    instruction; each [F, I]."""
     valid = heard.frames.valid[:, None, None, :, None]
     actions = heard.actions
     moved = _distance(actions, actions[:, :1], valid).mean(-1)
-    off = _distance(actions, heard.frames.shown[:, None, None], valid).mean(-1)
     shifts = range(1, actions.shape[2])
     scatter = np.mean([_distance(actions, np.roll(actions, s, 2), valid).mean(-1) for s in shifts], 0)
-    return moved, scatter, off
+    return moved, scatter
 
 
 def _from_blank(heard: Heard, kinds: np.ndarray) -> np.ndarray:
@@ -184,11 +211,12 @@ def _mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _score(
-    name: str, episode: np.ndarray, top: np.ndarray, bottom: np.ndarray, chance: np.ndarray | None, seed: int
-) -> Score | None:
+    name: str, episode: np.ndarray, top: np.ndarray, bottom: np.ndarray, chance: np.ndarray | None, seed: int,
+    fewest: int = FEWEST,
+) -> Score | None:  # fmt: skip
     """Ratio of means with a percentile interval over resampled episodes."""
     ok = np.isfinite(top) & np.isfinite(bottom)
-    if ok.sum() < FEWEST:
+    if ok.sum() < fewest:
         return None
     top, bottom, episode = top[ok], bottom[ok], episode[ok]
 
@@ -201,9 +229,13 @@ def _score(
 
 
 def bootstrap(statistic: Callable[[np.ndarray], float], group: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of `statistic(indices)`, resampling whole groups."""
-    rng = np.random.default_rng([seed, 9])
+    """95 % percentile interval of `statistic(indices)`, resampling whole groups; NaN for one observation."""
     members = [np.flatnonzero(group == g) for g in np.unique(group)]
+    if len(members) < 2:  # one episode: its frames are all that there is to resample
+        members = list(np.arange(len(group))[:, None])
+    if len(members) < 2:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng([seed, 9])
     values = [
         statistic(np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))]))
         for _ in range(RESAMPLES)

@@ -73,6 +73,7 @@ class Listener(Protocol):
     steps: int  # Euler steps of the host's sampler
     gated: bool  # Stage 2 of the recipe: closing the gates gives the prior
     facts: Mapping[str, str]  # host, policy, stage: for the page
+    # May also have `began`: the VLM's SHA-256 at the start of the stage, from the checkpoint's own record.
 
     def context(self, frames: Sequence[int], texts: Sequence[str]) -> Context: ...
 
@@ -89,7 +90,8 @@ class Listener(Protocol):
         ...
 
     def attention(self, frames: Sequence[int]) -> dict[str, float] | str:
-        """Layer -> share of the action tokens' attention that lies on text; a sentence where that is unknown."""
+        """Layer -> share of attention on the instruction (a host that cannot tell it apart: on text), its mean over
+        these frames; a sentence where that is unknown."""
         ...
 
     def digest(self) -> str:

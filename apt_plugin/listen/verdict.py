@@ -12,6 +12,7 @@ Thresholds, calibrated on policies whose behaviour is known exactly (tests/table
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -47,7 +48,12 @@ def judge(scores: Mapping[str, Score], ambiguity: Ambiguity | None) -> Verdict:
     if retrieval is not None:
         why.append(
             f"The true instruction explains the demonstrated actions best in {_percent(retrieval)}, chance is "
-            f"{100 * (retrieval.chance or 0):.0f} %."
+            f"{100 * (retrieval.chance or 0):.0f} %. That says whether it hears."
+        )
+    if (margin := scores.get("margin")) is not None:
+        why.append(
+            f"How much hangs on the words: under others the loss is {math.exp(margin.value):.2f} times as large "
+            f"({math.exp(margin.low):.2f} to {math.exp(margin.high):.2f}); compare policies by this."
         )
     if ambiguity is not None:
         why.append(ambiguity.sentence())

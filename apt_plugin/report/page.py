@@ -55,7 +55,7 @@ def _header(sections: list[dict[str, Any]]) -> Html:
     return tag(
         "header",
         tag("h1", title["text"]),
-        tag("p", ABOUT, class_="about"),
+        tag("p", title.get("about", ABOUT), class_="about"),
         tag("dl", *facts, class_="facts") if facts else "",
         tag("p", *[tag("a", words, href=f"#{anchor}") for anchor, words in checks], class_="checks") if checks else "",
         tag("nav", tag("ul", *links), aria_label="Sections") if len(rest) > 2 else "",

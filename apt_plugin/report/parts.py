@@ -125,7 +125,7 @@ def table(data: Data, looks: Looks) -> Html:
 
 
 def frames(data: Data, looks: Looks) -> Html:
-    parts = [intro(data["note"], "Read each row of pictures from left to right; each small square is one pixel.")]
+    parts = [intro(data["note"], "Read each row of pictures from left to right.")]
     for strip in data["strips"]:
         pictures = []
         for index, frame in enumerate(strip["frames"], 1):

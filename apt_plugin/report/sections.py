@@ -32,9 +32,11 @@ CONTRACTS = {
 class Title:
     text: str
     facts: Mapping[str, str] = field(default_factory=dict)  # shown under the title: host, policy, steps, date
+    about: str = ""  # what the page is about; the recipe where empty
 
     def data(self) -> dict[str, Any]:
-        return {"kind": "title", "text": self.text, "facts": plain(self.facts)}
+        about = {"about": self.about} if self.about else {}
+        return {"kind": "title", "text": self.text, "facts": plain(self.facts)} | about
 
 
 @dataclass(frozen=True)

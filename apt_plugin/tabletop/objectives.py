@@ -8,6 +8,7 @@ tokens, `O` objects in view, `A` objects pointed at, `W` words of a kind.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,15 +163,16 @@ def probe(model, world: World, how: Grounding) -> dict[str, float]:
         for kind in ("named", "held out"):
             drawn = scenes(world, how.probe, how.seed + 1, held_out=kind == "held out", language=how.language)
             hits = examine(model, Lessons(world, drawn, language=how.language), mode, how)
-            new = (drawn.pairs >= (TRAINED_COLOURS, TRAINED_SHAPES)).any(-1)  # (B, O)
-            rows = {"": np.ones(len(drawn), bool)}
+            new: Any = np.greater_equal(drawn.pairs, (TRAINED_COLOURS, TRAINED_SHAPES)).any(-1)  # (B, O)
+            rows: dict[str, Any] = {"": np.arange(len(drawn))}
             if how.language == "full":
-                one = drawn.then < 0
-                rows[", unseen object"] = one & new[np.arange(len(drawn)), drawn.named]
-                rows |= {", other words": drawn.form.any(1), ", two objects": ~one}
+                named_new = new[np.arange(len(drawn)), drawn.named]
+                rows[", unseen object"] = np.flatnonzero((drawn.then < 0) & named_new)
+                rows[", other words"] = np.flatnonzero(drawn.form.any(1))
+                rows[", two objects"] = np.flatnonzero(drawn.then >= 0)
             for what, chosen in rows.items():
-                hit = hits["pointing"][torch.from_numpy(chosen)]
-                if how.pointing and len(hit):
+                if how.pointing and len(chosen):
+                    hit = hits["pointing"][torch.as_tensor(chosen)]
                     report[f"{mode}, {kind} pairs, pointing{what}"] = float(hit.float().mean())
         report[f"{mode}, naming"] = float(hits["naming"].float().mean())
         if how.language == "full":

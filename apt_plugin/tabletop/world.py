@@ -12,6 +12,8 @@ Each family shows four objects, in slots:
     elsewhere  in view in every demonstration here, named only in another family (there as its usual target)
     never      in view in every demonstration here, named in none anywhere
 
+The `object` split puts an object into the last slot that no demonstration shows at all (`splits.UNSEEN_PAIRS`).
+
 Everything is drawn from `numpy.random.default_rng([world.seed, stream, seed, block])`: equal numbers give
 equal bits. Training and each split have a stream of their own. Only numpy is needed here.
 

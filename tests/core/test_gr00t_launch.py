@@ -60,6 +60,25 @@ def test_configs_are_views_of_the_recipe():
     assert loaded["strict"] == from_flat({})
     assert loaded["host"].fusion.kind == "host"
     assert loaded["export"].prefix == "native"
+    assert (loaded["cached"].cache, loaded["cached"].cache_views) == ("apt-cache", 0)
+
+
+def test_a_cache_is_made_by_the_stages_own_processes(tmp_path, monkeypatch):
+    """The same command under the same torchrun, with a marker in the place of the host's module."""
+    line = ["torchrun", "--nproc-per-node", "2", "gr00t/experiment/launch_finetune.py", "--output-dir", str(tmp_path),
+            "--recipe", "apt", "--apt.cache", "features", "--apt.vlm", "full"]  # fmt: skip
+    asked = []
+    monkeypatch.setattr(launch.subprocess, "call", lambda command: asked.append(command) or 0)
+    assert launch.cache(core.split(line), "build") == 0  # of both stages, only the one with a frozen VLM
+    training = launch.Training(launch.find_program(core.split(line).command), core.split(line))
+    assert (training.caches("1"), training.caches("2")) == (True, False)
+    first = training.command("1")
+    assert asked == [[part if part != launch.TRAIN else "apt-cache-build" for part in first]]
+    assert asked[0][:3] == ["torchrun", "--nproc-per-node", "2"]
+    with pytest.raises(AptError, match="Which cache"):
+        launch.cache(core.split([*line[:7], "apt"]), "verify")
+    with pytest.raises(AptError, match="Write the training command"):
+        launch.cache(core.split(["gr00t/eval/run_gr00t_server.py", "--recipe", "apt"]), "build")
 
 
 @pytest.mark.parametrize(

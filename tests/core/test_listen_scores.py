@@ -10,7 +10,7 @@ from apt_plugin.listen import interval_numbers
 from apt_plugin.listen.instructions import Variant
 from apt_plugin.listen.measure import Heard
 from apt_plugin.listen.probe import Ambiguity, Probe
-from apt_plugin.listen.scores import Score, bootstrap, scores
+from apt_plugin.listen.scores import COMPARES, READ, Score, bootstrap, over_episode, scores
 from apt_plugin.listen.subject import Frames, guided
 from apt_plugin.listen.verdict import DATA, DEAF, LISTENS, SOME, judge
 
@@ -40,7 +40,6 @@ def test_a_policy_without_ears_scores_chance_not_everything() -> None:
     made = scores(heard(np.ones((F, N, D)), noisy_actions()))
     assert made["retrieval"].value == made["retrieval"].chance == 0.5
     assert made["colour"].value == 0.5
-    assert made["fit"].value == 0.5
     assert made["sensitivity"].value == 0
     assert not made["retrieval"].heard
 
@@ -66,7 +65,7 @@ def test_steps_behind_the_end_of_an_episode_count_for_nothing() -> None:
     actions[..., 3:, :] += np.random.default_rng(3).standard_normal((F, N, D, 2, A))
     behind = scores(heard(np.ones((F, N, D)), actions, valid=valid))
     assert behind["sensitivity"].value == plain["sensitivity"].value == 0
-    assert behind["fit"].value == plain["fit"].value
+    assert behind["certainty"].value == plain["certainty"].value
 
 
 def test_gaps_have_their_sign() -> None:
@@ -173,3 +172,25 @@ def test_data_without_frames_or_words_is_refused() -> None:
     mute = Frames(np.zeros(1), np.zeros(1), ("",), np.zeros((1, T, A)), np.ones((1, T)), np.zeros((1, 4, 4, 3)), A)
     with pytest.raises(AptError, match="No frame has an instruction"):
         mute.check()
+    broken = Frames(np.zeros(1), np.zeros(1), ("go",), np.full((1, T, A), np.nan), np.ones((1, T)), np.zeros(1), A)
+    with pytest.raises(AptError, match="demonstrated actions are not all finite"):
+        broken.check()
+
+
+def test_every_place_in_an_episode_has_its_interval() -> None:
+    """Words matter in the second half only: the curve says so, and each point says how sure it is."""
+    losses = np.ones((F, N, D))
+    losses[F // 2 :, 1] = 2.0 + np.random.default_rng(0).random((F // 2, 1))
+    places = over_episode(heard(losses, noisy_actions()), bins=4)["blank gap"]
+    assert [s.name for s in places] == ["0.125", "0.375", "0.625", "0.875"]
+    assert places[0].value == places[0].low == places[0].high == 0
+    assert 1 < places[3].low < places[3].value < places[3].high < 2
+    assert sum(s.frames for s in places) == F
+
+
+def test_every_number_says_what_it_is_good_for() -> None:
+    """Numbers whose rank did not go with success in the study are not offered for comparing policies."""
+    made = scores(heard(np.ones((F, N, D)), noisy_actions(), closed=np.ones((F, D))))
+    assert made.keys() <= READ.keys()
+    compares = {name for name, (use, _) in READ.items() if use == COMPARES}
+    assert compares == {"margin", "sensitivity", "blank gap"}

@@ -63,16 +63,26 @@ def test_a_cached_stage1_step_costs_the_expert(sized_plain, tok: str, family: st
     assert step <= LIMIT * (prefix - tower + draws * expert)
 
 
-@pytest.mark.parametrize("kind", ["interleaved", "host"])
-def test_a_cached_stage2_step_costs_expert_and_fusion(sized_plain, tok: str, tmp_path: Path, kind: str) -> None:  # noqa: F811
-    tiny.stage1("pi05", sized_plain["pi05"], tok, sizes=SIZES).save_pretrained(tmp_path / "s1")
+PATHS = [("pi05", "interleaved"), ("pi05", "host"), ("pi0", "interleaved")]
+
+
+@pytest.mark.parametrize(("family", "kind"), PATHS)
+def test_a_cached_stage2_step_costs_expert_and_fusion(
+    sized_plain,  # noqa: F811
+    tok: str,
+    tmp_path: Path,
+    family: str,
+    kind: str,
+) -> None:
+    tiny.stage1(family, sized_plain[family], tok, sizes=SIZES).save_pretrained(tmp_path / "s1")
     recipe = {"fusion.kind": kind, "norm_stats": "data", "gap_every": 0}
-    policy = tiny.stage2("pi05", tmp_path / "s1", tok, recipe, sizes=SIZES).train()
+    policy = tiny.stage2(family, tmp_path / "s1", tok, recipe, sizes=SIZES).train()
     batch = tiny.batch(policy, WORDS)
     images, masks = policy._preprocess_images(batch)
     prefix = policy.model.prefix(images, masks, PromptBatch.of(batch))
     x, time = policy.prepare_action(batch)[:, None].repeat(1, 4, 1, 1), torch.rand(2, 4)
-    expert = count(lambda: policy.model.velocity(prefix, x, time).square().mean().backward())
+    state = policy._state(batch)
+    expert = count(lambda: policy.model.velocity(prefix, x, time, state).square().mean().backward())
     light = cached(policy, batch, "kv")
     torch.testing.assert_close(policy.forward(light)[0], policy.forward(batch)[0], atol=1e-6, rtol=1e-6)
     assert count(lambda: policy.forward(light)[0].backward()) <= LIMIT * expert
@@ -87,15 +97,16 @@ ACT |= {"head_dim": 16, "vision_width": 64, "vision_mlp": 128, "vision_depth": 2
 
 @pytest.fixture(scope="module")
 def acting(tmp_path_factory, tok: str) -> dict[str, Any]:
-    """Stock policy and both kinds of fusion, on one checkpoint."""
-    folder = tmp_path_factory.mktemp("acting")
-    tiny.stock_checkpoint(folder / "base", "pi05", sizes=ACT)
-    tiny.stage1("pi05", folder / "base", tok, sizes=ACT).save_pretrained(folder / "s1")
-    out = {"stock": tiny.stock("pi05", sizes=ACT)}
-    for kind in ("interleaved", "host"):
+    """Stock policies and every kind of fusion, on one checkpoint a family."""
+    folder, out = tmp_path_factory.mktemp("acting"), {}
+    for family in ("pi05", "pi0"):
+        tiny.stock_checkpoint(folder / family, family, sizes=ACT)
+        tiny.stage1(family, folder / family, tok, sizes=ACT).save_pretrained(folder / f"{family} s1")
+        out[family] = tiny.stock(family, sizes=ACT)
+    for family, kind in PATHS:
         for scale in (1.0, 1.5):
             recipe = {"fusion.kind": kind, "norm_stats": "data", "guidance_scale": scale, "fusion.every": 3}
-            out[f"{kind} {scale}"] = tiny.stage2("pi05", folder / "s1", tok, recipe, sizes=ACT)
+            out[f"{family} {kind} {scale}"] = tiny.stage2(family, folder / f"{family} s1", tok, recipe, sizes=ACT)
     return out
 
 
@@ -106,24 +117,22 @@ def without_padding(batch: dict[str, Any]) -> PromptBatch:
 
 
 @pytest.mark.parametrize(("scale", "limit"), [(1.0, 1.05), (1.5, 1.15)])
-@pytest.mark.parametrize("kind", ["interleaved", "host"])
-def test_acting_costs_what_the_stock_policy_costs(
-    acting, kind: str, scale: float, limit: float, record_property
-) -> None:
-    policy, stock = acting[f"{kind} {scale}"], acting["stock"]
+@pytest.mark.parametrize(("family", "kind"), PATHS)
+def test_acting_costs_what_the_stock_policy_costs(acting, family: str, kind: str, scale: float, limit: float, figure):
+    policy, stock = acting[f"{family} {kind} {scale}"], acting[family]
     batch = tiny.batch(policy, WORDS)
     images, masks = policy._preprocess_images(batch)
-    prompt = without_padding(batch)
-    theirs = count(lambda: stock.model.sample_actions(images, masks, prompt.tokens, prompt.valid))
+    prompt, state = without_padding(batch), policy._state(batch)
+    more = () if state is None else (state,)
+    theirs = count(lambda: stock.model.sample_actions(images, masks, prompt.tokens, prompt.valid, *more))
     ours = count(lambda: policy.predict_action_chunk(batch))
-    record_property("flops_over_stock", ours / theirs)
-    print(f"{kind} guidance {scale}: {ours / theirs:.3f} of stock")
+    figure(f"{family} {kind} guidance {scale}: {ours / theirs:.3f} of stock")
     assert ours <= limit * theirs
 
 
 def test_two_whole_passes_would_break_that_limit(acting) -> None:
     """The guard must be able to fail: guidance by running the policy twice, VLM included."""
-    policy, stock = acting["interleaved 1.0"], acting["stock"]
+    policy, stock = acting["pi05 interleaved 1.0"], acting["pi05"]
     batch = tiny.batch(policy, WORDS)
     images, masks = policy._preprocess_images(batch)
     prompt = without_padding(batch)

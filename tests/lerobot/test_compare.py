@@ -15,7 +15,7 @@ from lerobot.utils.constants import ACTION
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 
 from apt_plugin.compare.spec import Arm, Stage1
-from apt_plugin.hosts.lerobot.compare import base, job, policies
+from apt_plugin.compare.training import base, job, policies
 from tests.lerobot.compare_cases import CONFIGS, SMALL, SMALL_GROOT
 
 STEPS = 3
@@ -173,7 +173,7 @@ def test_groots_velocity_and_loss_are_the_hosts(out, tmp_path, vlm):
 
 def ours_raw_batch(run, body, count):
     """The first frames through the host's processors in one batch, as its loader would hand them over."""
-    from apt_plugin.hosts.lerobot.compare.pools import every, observed
+    from apt_plugin.compare.training.pools import every, observed
 
     frames = every(run.world.training(run.setting.labelled, run.seed), True)[0]
     texts = frames.texts["true"][:count]

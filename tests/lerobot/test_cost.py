@@ -92,14 +92,14 @@ def test_a_joint_frozen_pass_would_break_that_floor(sized_plain, tok: str) -> No
     assert step > 1.3 * (prefix + expert)
 
 
-@pytest.mark.parametrize("kind", ["interleaved", "host"])
-def test_stage2_with_a_frozen_vlm_never_differentiates_it(sized_plain, tok: str, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("family", "kind"), [("pi05", "interleaved"), ("pi05", "host"), ("pi0", "interleaved")])
+def test_stage2_with_a_frozen_vlm_never_differentiates_it(
+    sized_plain, tok: str, tmp_path: Path, family: str, kind: str
+) -> None:
     """Fusion reads the instruction's keys; that must not put the VLM back under autograd."""
-    first = tiny.stage1("pi05", sized_plain["pi05"], tok, sizes=SIZES)
-    first.save_pretrained(tmp_path / "s1")
-    policy = tiny.stage2(
-        "pi05", tmp_path / "s1", tok, {"fusion.kind": kind, "norm_stats": "data", "gap_every": 0}, sizes=SIZES
-    )
+    tiny.stage1(family, sized_plain[family], tok, sizes=SIZES).save_pretrained(tmp_path / "s1")
+    recipe = {"fusion.kind": kind, "norm_stats": "data", "gap_every": 0}
+    policy = tiny.stage2(family, tmp_path / "s1", tok, recipe, sizes=SIZES)
     policy.train()
     batch = tiny.batch(policy, ["push the red cup", "pick up the blue block"])
     images, masks = policy._preprocess_images(batch)
@@ -108,5 +108,6 @@ def test_stage2_with_a_frozen_vlm_never_differentiates_it(sized_plain, tok: str,
     assert not any(t.requires_grad for t in (*cache.k, *cache.v))
     actions = policy.prepare_action(batch)
     x, time = actions[:, None].repeat(1, 4, 1, 1), torch.rand(2, 4)
-    expert = count(lambda: policy.model.velocity(cache, x, time).square().mean().backward())
+    state = policy._state(batch)
+    expert = count(lambda: policy.model.velocity(cache, x, time, state).square().mean().backward())
     assert count(lambda: policy.forward(batch)[0].backward()) <= 1.05 * (forward + expert)

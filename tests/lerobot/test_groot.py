@@ -22,10 +22,7 @@ KINDS = [{"fusion.kind": "interleaved"}, HOST, {"fusion.kind": "interleaved", "f
 @pytest.fixture(scope="module")
 def where(tmp_path_factory):
     """Base checkpoints with and without the adapter, in a working directory where the host finds its processor."""
-    root = tmp_path_factory.mktemp("groot")
-    vlm = tiny.vlm_folder(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
+    with tiny.home(tmp_path_factory) as (root, vlm):
         yield {layers: tiny.base(root / f"base{layers}", vlm, layers) for layers in (0, 2)}
 
 

@@ -20,10 +20,7 @@ LIMIT = 1.05  # of the floor: backbone forward, adapter once, K head passes forw
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory):
-    root = tmp_path_factory.mktemp("groot")
-    vlm = tiny.vlm_folder(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
+    with tiny.home(tmp_path_factory) as (root, vlm):
         yield tiny.base(root / "base", vlm, adapter=4, dit=32, select=5)
 
 

@@ -18,10 +18,7 @@ from tests.lerobot import tiny_groot as tiny
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory):
-    root = tmp_path_factory.mktemp("groot")
-    vlm = tiny.vlm_folder(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
+    with tiny.home(tmp_path_factory) as (root, vlm):
         yield tiny.base(root / "base", vlm)
 
 

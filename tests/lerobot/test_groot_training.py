@@ -21,10 +21,7 @@ HOST = "--policy.recipe.fusion.kind=host"
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory):
-    root = tmp_path_factory.mktemp("groot")
-    vlm = tiny.vlm_folder(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
+    with tiny.home(tmp_path_factory) as (root, vlm):
         tiny.base(root / "base", vlm, 2)
         datasets.write(root / "labelled", ["pick up the red cup", "push the blue block"], episodes=4)
         yield root

@@ -49,6 +49,17 @@ def test_stage1_command(spelling: list[str], tmp_path: Path) -> None:
     assert "--steps=100" not in command
 
 
+@pytest.mark.parametrize(
+    ("more", "dtype"),
+    [(["--policy.device=cuda"], ["--policy.dtype=bfloat16"]), (["--policy.device=cpu"], []),
+     (["--policy.device=cuda", "--policy.dtype=float32"], ["--policy.dtype=float32"])],
+)  # fmt: skip
+def test_stage1_fits_a_24_gb_card_by_default(more: list[str], dtype: list[str], tmp_path: Path) -> None:
+    """On a GPU π is held in bfloat16 unless somebody says otherwise."""
+    command = plan(*BASE, f"--output_dir={tmp_path}", "--recipe=apt", *more)
+    assert [token for token in command if token.startswith("--policy.dtype")] == dtype
+
+
 def test_stage2_finds_its_own_prior(trained: Path) -> None:
     """Two-stage peers paste a path between two shell scripts."""
     run = trained.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.listen import base_digest, open_listener
 from apt_plugin.hosts.lerobot.sizes import TINY, replaced, sized
 from apt_plugin.listen import Settings, interval, listen
-from apt_plugin.listen.instructions import Variant, plan
+from apt_plugin.listen.instructions import plan
 from apt_plugin.listen.measure import draw, listen_in, noised
-from apt_plugin.listen_command import host_of, run
+from apt_plugin.listen.pages import console
+from apt_plugin.listen_command import run
 from tests.lerobot import datasets, tiny, tiny_groot, tiny_smolvla
 
 QUIET = Settings(draws=2, progress=False)
@@ -142,17 +145,15 @@ def test_which_instruction_reached_which_sample(opened: dict[str, Any], kind: st
 def test_everything_is_measured_on_every_policy(opened: dict[str, Any], kind: str, tmp_path: Path) -> None:
     listener = opened[kind]
     result = listen(listener, QUIET)
-    assert {"retrieval", "fit", "sensitivity", "blank gap"} <= result.scores.keys()
+    assert {"retrieval", "margin", "sensitivity", "blank gap"} <= result.scores.keys()
     assert result.scores["sensitivity"].value > 0
     ours = kind.endswith("_apt")
     assert bool(result.gates) == ours
     assert ("prior gap" in result.scores) == ours
-    assert result.attention
-    if kind in ("pi05", "pi0", "pi05_apt", "pi0_apt"):
-        shares = result.attention
-        assert isinstance(shares, dict)
-        assert shares
-        assert all(0 < share < 1 for share in shares.values())
+    shares = result.attention  # of every layer that reads the instruction
+    assert isinstance(shares, dict), shares
+    assert shares
+    assert all(0 < s.low <= s.value <= s.high < 1 for s in shares.values())
 
 
 def test_closed_gates_are_deaf(opened: dict[str, Any]) -> None:
@@ -170,25 +171,50 @@ def test_closed_gates_are_deaf(opened: dict[str, Any]) -> None:
     assert result.scores["retrieval"].value == pytest.approx(result.scores["retrieval"].chance, abs=0.2)
 
 
-def test_a_prefix_is_paid_once_for_all_draws(opened: dict[str, Any]) -> None:
-    """64 frames x 8 instructions x 8 draws must not run the VLM 4096 times: counted, at most 1.1x the floor."""
-    listener = opened["pi05"]
-    variants = plan(listener.frames.task, listener.tasks, None, 4)
-    frames, per_frame, draws = len(listener.frames), 4, 8
+def count(run: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
 
-    def count(run: Any) -> int:
-        with FlopCounterMode(display=False) as counter:
-            run()
-        return counter.get_total_flops()
 
+def cost_over_floor(listener: Any, per_frame: int, draws: int) -> float:
+    """FLOPs of a whole measurement over one prefix per (frame, instruction), and draws of loss and sampling on it."""
+    tasks = sorted({*listener.tasks, *(f"push the {w} cup" for w in ("red", "blue", "green"))})
+    variants = [row[:per_frame] for row in plan(listener.frames.task, tasks, None, per_frame)]
+    assert all(len(row) == per_frame for row in variants)
+    frames, longest = len(listener.frames), max((v.text for row in variants for v in row), key=len)
     noise = np.zeros((1, 1, *listener.frames.actions.shape[1:]), np.float32)
-    context: Any = listener.context([0], ["place green"])
+    context: Any = listener.context([0], [longest])
     expert = count(lambda: context.velocity(noise, np.full((1, 1), 0.5, np.float32)))
-    prefix = count(lambda: listener.context([0], ["place green"]))
-    floor = frames * per_frame * (prefix + draws * (1 + listener.steps) * expert)
-    total = count(lambda: listen_in(listener, variants, draws, progress=False))
-    assert total <= 1.1 * floor
-    assert total >= 0.9 * floor  # a counter that sees nothing would pass anything
+    prefix = count(lambda: listener.context([0], [longest]))
+    # Loss, sampling, and where there are gates the loss with them closed. It is asked of whole batches: a batch of the
+    # true instructions alone has another shape, and rounding would break the ties of a deaf policy.
+    floor = frames * per_frame * (prefix + draws * (1 + listener.steps + listener.gated) * expert)
+    return count(lambda: listen_in(listener, variants, draws, progress=False)) / floor
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prefix_is_paid_once_for_all_draws(opened: dict[str, Any], kind: str) -> None:
+    """(Our GR00T keeps keys and values of its fusion too, which the floor counts anew.)"""
+    ratio = cost_over_floor(opened[kind], 4, 4)
+    assert (0.5 if kind == "groot_apt" else 0.9) < ratio < 1.1  # a counter that sees nothing would pass anything
+
+
+@pytest.mark.slow
+def test_sixty_four_frames_eight_instructions_eight_draws(
+    opened: dict[str, Any], tmp_path: Path, capsys: Any, figure: Any
+) -> None:
+    """The default size must not run the VLM 4096 times; time, memory and progress are told."""
+    data = datasets.write(tmp_path / "many", ["pick up the red cup", "push the blue block"], episodes=8)
+    listener = open_listener(str(opened["pi05"].facts["checkpoint"]), str(data), frames=64)
+    assert len(listener.frames) == 64
+    ratio = cost_over_floor(listener, 8, 8)
+    figure(f"64 frames x 8 instructions x 8 draws: {ratio:.3f} of one prefix per (frame, instruction)")
+    assert 0.9 < ratio < 1.1
+    result = listen(listener, Settings(draws=2, instructions=3))
+    assert "192/192" in capsys.readouterr().out  # the progress bar, at its end
+    console([result], Console(width=200))
+    assert re.search(r"192 prefix passes, \d+ s, peak [\d,]+ MiB", capsys.readouterr().out)
 
 
 def test_guidance_is_swept_on_stage_2_and_refused_elsewhere(opened: dict[str, Any]) -> None:
@@ -196,6 +222,11 @@ def test_guidance_is_swept_on_stage_2_and_refused_elsewhere(opened: dict[str, An
     assert list(result.guidance) == [0.0, 1.0, 2.0]
     assert result.guidance[0.0]["sensitivity"].value == 0  # the prior hears nothing
     assert result.guidance[1.0]["retrieval"].value == result.scores["retrieval"].value
+    losses = result.heard.losses[:, 0].mean()
+    assert result.guidance[1.0]["loss"].value == pytest.approx(losses)  # of the true instruction
+    assert result.heard.closed is not None
+    assert result.guidance[0.0]["loss"].value == pytest.approx(result.heard.closed.mean())  # what the prior has
+    assert all(score.low <= score.value <= score.high for made in result.guidance.values() for score in made.values())
     with pytest.raises(AptError, match="this policy has no gates"):
         listen(opened["pi05"], Settings(draws=2, progress=False, guidance=(1.0, 2.0)))
 
@@ -218,6 +249,8 @@ def test_the_command_writes_page_and_numbers(
         str(trained / "last" / "pretrained_model"), tmp_path / "out", frames=6,
     )  # fmt: skip
     assert "unchanged from the base" in result.vlm
+    alone = run(str(likelihood), str(data["labelled"]), "", QUIET, (), None, "", tmp_path / "alone", frames=6)
+    assert "unchanged since this stage began" in alone.vlm  # the checkpoint's own record says so
     asked = {variant.text for row in result.heard.variants for variant in row}
     assert "seize the red cup" in asked
     numbers = json.loads((tmp_path / "out" / "listen.json").read_text())
@@ -238,46 +271,3 @@ def test_a_changed_vlm_is_called_changed(opened: dict[str, Any], tmp_path: Path,
         next(p for n, p in policy.named_parameters() if ".paligemma." in n).data += 0.01
         policy.save_pretrained(other)
         assert base_digest(str(other)) != same
-
-
-def test_bad_input_is_refused_with_the_reason(
-    opened: dict[str, Any], likelihood: Path, data: dict[str, Path], tmp_path: Path
-) -> None:
-    one = datasets.write(tmp_path / "one", ["pick up the red cup"], episodes=2)
-    with pytest.raises(AptError, match=r"one instruction only.*pick up the red cup.*--instructions"):
-        listen(open_listener(str(likelihood), str(one), frames=4), QUIET)
-    with pytest.raises(AptError, match="no instruction in any episode"):
-        open_listener(str(likelihood), str(data["unlabelled"]), frames=4)
-    with pytest.raises(AptError, match="--frames is 0"):
-        open_listener(str(likelihood), str(data["labelled"]), frames=0)
-    with pytest.raises(AptError, match="no data set folder"):
-        open_listener(str(likelihood), str(tmp_path / "nothing"), frames=4)
-    with pytest.raises(AptError, match="no checkpoint of"):
-        host_of(str(tmp_path))
-    with pytest.raises(AptError, match="--draws is 1"):
-        listen(opened["pi05"], Settings(draws=1, progress=False))
-
-
-def test_other_data_keys_are_named_on_both_sides(likelihood: Path, data: dict[str, Path], tmp_path: Path) -> None:
-    """GR00T's issues 64 and 92: a policy that got none of its cameras looks like a deaf one."""
-    renamed = datasets.write(tmp_path / "renamed", ["a", "b"], episodes=2)
-    info = renamed / "meta" / "info.json"
-    info.write_text(info.read_text().replace("observation.images.top", "observation.images.front"))
-    with pytest.raises(AptError, match=r"reads observation\.images\.top.*lacks.*observation\.images\.front"):
-        open_listener(str(likelihood), str(renamed), frames=4)
-
-
-def test_nan_actions_name_frame_and_instruction(opened: dict[str, Any]) -> None:
-    class Broken:
-        def __init__(self, inner: Any):
-            self.inner = inner
-
-        def velocity(self, x: np.ndarray, time: np.ndarray, language: bool = True) -> np.ndarray:
-            return self.inner.velocity(x, time, language) * np.nan
-
-    listener = opened["pi05"]
-    real = listener.context
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(listener, "context", lambda frames, texts: Broken(real(frames, texts)))
-        with pytest.raises(AptError, match=r"frame 0 \(episode \d+\) under .* are not finite"):
-            listen_in(listener, [[Variant(t, "true"), Variant("", "blank")] for t in listener.frames.task], 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -79,8 +80,8 @@ def test_pi05_stage1_fits_and_the_hosts_own_freezing_does_not() -> None:
 
 
 @pytest.mark.slow
-def test_groot_stage1_fits_in_bfloat16_and_says_what_float32_takes() -> None:
-    """GR00T N1.7: 2 cameras. The host's default keeps every weight in float32, whose head alone fills the card."""
+def test_groot_stage1_fits_by_default_and_not_with_a_float32_head(figure: Any) -> None:
+    """GR00T N1.7: 2 cameras. The host's default holds what trains in float32, which alone fills the card."""
     from apt_plugin.hosts.lerobot import register
     from apt_plugin.hosts.lerobot.bench_groot import memory
 
@@ -88,9 +89,9 @@ def test_groot_stage1_fits_in_bfloat16_and_says_what_float32_takes() -> None:
     for fp32 in (False, True):
         for cached in (False, True):
             parts = memory(8, 4, fp32, cached)
-            print(fp32, cached, {name: f"{size / 2**30:.2f} GiB" for name, size in parts.items()})
-            if not fp32:
-                assert parts["total"] < CARD
+            told = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+            figure(f"GR00T Stage 1, head in {'float32' if fp32 else 'bfloat16'}{', cache' * cached}: {told} GiB")
+            assert (parts["total"] < CARD) == (not fp32)
             assert parts["optimizer"] == 2 * parts["trained weights"]
             if cached:
                 assert parts["frozen weights"] < 0.2 * memory(8, 4, fp32)["frozen weights"]

@@ -5,9 +5,12 @@ Values that a fresh initialisation would hide are opened up: features vary, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
@@ -102,6 +105,15 @@ def base_config(vlm: Path, adapter: int = 2, dit: int = 8, select: int = 4, **mo
         vl_self_attention_cfg={**block, "num_layers": adapter, "num_attention_heads": 2} if adapter else None,
         max_num_embodiments=32, state_dropout_prob=dropout, **more,
     )  # fmt: skip
+
+
+@contextmanager
+def home(factory: Any) -> Iterator[tuple[Path, Path]]:
+    """A folder and a VLM in it, while the working directory is there: the host's processor finds its VLM by it."""
+    root = factory.mktemp("groot")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        yield root, vlm_folder(root)
 
 
 def base(folder: Path, vlm: Path, adapter: int = 2, **more: Any) -> Path:

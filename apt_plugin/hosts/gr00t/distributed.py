@@ -24,6 +24,12 @@ def start_group() -> None:
         logging.warning("APT: no GPU here: %d processes talk through gloo instead of NCCL.", dist.get_world_size())
 
 
+def end_group() -> None:
+    """Where a process ends before the host's own end."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def without_gpu(training: Any) -> None:
     """Settings that the host's flags do not offer and without which a CPU cannot even try a run out."""
     if training.bf16 or training.tf32:

@@ -17,7 +17,7 @@ from pathlib import Path
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
-from apt_plugin.hosts.gr00t.names import CHILD, TRAIN
+from apt_plugin.hosts.gr00t.names import BUILDERS, CHILD, TRAIN
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request, listen_after
 from apt_plugin.recipe import Recipe, flatten
@@ -110,6 +110,24 @@ def run(request: Request) -> int:
     return Training(program, request).run()
 
 
+def for_cache(command: Sequence[str], action: str) -> list[str]:
+    """The same processes with the same flags, making or checking the cache in place of training."""
+    place = len(command) - 1 - list(reversed(command)).index(TRAIN)
+    marker = next(name for name, does in BUILDERS.items() if does == action)
+    return [*command[:place], marker, *command[place + 1 :]]
+
+
+def cache(request: Request, action: str) -> int:
+    """Carry out `apt-plugin cache build|verify <GR00T's fine-tune command>`."""
+    program = find_program(request.command)
+    if program is None or program.module != TRAIN or request.recipe is None:
+        raise AptError(
+            f"Write the training command: apt-plugin cache {action} gr00t/experiment/launch_finetune.py ... "
+            "--recipe apt --apt.cache DIR."
+        )
+    return Training(program, request).cache(action)
+
+
 def _as_command(command: Sequence[str]) -> list[str]:
     """The host's command untouched; a script is no program by itself."""
     return [sys.executable, *command] if command[0].endswith(".py") or command[0] == "-m" else list(command)
@@ -138,6 +156,8 @@ class Training:
             if stage == "2" and len(wanted) == 2 and self.request.prove and (status := self.prove()):
                 return status
             command = self.command(stage)
+            if self.caches(stage) and (status := subprocess.call(for_cache(command, "build"))):
+                return status
             logging.info("APT: Stage %s: %s", stage, " ".join(command))
             if status := subprocess.call(command):
                 return status
@@ -146,6 +166,24 @@ class Training:
             self.listen(found[2])
         write_run(self.output, {stage: read_record(folder) for stage, folder in found.items() if folder is not None})
         return 0
+
+    def caches(self, stage: str) -> bool:
+        """Whether this stage reads features from disk: with a frozen VLM only."""
+        return bool(self.recipe.cache) and (stage == "1" or self.recipe.vlm == "frozen")
+
+    def cache(self, action: str) -> int:
+        """`apt-plugin cache build|verify`: every stage whose cache can be made now."""
+        if not self.recipe.cache:
+            raise AptError(f"Which cache? Write --apt.cache DIR behind apt-plugin cache {action} ... --recipe apt.")
+        worst = 0
+        for stage in {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[self.request.stage]:
+            if not self.caches(stage):
+                logging.info("APT: Stage %s trains the VLM and reads no cache.", stage)
+            elif stage == "2" and self.request.stage == "both" and last_whole(self.folder("1")) is None:
+                logging.info("APT: Stage 2's cache starts from Stage 1's result; the run makes it between the stages.")
+            else:
+                worst = max(worst, abs(subprocess.call(for_cache(self.command(stage), action))))
+        return worst
 
     def listen(self, checkpoint: Path) -> None:
         """On the (first) data set that Stage 2 was trained on."""

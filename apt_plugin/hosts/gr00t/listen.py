@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from apt_plugin.backends import torch_listen, torch_params
+from apt_plugin.backends import torch_attention, torch_listen, torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import register
 from apt_plugin.listen.sampling import spread_over_tasks
@@ -129,8 +129,25 @@ class Gr00tListener:
         fusion = getattr(self.model, "apt_fusion", None)
         return {} if fusion is None else fusion.openings()
 
-    def attention(self, frames: Sequence[int]) -> str:
-        return "GR00T reads text in blocks of its own: attention there is on text by construction (see the gates)."
+    def attention(self, frames: Sequence[int]) -> dict[str, float] | str:
+        found = [self._attention_of(row) for row in frames]
+        shares = [each for each in found if each]
+        if not shares:
+            return "No layer attends to the instruction: the gates are closed, or this is a Stage 1."
+        return {layer: float(np.mean([each[layer] for each in shares])) for layer in shares[0]}
+
+    def _attention_of(self, row: int) -> dict[str, float]:
+        """One frame by itself: no padding, so that a prompt's tokens stand where they stand."""
+        step, text = self._steps[row], self.frames.task[row]
+        told, blank = (self._observed([step], [words]) for words in (text, ""))
+        ours = hasattr(self.model, "apt_features")
+        context: Any = (torch_listen.AptGrootContext if ours else torch_listen.GrootContext)(self.model, told)
+        image, valid = context.readable()
+        prompt = torch_attention.Prompt.of(image, valid, told, blank)
+        noise = np.random.default_rng(row).standard_normal((1, 1, *self.frames.actions.shape[1:]))
+        with torch_attention.watched_groot(self.model.action_head.model, prompt) as shares:
+            context.velocity(noise.astype(np.float32), np.full((1, 1), 0.5, np.float32))
+        return dict(shares)
 
     def digest(self) -> str:
         return vlm_digest(self.model)

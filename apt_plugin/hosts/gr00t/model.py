@@ -9,17 +9,19 @@ from typing import Any
 from gr00t.model.gr00t_n1d7.gr00t_n1d7 import Gr00tN1d7
 
 from apt_plugin import stages
-from apt_plugin.backends import torch_params
-from apt_plugin.backends.torch_groot_flow import GrootFlow
+from apt_plugin.backends import torch_absent, torch_params
+from apt_plugin.backends.torch_cache import take_fields
+from apt_plugin.backends.torch_groot_cache import FIELDS, CachedGrootFlow
 from apt_plugin.backends.torch_groot_groups import part_of
 from apt_plugin.curve import Curve
 from apt_plugin.hosts.gr00t.config import Gr00tN1d7AptConfig
 from apt_plugin.hosts.gr00t.distributed import mean_over_processes
+from apt_plugin.hosts.gr00t.names import WEIGHTS
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 
-class Gr00tN1d7Apt(GrootFlow, Gr00tN1d7):
+class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
     """Built by AutoModel from our checkpoints, or made in place from a stock model that the host loaded."""
 
     config_class = Gr00tN1d7AptConfig
@@ -35,6 +37,7 @@ class Gr00tN1d7Apt(GrootFlow, Gr00tN1d7):
         self.apt_curve = Curve()
         self.apt_vlm_start: str | None = None
         self.apt_stage1: dict[str, Any] | None = None
+        self.apt_absent: torch_absent.Vlm | None = None  # the VLM, where a run from a cache leaves it in its file
 
     @classmethod
     def convert(cls, model: Gr00tN1d7, recipe: Recipe, stage: int) -> Gr00tN1d7Apt:
@@ -62,7 +65,9 @@ class Gr00tN1d7Apt(GrootFlow, Gr00tN1d7):
         recipe, two = self.apt_recipe, self.apt_stage == LIKELIHOOD
         if self.training and self.apt_vlm_start is None:
             self.apt_vlm_start = self.apt_vlm_digest()
+        inputs, cached = take_fields(inputs)
         backbone, action = self.prepare_input(inputs)
+        backbone = backbone if cached is None else {FIELDS: cached}
         noise, time = self.apt_draw(action["action"], self.apt_step if self.training else -1)
         blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_step % recipe.gap_every == 0))
         errors = self.apt_errors(backbone, action, noise, time, blank)
@@ -94,11 +99,15 @@ class Gr00tN1d7Apt(GrootFlow, Gr00tN1d7):
         return {"gate_mean": sum(opened) / len(opened), "gate_max": max(opened)}
 
     def apt_vlm_digest(self) -> str:
-        """SHA-256 over the backbone as it is now."""
-        return torch_params.digest((n, p) for n, p in self.named_parameters() if part_of(n) == "vlm")
+        """SHA-256 over the backbone as it is now, in memory or in its file."""
+        here = {n: p for n, p in self.named_parameters() if part_of(n) == "vlm"}
+        return torch_params.digest(here.items()) if self.apt_absent is None else self.apt_absent.digest(here)
 
     def save_pretrained(
         self, save_directory: str | Path, *args: Any, max_shard_size: str = "1TB", **kwargs: Any
     ) -> Any:
-        """One weights file whatever its size: its digest is in the record."""
-        return super().save_pretrained(save_directory, *args, max_shard_size=max_shard_size, **kwargs)
+        """One weights file whatever its size: its digest is in the record. A VLM that is not in memory is added."""
+        done = super().save_pretrained(save_directory, *args, max_shard_size=max_shard_size, **kwargs)
+        if self.apt_absent is not None:
+            torch_absent.merge(Path(save_directory) / WEIGHTS, self.apt_absent)
+        return done

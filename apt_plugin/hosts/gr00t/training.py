@@ -7,6 +7,7 @@ put back by `uninstall`: the pipeline registered for N1.7, and `Gr00tTrainer` in
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from transformers import TrainerCallback
 
 from apt_plugin.backends.torch_groot_flow import check_recipe
 from apt_plugin.backends.torch_groot_groups import check_sharded_groups, parameter_groups
+from apt_plugin.cache import Cache, check_stamp
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t import data, distributed, records
+from apt_plugin.hosts.gr00t import absent, cache, cache_build, cache_stamp, data, distributed, records
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
 from apt_plugin.recipe import Recipe
@@ -30,8 +32,12 @@ from apt_plugin.stages import LIKELIHOOD, PRIOR, Record
 _ACTIVE: dict[str, Any] = {}
 
 
-def install(recipe: Recipe, stage: int) -> None:
-    """Name the recipe for this process."""
+def install(recipe: Recipe, stage: int, building: str = "") -> None:
+    """Name the recipe for this process.
+
+    Args:
+        building: "build" or "verify" the stage's feature cache in place of training; "" trains.
+    """
     check_recipe(recipe)
     if recipe.vlm == "lora":
         raise AptError(
@@ -47,7 +53,7 @@ def install(recipe: Recipe, stage: int) -> None:
         MODEL_REGISTRY[Gr00tN1d7Config] = AptPipeline
         experiment.Gr00tTrainer = AptTrainer
         logging.info("APT: replaced MODEL_REGISTRY[Gr00tN1d7Config] and gr00t.experiment.experiment.Gr00tTrainer")
-    _ACTIVE["recipe"], _ACTIVE["stage"] = recipe, stage
+    _ACTIVE["recipe"], _ACTIVE["stage"], _ACTIVE["building"] = recipe, stage, building
     if recipe.prefix == "native":
         logging.warning(
             "APT: prefix=native runs the host's own adapter so that a checkpoint can be folded. Stage 1 sees no words; "
@@ -70,6 +76,14 @@ class AptPipeline(Gr00tN1d7Pipeline):
         recipe, stage = _ACTIVE["recipe"], _ACTIVE["stage"]
         self.recipe: Recipe = recipe
         self.stage: int = stage
+        self.building: str = _ACTIVE["building"]
+        reads = cache.wanted(recipe, stage)
+        self.cache = Cache(cache.folder_of(recipe, stage)) if reads and not self.building else None
+        if self.building and not reads:
+            why = "trains the VLM" if recipe.cache else "names no folder"
+            raise AptError(f"There is nothing to cache: this recipe {why}. Write --apt.cache DIR with a frozen VLM.")
+        if recipe.cache and not reads:
+            logging.info("APT: the cache is not used: this stage trains the VLM.")
         start = config.training.start_from_checkpoint
         if config.training.skip_weight_loading or start is None:
             raise AptError(
@@ -94,8 +108,24 @@ class AptPipeline(Gr00tN1d7Pipeline):
             distributed.without_gpu(config.training)
         super().__init__(config, save_cfg_dir)
 
+    def setup(self) -> None:
+        """The host's; then the cache is compared with what was set up, or made in place of a training."""
+        super().setup()
+        if self.building:
+            cache_build.instead_of_training(self.building, self.model, self.processor, self.config, self.train_dataset)
+        elif self.cache is not None:
+            cache.check_run(self.recipe, self.model_config)
+            stamp = cache_stamp.stamp_of(self.model, self.processor, self.config, self.train_dataset.datasets)
+            check_stamp(self.cache.folder, stamp)
+            cache.wrap(self.train_dataset, self.processor, self.cache, cache.keyed_by_words(self.stage))
+            self.data_collator = cache.CachedCollator(self.data_collator, self.cache)
+
     def _create_model(self) -> Gr00tN1d7Apt:
-        model = Gr00tN1d7Apt.convert(super()._create_model(), self.recipe, self.stage)
+        with absent.outlined() if self.cache is not None else nullcontext():
+            loaded = super()._create_model()
+        model = Gr00tN1d7Apt.convert(loaded, self.recipe, self.stage)
+        if self.cache is not None:
+            model.apt_absent = absent.find(model, self.config.training.start_from_checkpoint)
         config = self.model_config
         model.apt_train_as(config)
         if self.record is not None:

@@ -19,12 +19,14 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
 from lerobot.policies.groot.groot_n1_7 import GR00TN17, GR00TN17Config
 
+from apt_plugin.backends import torch_precision
 from apt_plugin.backends.torch_absent import Absent
 from apt_plugin.backends.torch_bench import flops
 from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask
 from apt_plugin.backends.torch_groot_dit import Features
 from apt_plugin.backends.torch_groot_flow import apt_class
 from apt_plugin.backends.torch_live import bytes_of, peak_of, standing
+from apt_plugin.bench.rows import Made, rows_of
 from apt_plugin.bench.table import Row
 from apt_plugin.hosts.lerobot import cache, cache_groot
 from apt_plugin.recipe import Recipe
@@ -43,7 +45,7 @@ class Size:
     batch: int = 1
 
 
-SIZES = {"tiny": Size(16, (3, 4, 2, 8)), "quarter": Size(4), "real": Size(1, batch=8)}
+SIZES = {"tiny": Size(16, (3, 4, 2, 8)), "deep": Size(16, batch=2), "quarter": Size(4), "real": Size(1, batch=8)}
 
 
 def smaller(size: Size, batch: int | None) -> Size:
@@ -128,25 +130,11 @@ class Bench:
         }  # fmt: skip
         return {name: value.to(self.device) for name, value in made.items()}
 
-    def rows(self) -> Iterator[tuple[Row, Callable[[], tuple[Any, Callable[[], None]]]]]:
-        """See bench_pi.Bench.rows."""
+    def rows(self) -> Iterator[tuple[Row, Callable[[], Made]]]:
+        """See `bench.rows`."""
+        return rows_of(self, self.size.batch, "frozen backbone")
 
-        def row(name: str, draws: int = 1, kind: str = "train") -> Row:
-            return Row(name, kind, draws, self.size.batch)
-
-        yield row("host, everything trained"), lambda: self.stock(True)
-        yield row("host, frozen backbone"), lambda: self.stock(False)
-        for draws in (1, 4, 8):
-            yield (r := row(f"APT Stage 1, K={draws}", draws)), lambda r=r: self.stage(r, 1)
-            yield (r := row(f"APT Stage 1, K={draws}, cache", draws)), lambda r=r: self.stage(r, 1, cached=True)
-        yield (r := row("APT Stage 2, frozen VLM", 4)), lambda r=r: self.stage(r, 2)
-        yield (r := row("APT Stage 2, frozen VLM, cache", 4)), lambda r=r: self.stage(r, 2, cached=True)
-        yield (r := row("APT Stage 2, VLM trained", 4)), lambda r=r: self.stage(r, 2, vlm="full")
-        yield row("host acting", kind="act"), lambda: self.acting(None)
-        yield row("APT acting", kind="act"), lambda: self.acting(1.0)
-        yield row("APT acting, guidance 1.5", kind="act"), lambda: self.acting(1.5)
-
-    def stock(self, everything: bool) -> tuple[Any, Callable[[], None]]:
+    def stock(self, everything: bool) -> Made:
         policy = self.policy("groot", tune_llm=everything, tune_visual=everything)
         inputs = self.inputs()
         return policy, lambda: policy(dict(inputs))[0].backward()
@@ -159,7 +147,7 @@ class Bench:
             policy.model.apt_set_trainable()
         return policy
 
-    def stage(self, row: Row, stage: int, cached: bool = False, vlm: str = "frozen") -> tuple[Any, Callable[[], None]]:
+    def stage(self, row: Row, stage: int, cached: bool = False, vlm: str = "frozen") -> Made:
         policy = self.apt(stage, noise_draws=row.draws, vlm=vlm)
         flow, inputs = policy.model, self.inputs()
         backbone, action = flow.prepare_input(dict(inputs))
@@ -177,6 +165,8 @@ class Bench:
         if cached:
             backbone = {cache_groot.FIELDS: fields_of(policy, inputs)}
             flow.backbone = Absent(flow.backbone.to("meta"))
+        elif vlm == "lora":
+            policy = policy.wrap_with_peft(peft_cli_overrides={"method_type": "LORA"})
 
         def step() -> None:
             noise, time = flow.apt_draw(action["action"], 0)
@@ -185,7 +175,7 @@ class Bench:
 
         return policy, step
 
-    def acting(self, scale: float | None) -> tuple[Any, Callable[[], None]]:
+    def acting(self, scale: float | None) -> Made:
         policy = self.policy("groot") if scale is None else self.apt(2, guidance_scale=scale)
         inputs = {name: value for name, value in self.inputs().items() if not name.startswith("action")}
         policy.eval()
@@ -221,42 +211,53 @@ def fields_of(policy: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
 # -- memory at full size ----------------------------------------------------------------------------------
 
 
-def memory(batch: int, draws: int, fp32: bool, cached: bool = False) -> dict[str, int]:
-    """Bytes of a full-size Stage-1 step, part by part; counted on the meta device but for the VLM's own pass.
+def memory(batch: int, draws: int, fp32: bool = False, cached: bool = False) -> dict[str, int]:
+    """Bytes of a full-size Stage-1 step as `groot_apt` holds it, part by part; counted on the meta device, but for the
+    VLM's own pass.
 
     Args:
-        fp32: `policy.model_params_fp32`, the host's default: every weight in float32. False leaves them in bfloat16.
+        fp32: `policy.model_params_fp32`: the head in float32, the host's default. The VLM is held in bfloat16 either
+            way.
     """
-    dtype = torch.float32 if fp32 else torch.bfloat16
     with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
         config = configs(SIZES["real"], Path(folder))
         model: Any = GR00TN17(config, load_backbone_weights=False)
-        model = model.to(dtype).train()
+        model = model.to(torch.float32).train()
         model.__class__ = apt_class(cache_groot.CachedGrootFlow, type(model))
         model.apt_attach(Recipe(noise_draws=draws), 1)
         model.apt_set_trainable()
-        head, tokens = model.action_head, 2 * PATCHES // 4 + 4
+        # All activations as if in float32: more than under bfloat16 autocast, which leaves the norms' in float32.
+        activations = _head_step(model, batch, draws) - standing(model)["trained weights"]
+        torch_precision.hold_frozen(model.backbone)
+        if not fp32:
+            torch_precision.hold_trained(model.action_head)
         parts = standing(model)
         if cached:
             parts["frozen weights"] -= bytes_of(model.backbone.parameters())
-        states = torch.empty(batch, tokens, 2048, dtype=dtype)
-        seen = torch.ones(batch, tokens, dtype=torch.bool)
-        layout = Layout(seen.long(), seen, seen, seen)
-        x = torch.empty(batch, draws, 40, 132, dtype=dtype)
-        when, who = torch.zeros(batch, draws, dtype=torch.int64), torch.zeros(batch, dtype=torch.int32)
-
-        def step() -> None:
-            vl = adapt(head.vlln, head.vl_self_attention, states, adapter_mask(layout))
-            features = Features(vl, layout.image, layout.text)
-            state = model.apt_state(torch.empty(batch, 1, 132, dtype=dtype), who)
-            model.apt_velocity(features, x, when, state, who).float().square().mean().backward()
-
-        parts["head: gradients and activations"] = peak_of(head, step)
+        parts["gradients"], parts["activations"] = parts["trained weights"], activations
     # The VLM keeps nothing for a backward pass. At most one block's intermediate tensors stand at a time, here all of
     # them counted as if none were freed: vision tokens x (stream, norm, qkv, scores' output, MLP twice).
-    patches, size = batch * 2 * PATCHES, torch.finfo(dtype).bits // 8
-    vision = patches * (2 * 1024 + 3 * 1024 + 2 * 1024 + 2 * 4096) * size + batch * 2 * 16 * PATCHES**2 * 4
-    llm = batch * tokens * (2 * 2048 + 4096 + 2 * 2048 + 3 * 6144) * size + batch * 16 * tokens**2 * 4
+    patches, tokens = batch * 2 * PATCHES, 2 * PATCHES // 4 + 4
+    vision = patches * (2 * 1024 + 3 * 1024 + 2 * 1024 + 2 * 4096) * 2 + batch * 2 * 16 * PATCHES**2 * 4
+    llm = batch * tokens * (2 * 2048 + 4096 + 2 * 2048 + 3 * 6144) * 2 + batch * 16 * tokens**2 * 4
     parts["VLM: one block in flight"] = 0 if cached else max(vision, llm)
     parts["total"] = sum(parts.values())
     return parts
+
+
+def _head_step(model: Any, batch: int, draws: int) -> int:
+    """Bytes at the peak of the head's forward and backward pass, gradients included."""
+    head, tokens = model.action_head, 2 * PATCHES // 4 + 4
+    states = torch.empty(batch, tokens, 2048)
+    seen = torch.ones(batch, tokens, dtype=torch.bool)
+    layout = Layout(seen.long(), seen, seen, seen)
+    x, when = torch.empty(batch, draws, 40, 132), torch.zeros(batch, draws, dtype=torch.int64)
+    who = torch.zeros(batch, dtype=torch.int32)
+
+    def step() -> None:
+        vl = adapt(head.vlln, head.vl_self_attention, states, adapter_mask(layout))
+        state = model.apt_state(torch.empty(batch, 1, 132), who)
+        features = Features(vl, layout.image, layout.text)
+        model.apt_velocity(features, x, when, state, who).square().mean().backward()
+
+    return peak_of(head, step)

@@ -14,6 +14,7 @@ from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
 
 from apt_plugin.backends.torch_bench import flops
+from apt_plugin.bench.rows import Made, rows_of
 from apt_plugin.bench.table import Row
 from apt_plugin.hosts.lerobot import cache_pi
 from apt_plugin.hosts.lerobot.flow import PromptBatch
@@ -118,27 +119,12 @@ class Bench:
 
     # -- rows ---------------------------------------------------------------------------------------------
 
-    def rows(self) -> Iterator[tuple[Row, Callable[[], tuple[Any, Callable[[], None]]]]]:
-        """(row, make); make() builds a model and gives it with its step, and fills in the row's floor."""
+    def rows(self) -> Iterator[tuple[Row, Callable[[], Made]]]:
+        """See `bench.rows`."""
+        return rows_of(self, self.size.batch, "train_expert_only")
 
-        def row(name: str, draws: int = 1, kind: str = "train") -> Row:
-            return Row(name, kind, draws, self.size.batch)
-
-        yield row("host, everything trained"), lambda: self.stock(False)
-        yield row("host, train_expert_only"), lambda: self.stock(True)
-        for draws in (1, 4, 8):
-            yield (r := row(f"APT Stage 1, K={draws}", draws)), lambda r=r: self.stage(r, 1)
-            yield (r := row(f"APT Stage 1, K={draws}, cache", draws)), lambda r=r: self.stage(r, 1, cached=True)
-        yield (r := row("APT Stage 2, frozen VLM", 4)), lambda r=r: self.stage(r, 2)
-        yield (r := row("APT Stage 2, frozen VLM, cache", 4)), lambda r=r: self.stage(r, 2, cached=True)
-        yield (r := row("APT Stage 2, LoRA on the VLM", 4)), lambda r=r: self.stage(r, 2, vlm="lora")
-        yield (r := row("APT Stage 2, VLM trained", 4)), lambda r=r: self.stage(r, 2, vlm="full")
-        yield row("host acting", kind="act"), lambda: self.acting(None)
-        yield row("APT acting", kind="act"), lambda: self.acting(1.0)
-        yield row("APT acting, guidance 1.5", kind="act"), lambda: self.acting(1.5)
-
-    def stock(self, expert_only: bool) -> tuple[Any, Callable[[], None]]:
-        policy = self.policy(self.family, train_expert_only=expert_only)
+    def stock(self, everything: bool) -> Made:
+        policy = self.policy(self.family, train_expert_only=not everything)
         images, masks, prompt, actions = self.inputs(True)
         state = self.state()
         args = (prompt.tokens, prompt.valid, *([] if state is None else [state]), actions)
@@ -148,7 +134,7 @@ class Bench:
 
         return policy, step
 
-    def stage(self, row: Row, stage: int, cached: bool = False, vlm: str = "frozen") -> tuple[Any, Callable[[], None]]:
+    def stage(self, row: Row, stage: int, cached: bool = False, vlm: str = "frozen") -> Made:
         policy = self.apt(stage, noise_draws=row.draws, vlm=vlm)
         images, masks, prompt, actions = self.inputs(stage == 2)
         state, prefix = self.state(), None
@@ -177,7 +163,7 @@ class Bench:
 
         return policy, step
 
-    def acting(self, scale: float | None) -> tuple[Any, Callable[[], None]]:
+    def acting(self, scale: float | None) -> Made:
         policy = self.policy(self.family) if scale is None else self.apt(2, guidance_scale=scale)
         images, masks, prompt, _ = self.inputs(True)
         state = self.state()

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from apt_plugin.backends.torch_absent import TORCH, Vlm
-from apt_plugin.cache import Cache, Key, check_stamp, words_of
+from apt_plugin.backends.torch_absent import Vlm
+from apt_plugin.backends.torch_cache import to_torch
+from apt_plugin.cache import Cache, Key, check_stamp, settle_views, words_of
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import mixing
 from apt_plugin.stages import LIKELIHOOD
@@ -87,23 +87,7 @@ def check_choice(config: Any, found: dict[str, Any] | None) -> Any:
     Raises:
         AptError: the host augments and nobody chose; or views were asked for and the host augments nothing.
     """
-    views = config.recipe.cache_views
-    if found and views < 0:
-        raise AptError(
-            f"The host augments images at random ({', '.join(found)}), and a cache holds what was computed once. Write "
-            "--apt.cache_views 4 to store that many augmented views per frame, --apt.cache_views 0 to go without "
-            "augmentation, or train without --apt.cache."
-        )
-    if views > 0 and not found:
-        raise AptError(
-            f"cache_views is {views}, but the host augments nothing: every view would be the same. Write "
-            "--dataset.image_transforms.enable=true, or drop it."
-        )
-    if not found or views <= 0:
-        if found:
-            logging.warning("APT: cache_views=0: %s is left out of training.", ", ".join(found))
-        return "none"
-    return {"views": views, "of": found}
+    return settle_views(config.recipe.cache_views, found, "--dataset.image_transforms.enable=true")
 
 
 # -- the data ---------------------------------------------------------------------------------------------
@@ -147,12 +131,6 @@ def without_images(dataset: Any) -> None:
         reader.hf_dataset = reader.hf_dataset.remove_columns(cameras)
         reader._query_videos = lambda *_: {}
         source.clear_image_transforms()
-
-
-def to_torch(array: np.ndarray, dtype: str) -> Tensor:
-    """BF16 travels as uint16 in numpy."""
-    tensor = torch.from_numpy(np.array(array.view(np.int16) if dtype == "BF16" else array))
-    return tensor.view(TORCH[dtype]) if dtype == "BF16" else tensor
 
 
 class CachedDataset(torch.utils.data.Dataset):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
+from apt_plugin.backends.torch_cache import recompute
 from apt_plugin.cache import Cache, Key, Plan, Worker, build, building, check_stamp
 from apt_plugin.cache.stamp import STAMP, read_stamp
 from apt_plugin.errors import AptError
@@ -23,7 +24,6 @@ from apt_plugin.hosts.lerobot import cache, cache_groot, cache_pi
 from apt_plugin.hosts.lerobot.cache_stamp import stamp_of
 
 BATCH = 8
-TRIED = 8  # entries that `verify` computes again
 
 
 class Finished(BaseException):
@@ -169,19 +169,8 @@ class Encoder:
         problems, sound = building.verify(self.folder)
         there, batch = Cache(self.folder), int(stamp["batch"])
         keys = [key for key in self.places if key in there]
-        worst, tried = 0.0, 0
-        for first in range(0, len(keys), max(len(keys) // TRIED // batch, 1) * batch):
-            group = keys[first : first + batch]  # the batch they were computed in
-            for key, fresh in zip(group, self.compute(group), strict=True):
-                stored = there.entry(key)
-                for name, array in fresh.items():
-                    if stored[name].shape != array.shape:
-                        problems.append(f"{key.text()}: {name} is {stored[name].shape} there, {array.shape} here.")
-                        continue
-                    dtype = there.fields[name].dtype
-                    a, b = (cache.to_torch(part, dtype).double() for part in (stored[name], array))
-                    worst = max(worst, float((a - b).abs().max()) if a.numel() else 0.0)
-                tried += 1
+        different, worst, tried = recompute(there, keys, batch, self.compute)
+        problems += different
         logging.info(
             "APT cache: %d shards sound, %d of %d entries there, %d computed again: largest difference %.3g.",
             sound, len(keys), len(self.places), tried, worst,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from apt_plugin.backends.torch_absent import SAFE, Absent
+from apt_plugin.backends.torch_cache import to_numpy
 from apt_plugin.backends.torch_pi import PrefixCache
 from apt_plugin.cache import Field
 from apt_plugin.hosts.lerobot import cache
@@ -26,11 +27,6 @@ from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.sizes import replaced
 
 _VLM = "PaliGemmaForConditionalGenerationWithPiGemma"
-
-
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor.view(torch.int16).numpy().view("<u2") if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
 # -- writing ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from apt_plugin.backends.torch_params import as_bytes
+from apt_plugin.cache.stamp import files_of
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import cache, records
 from apt_plugin.hosts.lerobot.loading import family_of
@@ -44,11 +45,8 @@ def stamp_of(cfg: Any, policy: Any, dataset: Any, preprocessor: Any, kind: str) 
 
 def compute_dtype(config: Any) -> str:
     """In which precision the VLM computes."""
-    if hasattr(config, "use_bf16"):  # GR00T: autocast over float32 or bfloat16 weights
-        computes, holds = (
-            "bfloat16" if half else "float32" for half in (config.use_bf16, not config.model_params_fp32)
-        )
-        return f"{computes} over {holds}"
+    if hasattr(config, "use_bf16"):  # GR00T: autocast
+        return "bfloat16" if config.use_bf16 else "float32"
     return config.dtype
 
 
@@ -92,15 +90,7 @@ def _loaded(step: Any) -> dict[str, Any]:
 
 
 def identity(dataset: Any) -> dict[str, Any]:
-    """A data set by its frames and the names and sizes of its files: a copy is the same, an edit is not."""
-    root = Path(dataset.root)
-    files = sorted(
-        (path.relative_to(root).as_posix(), path.stat().st_size)
-        for part in ("data", "videos")
-        for path in (root / part).rglob("*")
-        if path.is_file()
-    )
-    return {"frames": int(dataset.meta.total_frames), "files": _digest(json.dumps(files).encode())}
+    return files_of(Path(dataset.root), int(dataset.meta.total_frames))
 
 
 def _digest(data: bytes) -> str:

@@ -18,6 +18,10 @@ from apt_plugin.hosts.lerobot.config import StageFields
 class GrootAptConfig(StageFields, GrootConfig):
     """lerobot's GrootConfig plus the recipe. Raw NVIDIA weights come through `base_model_path`, as in the host."""
 
+    # The host's default is True: float32 weights, moments and gradients of the head alone fill a 24 GB card
+    # (tests/lerobot/test_memory.py). False holds its matrices in bfloat16; a frozen VLM is held so either way.
+    model_params_fp32: bool = False
+
     def __post_init__(self) -> None:
         raw = Path(self.base_model_path or "") / "config.json"
         kind = files.read_json(raw).get("model_type") if raw.is_file() else None

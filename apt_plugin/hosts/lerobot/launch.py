@@ -29,6 +29,8 @@ CHILD = "apt_plugin.hosts.lerobot"
 TRAIN = "lerobot-train"
 # Not the policy's: what a resumed run takes from its own checkpoint.
 _FROM_CHECKPOINT = ("config_path", "resume", "output_dir", "job_name")
+# Of a plain checkpoint's config: what the new policy says itself.
+_NOT_CARRIED = ("type", "pretrained_path", "input_features", "output_features", "model_params_fp32")
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ class Training:
         return child(self.program, flags.with_(own).tokens())
 
     def _stage1(self, flags: Flags, own: dict[str, str]) -> Flags:
-        return source_flags(flags.with_(own)).with_({"policy.stage": "1", **recipe_flags(self.recipe)})
+        flags = source_flags(flags.with_(own))
+        return flags.with_({"policy.stage": "1", **recipe_flags(self.recipe), **precision_flags(flags)})
 
     def _stage2(self, flags: Flags, own: dict[str, str]) -> Flags:
         prior = own.get("policy.path") or self.flags.get("policy.path") or self._own_prior()
@@ -226,6 +229,24 @@ def recipe_flags(recipe: Recipe) -> dict[str, str]:
     return out
 
 
+def precision_flags(flags: Flags) -> dict[str, str]:
+    """On a GPU π trains in bfloat16 unless the user, or the checkpoint, says otherwise: lerobot's default of float32
+    takes Stage 1 of a full-size π0.5 beyond a 24 GB card. (GR00T's config has the same default by itself.)"""
+    if flags.get("policy.type") not in ("pi05_apt", "pi0_apt") or flags.get("policy.dtype") is not None:
+        return {}
+    device = flags.get("policy.device")
+    if device is None:
+        from torch import cuda
+
+        device = "cuda" if cuda.is_available() else "cpu"
+    if not device.startswith("cuda"):
+        return {}
+    logging.info(
+        "APT: --policy.dtype=bfloat16, so that Stage 1 fits a 24 GB card; write float32 for the host's default."
+    )
+    return {"policy.dtype": "bfloat16"}
+
+
 def source_flags(flags: Flags) -> Flags:
     """Turn the host's policy type, or a plain checkpoint named by --policy.path, into ours.
 
@@ -240,7 +261,7 @@ def source_flags(flags: Flags) -> Flags:
         carried = {
             f"policy.{k}": json.dumps(v) if isinstance(v, list | bool | dict) else str(v)
             for k, v in config.items()
-            if k not in ("type", "pretrained_path", "input_features", "output_features") and v is not None
+            if k not in _NOT_CARRIED and v is not None
         }
         flags = flags.without("policy.path")
         named = {k: v for k, v in carried.items() if flags.get(k) is None}

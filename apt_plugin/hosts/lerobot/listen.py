@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from apt_plugin.backends import torch_listen, torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.flow import AptFlow, PromptBatch
 from apt_plugin.hosts.lerobot.groups import VLM
+from apt_plugin.hosts.lerobot.listen_attention import attention_of
 from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
-from apt_plugin.stages import LIKELIHOOD
+from apt_plugin.stages import LIKELIHOOD, RECORD, read_record
 
 FIRST_FRAMES = 512  # episodes at most whose first frames say whether the data need language
 
@@ -39,7 +41,7 @@ class LerobotListener:
         self.steps = int(
             getattr(self.config, "num_inference_steps", 0)
             or getattr(self.config, "num_steps", 0)
-            or self._flow().action_head.num_inference_timesteps
+            or self.flow().action_head.num_inference_timesteps
         )
         rows = _Episodes(dataset.meta)
         self.tasks = rows.tasks
@@ -57,8 +59,10 @@ class LerobotListener:
             data=getattr(dataset, "repo_id", ""),
             tasks=len(self.tasks),
         )
+        record = opened.folder / RECORD
+        self.began = (read_record(opened.folder).vlm_start or "") if record.is_file() else ""
 
-    def _flow(self) -> Any:
+    def flow(self) -> Any:
         return getattr(self.policy, "_groot_model", None) or self.policy.model
 
     # -- frames -------------------------------------------------------------------------------------------
@@ -93,7 +97,7 @@ class LerobotListener:
 
     def _chunk(self, batch: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Demonstrated chunks [B, T, A] as the model is trained on them, and which steps are in the episode [B, T]."""
-        if self._is_groot():
+        if self.is_groot():
             inputs = self.policy._filter_groot_inputs(batch, include_action=True)
             actions, mask = inputs["action"].float(), inputs["action_mask"].bool()
             ok = mask.any(-1) if mask.dim() == 3 else mask
@@ -103,7 +107,7 @@ class LerobotListener:
             ok = torch.ones(actions.shape[:2], dtype=torch.bool) if pad is None else ~pad.bool()
         return actions.cpu().numpy(), ok[:, : actions.shape[1]].cpu().numpy()
 
-    def _is_groot(self) -> bool:
+    def is_groot(self) -> bool:
         return hasattr(self.policy, "_filter_groot_inputs")
 
     # -- what is asked ------------------------------------------------------------------------------------
@@ -112,12 +116,12 @@ class LerobotListener:
         return self._context([self._items[f] for f in frames], texts)
 
     def _context(self, items: Sequence[dict], texts: Sequence[str]) -> Any:
-        policy, model = self.policy, self._flow()
-        if self._is_groot() and not hasattr(model, "apt_features") and len(items) > 1:
+        policy, model = self.policy, self.flow()
+        if self.is_groot() and not hasattr(model, "apt_features") and len(items) > 1:
             return torch_listen.OneByOne([self._context([i], [t]) for i, t in zip(items, texts, strict=True)])
         batch = self.preprocessor(self._raw(items, texts))
         device = next(policy.parameters()).device
-        if self._is_groot():
+        if self.is_groot():
             inputs = policy._filter_groot_inputs(batch, include_action=False)
             ours = hasattr(model, "apt_features")
             made = torch_listen.AptGrootContext if ours else torch_listen.GrootContext
@@ -136,6 +140,10 @@ class LerobotListener:
         made.text_tokens = batch[OBS_LANGUAGE_TOKENS].shape[1]
         return made
 
+    def prompts(self, frames: Sequence[int], texts: Sequence[str]) -> dict[str, Any]:
+        """The processed batch of frames under these words, prompt tokens among it."""
+        return self.preprocessor(self._raw([self._items[f] for f in frames], texts))
+
     def first_frames(self) -> tuple[np.ndarray, list[str]]:
         found = []
         for start in range(0, len(self._first), 64):
@@ -150,8 +158,8 @@ class LerobotListener:
     def _features(self, items: Sequence[dict]) -> np.ndarray:
         """What the frozen image tower says, pooled: no instruction takes part."""
         batch = self.preprocessor(self._raw(items, [""] * len(items)))
-        model = self._flow()
-        if self._is_groot():
+        model = self.flow()
+        if self.is_groot():
             inputs = self.policy._filter_groot_inputs(batch, include_action=False)
             return torch_listen.groot_features(model, inputs, bool(self.config.use_bf16))
         prepare = getattr(self.policy, "_preprocess_images", None) or self.policy.prepare_images
@@ -160,33 +168,18 @@ class LerobotListener:
         return torch_listen.pooled([tower.embed_image(image) for image in images])
 
     def gates(self) -> dict[str, float]:
-        fusion = getattr(self._flow(), "apt_fusion", None)
+        fusion = getattr(self.flow(), "apt_fusion", None)
         return {} if fusion is None else fusion.openings()
 
     def attention(self, frames: Sequence[int]) -> dict[str, float] | str:
-        model, rows = self._flow(), list(frames)
-        if self._is_groot():
-            return "GR00T reads text in blocks of its own: attention there is on text by construction (see the gates)."
-        expert = getattr(getattr(model, "paligemma_with_expert", None), "gemma_expert", None)
-        if expert is None:
-            return f"{self.config.type} does not hand out its attention weights."
-        context: Any = self.context(rows, [self.frames.task[f] for f in rows])
-        noise = np.random.default_rng(0).standard_normal((len(rows), 1, *self.frames.actions.shape[1:]))
-        half = np.full((len(rows), 1), 0.5, np.float32)
-        if isinstance(context, torch_listen.AptPiContext):
-            watched = torch_listen.watched_fusions(model.apt_fusion, context.cache.spoken)
-            none = "Closed, or the host's own pathway: no layer attends to the instruction beside other tokens."
-        else:
-            suffix = int(self.frames.actions.shape[1]) + (self.config.type == "pi0")  # π0 has a state token in front
-            text = int(context.text_tokens)
-            watched = torch_listen.watched_expert(expert.model, slice(-suffix - text, -suffix))
-            none = "The expert's attention does not hand out its weights in this version."
-        with watched as shares:
-            context.velocity(noise.astype(np.float32), half)
-        return dict(shares) or none
+        return attention_of(self, list(frames))
 
     def digest(self) -> str:
-        return torch_params.digest((n, p) for n, p in self.policy.named_parameters() if _in_vlm(n))
+        return torch_params.digest(_vlm(self.policy).items())
+
+    def base_digest(self, path: str) -> str:
+        """`digest` of a base checkpoint, each tensor in the precision in which this policy holds it."""
+        return base_digest(path, str(self.config.device), {n: p.dtype for n, p in _vlm(self.policy).items()})
 
 
 class _Episodes:
@@ -213,8 +206,11 @@ def _picture(image: Tensor | None) -> np.ndarray:
     return (frame.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
-def _in_vlm(name: str) -> bool:
-    return any(part in f".{name}" for part in (*VLM, ".vlm_with_expert.vlm."))
+def _vlm(policy: Any) -> dict[str, Tensor]:
+    """The VLM's parameters, without PEFT's wrapping in their names."""
+    parts = (*VLM, ".vlm_with_expert.vlm.")
+    named = ((n.replace(".base_layer.", "."), p) for n, p in policy.named_parameters() if ".lora_" not in n)
+    return {name: p for name, p in named if any(part in f".{name}" for part in parts)}
 
 
 def open_listener(policy: str, dataset: str, root: str = "", frames: int = 64, seed: int = 0, device: str = "") -> Any:
@@ -232,7 +228,7 @@ def open_listener(policy: str, dataset: str, root: str = "", frames: int = 64, s
     return LerobotListener(opened, data, frames, seed)
 
 
-def base_digest(path: str, device: str = "") -> str:
-    """SHA-256 over the VLM's parameters of a base checkpoint."""
-    policy = open_policy(path, device).policy
-    return torch_params.digest((n, p) for n, p in policy.named_parameters() if _in_vlm(n))
+def base_digest(path: str, device: str = "", dtypes: Mapping[str, torch.dtype] = MappingProxyType({})) -> str:
+    """SHA-256 over the VLM's parameters of a base checkpoint; `dtypes`: what each is cast to first."""
+    named = _vlm(open_policy(path, device).policy)
+    return torch_params.digest((name, p.to(dtypes.get(name, p.dtype))) for name, p in named.items())

@@ -27,6 +27,14 @@ class Source:
     record: Record | None
 
 
+def config_of(path: str | Path, **given: Any) -> Any:
+    """The policy config of a checkpoint; `given`: what the caller of the host's from_pretrained wrote."""
+    from lerobot.configs import PreTrainedConfig
+
+    hub = ("force_download", "token", "cache_dir", "local_files_only", "revision")
+    return PreTrainedConfig.from_pretrained(path, **{k: v for k, v in given.items() if k in hub})
+
+
 def family_of(policy_type: str) -> str:
     """The host's policy type behind one of ours."""
     return {apt: host for host, apt in POLICIES.items()}[policy_type]

@@ -17,7 +17,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from apt_plugin import stages
-from apt_plugin.backends import torch_params
+from apt_plugin.backends import torch_params, torch_precision
 from apt_plugin.backends.torch_groot_flow import apt_class
 from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
 from apt_plugin.curve import Curve
@@ -28,6 +28,14 @@ from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.hosts.lerobot.policy import AptPolicy
 from apt_plugin.hub import local_folder
 from apt_plugin.stages import LIKELIHOOD, PRIOR
+
+
+def held_dtype(config: Any) -> torch.dtype | None:
+    """In what the VLM's weights are held: bfloat16 where they only ever compute in it; None: as the checkpoint has
+    them."""
+    if config.use_bf16 and config.vlm_mode == "frozen":
+        return torch.bfloat16
+    return torch.float32 if config.model_params_fp32 else None
 
 
 class GrootAptPolicy(AptPolicy, GrootPolicy):
@@ -45,7 +53,7 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         records.check_data(config, kwargs.get("dataset_meta"))
         self._apt_source = source
         GrootPolicy.__init__(self, config)
-        self.apt_absent = cache.leave_out(self, torch.float32 if config.model_params_fp32 else None)
+        self.apt_absent = cache.leave_out(self, held_dtype(config))
         if self.apt_absent is not None and source is None:
             raw = sorted(loading.local_folder(config.base_model_path).glob("*.safetensors"))
             self.apt_absent.locate(raw, {name.removeprefix("_groot_model."): name for name in self.apt_absent.specs})
@@ -77,6 +85,10 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
             model.action_head = type(model.action_head)(model.config).to(model.device)
         model.__class__ = apt_class(cache_groot.CachedGrootFlow, type(model))
         model.apt_attach(self.config.recipe, self.config.stage)
+        if held_dtype(self.config) == torch.bfloat16:
+            torch_precision.hold_frozen(model.backbone)
+        if self.config.use_bf16 and not self.config.model_params_fp32:
+            torch_precision.hold_trained(model.action_head)
         config = self.config
         model.apt_train_as(config)
         return model
@@ -89,12 +101,7 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
             AptError: see `loading.inspect` and `torch_params.load_shared`.
         """
         if config is None:
-            from lerobot.configs import PreTrainedConfig
-
-            hub = ("force_download", "token", "cache_dir", "local_files_only", "revision")
-            config = PreTrainedConfig.from_pretrained(
-                pretrained_name_or_path, **{k: v for k, v in kwargs.items() if k in hub}
-            )
+            config = loading.config_of(pretrained_name_or_path, **kwargs)
         data = {key: kwargs[key] for key in ("dataset_meta", "dataset_stats") if key in kwargs}
         if is_raw_groot_n1_7_checkpoint(pretrained_name_or_path):
             config.base_model_path = str(pretrained_name_or_path)

@@ -74,12 +74,7 @@ class AptPolicy(HostPolicy):
             AptError: see `loading.inspect` and `torch_params.load_shared`.
         """
         if config is None:
-            from lerobot.configs import PreTrainedConfig
-
-            hub = ("force_download", "token", "cache_dir", "local_files_only", "revision")
-            config = PreTrainedConfig.from_pretrained(
-                pretrained_name_or_path, **{k: v for k, v in kwargs.items() if k in hub}
-            )
+            config = loading.config_of(pretrained_name_or_path, **kwargs)
         source = loading.inspect(pretrained_name_or_path, config, **kwargs)
         if source.kind == "prior":
             config.stage1_path = str(source.folder)

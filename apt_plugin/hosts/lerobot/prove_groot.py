@@ -21,6 +21,7 @@ class LerobotGrootSubject(GrootSubject):
     """One policy with its own preprocessor."""
 
     def __init__(self, policy: Any, preprocessor: Any, folder: Path):
+        policy.float()  # the contracts are about bits; nothing here is under autocast
         super().__init__(policy.model, self._batch)
         self.policy, self.preprocessor, self.folder = policy, preprocessor, folder
 

@@ -33,16 +33,19 @@ def main() -> None:
     try:
         if job["do"] == "serve":
             serve(script)
-        else:
+        elif job["do"] == "train":
             train(script, job)
+        else:
+            cache(script, job)
     except AptError as error:
         sys.exit(f"apt-plugin: {error}")
 
 
-def train(script: Path, job: dict[str, Any]) -> None:
+def derived(job: dict[str, Any]) -> tuple[Any, Any]:
+    """(the config of a job's stage, where its Stage-1 result is), from the host's own flags."""
     from openpi.training import config as _config
 
-    from apt_plugin.hosts.openpi import derive, loading
+    from apt_plugin.hosts.openpi import derive
     from apt_plugin.recipe import flatten, from_flat
     from apt_plugin.stages import LIKELIHOOD
 
@@ -52,6 +55,27 @@ def train(script: Path, job: dict[str, Any]) -> None:
         prior = Path(stock.checkpoint_base_dir) / derive.name_of(stock.name, 1) / stock.exp_name
     config = derive.derive(stock, job["stage"], recipe, prior)
     derive.register(config)
+    return config, prior
+
+
+def cache(script: Path, job: dict[str, Any]) -> None:
+    """Build or verify the feature cache of one stage."""
+    from apt_plugin.hosts.openpi import training
+    from apt_plugin.hosts.openpi.cached_build import Encoder
+
+    config, _ = derived(job)
+    if job["do"] == "build" and finished(config):
+        return
+    training.mix_data(config)
+    encoder = Encoder(load_script(script), config)
+    encoder.build() if job["do"] == "build" else encoder.verify()
+
+
+def train(script: Path, job: dict[str, Any]) -> None:
+    from apt_plugin.hosts.openpi import loading
+    from apt_plugin.stages import LIKELIHOOD
+
+    config, prior = derived(job)
     if finished(config):
         logging.info("APT: Stage %d is finished in %s, going on.", job["stage"], config.checkpoint_dir)
     elif script.name == "train_pytorch.py":
@@ -60,9 +84,10 @@ def train(script: Path, job: dict[str, Any]) -> None:
         run_stage(load_script(script), config, prior)
     else:
         from apt_plugin.hosts.openpi import training
+        from apt_plugin.hosts.openpi.cached_run import open_cache
         from apt_plugin.hosts.openpi.records import Run
 
-        run = Run(config)
+        run = Run(config, cached=open_cache(config))
         if job["stage"] == LIKELIHOOD:
             folder, record = loading.record_of(prior)
             run.stage1 = {

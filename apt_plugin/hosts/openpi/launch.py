@@ -79,6 +79,16 @@ def run(request: Request) -> int:
     return Training(program, request).run()
 
 
+def cache(request: Request, action: str) -> int:
+    """Carry out `apt-plugin cache build|verify <openpi's training command>`."""
+    program = find_program(request.command)
+    if program.script.name not in TRAIN or request.recipe is None:
+        raise AptError(f"Write the training command: apt-plugin cache {action} scripts/train.py ... --recipe apt.")
+    if not request.recipe.cache:
+        raise AptError(f"Which cache? Write --apt.cache DIR: apt-plugin cache {action} scripts/train.py ... .")
+    return Training(program, request).cache(action)
+
+
 class Training:
     """The stages of one training run: `<checkpoint_base_dir>/<config>_apt1/<exp_name>` and `..._apt2/<exp_name>`."""
 
@@ -86,9 +96,32 @@ class Training:
         self.program, self.request = program, request
         self.own = {stage: dict(flags) for stage, flags in request.stage_flags.items()}
         self.prior = self.own["2"].pop("from", None)  # --apt.stage2.from <Stage-1 checkpoint or run>
+        self.wanted = {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[request.stage]
+        if request.recipe.cache and program.script.name != "train.py":
+            raise AptError(
+                "--apt.cache works with openpi's JAX trainer (scripts/train.py): its PyTorch trainer keeps the whole "
+                "model in every process. Drop --apt.cache, or train in JAX."
+            )
+
+    def caches(self, stage: str) -> bool:
+        """Whether this stage reads features from disk: with a frozen VLM only."""
+        return bool(self.request.recipe.cache) and (stage == "1" or self.request.recipe.vlm == "frozen")
+
+    def cache(self, action: str) -> int:
+        """Make or check what can be now: Stage 2's data are read by the statistics of a finished Stage 1."""
+        if self.request.stage == "both":
+            logging.info("APT: Stage 1's cache; a run makes Stage 2's between the stages (or write --apt.stage 2).")
+        stage = self.wanted[0]
+        if not self.caches(stage):
+            raise AptError(f"Stage {stage} trains the VLM ({self.request.recipe.vlm}) and reads no cache.")
+        return self.prepared(stage, action)
+
+    def prepared(self, stage: str, action: str) -> int:
+        job = {"do": action, "stage": int(stage), "recipe": asdict(self.request.recipe), "prior": self.prior}
+        return call(self.program, job, [as_flag(*kv) for kv in self.own[stage].items()])
 
     def run(self) -> int:
-        wanted = {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[self.request.stage]
+        wanted = self.wanted
         if "WORLD_SIZE" in os.environ and len(wanted) == 2:
             raise AptError(
                 "Both stages cannot share one distributed launch. Put the launcher inside: apt-plugin run torchrun ... "
@@ -96,6 +129,8 @@ class Training:
             )
         for stage in wanted:
             if stage == "2" and len(wanted) == 2 and self.request.prove and (status := self.prove()):
+                return status
+            if self.caches(stage) and (status := self.prepared(stage, "build")):
                 return status
             status, written = self.stage(stage)
             if status:

@@ -21,7 +21,7 @@ from openpi.models import model as _model
 from openpi.models_pytorch import preprocessing_pytorch as _preprocessing
 from torch import Tensor
 
-from apt_plugin.backends import jax_fusion, torch_listen, torch_params
+from apt_plugin.backends import jax_fusion, torch_attention, torch_listen, torch_params
 from apt_plugin.fusion import fusion_sites
 from apt_plugin.hosts.openpi import loading, records
 from apt_plugin.hosts.openpi.model import AptPi0
@@ -175,12 +175,12 @@ class TorchPolicy:
     def attention(self, rows: Sequence[dict[str, Any]], x: np.ndarray, time: np.ndarray) -> dict[str, float] | str:
         context = self.context(rows)
         if isinstance(context, AptTorchContext):
-            watched = torch_listen.watched_fusions(self.model.apt_fusion, context.cache.spoken)
+            watched = torch_attention.watched_fusions(self.model.apt_fusion, context.cache.spoken)
             none = "Closed, or the host's own pathway: no layer attends to the instruction beside other tokens."
         else:
             suffix = x.shape[2] + (not self.model.pi05)  # π0 has a state token in front
             expert = self.model.paligemma_with_expert.gemma_expert.model
-            watched = torch_listen.watched_expert(expert, slice(-suffix - context.text_tokens, -suffix))
+            watched = torch_attention.watched_expert(expert, slice(-suffix - context.text_tokens, -suffix))
             none = "The expert's attention does not hand out its weights in this version."
         with watched as shares:
             context.velocity(x, time)

@@ -45,11 +45,15 @@ class Mixed:
     def __len__(self) -> int:
         return self.spoken + self.silent
 
-    def __getitem__(self, index: Any) -> Any:
-        index = index.__index__()
+    def place(self, index: int) -> tuple[Any, int]:
+        """(the set, its own index) of an index."""
         if index < self.spoken:
-            return self.labelled[index % len(self.labelled)]
-        return self.blank[(index - self.spoken) % len(self.blank)]
+            return self.labelled, index % len(self.labelled)
+        return self.blank, (index - self.spoken) % len(self.blank)
+
+    def __getitem__(self, index: Any) -> Any:
+        part, own = self.place(index.__index__())
+        return part[own]
 
 
 def mixed(data: _config.DataConfig, mix: Any) -> MixedData:

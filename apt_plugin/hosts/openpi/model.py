@@ -22,6 +22,7 @@ from openpi.models.pi0 import Pi0
 from apt_plugin.backends import jax_fusion
 from apt_plugin.backends.jax_pi import PrefixCache, Suffix, expert_pass, prefix_pass
 from apt_plugin.fusion import fusion_sites
+from apt_plugin.hosts.openpi import cached
 from apt_plugin.hosts.openpi.layers import GemmaStream
 from apt_plugin.hosts.openpi.prompt import require_marked
 from apt_plugin.language import prefix_rules
@@ -50,6 +51,11 @@ def as_params(tree: Any) -> Any:
     return nnx.Param(tree)
 
 
+def _ready(rng: Array | None, obs: _model.Observation, train: bool) -> _model.Observation:
+    """The host's preprocessing; what a cache gives has been through it."""
+    return obs if cached.stored(obs) is not None else _model.preprocess_observation(rng, obs, train=train)
+
+
 class AptPi0(Pi0):
     """Trained by the host's train_step and sampled by its Policy: same methods, same arguments."""
 
@@ -76,7 +82,10 @@ class AptPi0(Pi0):
         return nnx.state(self.PaliGemma.llm, nnx.Param).to_pure_dict()
 
     def apt_prefix(self, obs: _model.Observation) -> PrefixCache:
-        """The prefix pass on a preprocessed observation."""
+        """The prefix pass on a preprocessed observation; from a cache of keys and values, no pass at all."""
+        fields = cached.stored(obs)
+        if fields is not None and "k" in fields:
+            return cached.prefix_of(fields)
         obs = self._trimmed(obs)
         x, valid, _ = self.embed_prefix(obs)
         if self.apt.vlm != "full":
@@ -91,6 +100,16 @@ class AptPi0(Pi0):
         layers = stream.own(self._llm()["layers"])
         k, v = prefix_pass(stream, layers, x.astype(self.apt_dtype), rules, trains=self.apt.vlm != "frozen")
         return PrefixCache(k, v, rules.kept, instruction, rules.suffix_offset)
+
+    def embed_prefix(self, obs: _model.Observation) -> tuple[Array, Array, Array]:
+        """The host's, with cached image tokens in the images' place where there are some."""
+        fields = cached.stored(obs)
+        if fields is None:
+            return super().embed_prefix(obs)
+        words, valid, _ = super().embed_prefix(dataclasses.replace(obs, images={}, apt_cache=None))
+        tokens, there = cached.image_tokens(fields, obs.image_masks)
+        valid = jnp.concatenate([there, valid], 1)
+        return jnp.concatenate([tokens, words], 1), valid, jnp.zeros(valid.shape[1], jnp.bool_)
 
     def _trimmed(self, obs: _model.Observation) -> _model.Observation:
         """Stage 1 leaves out what nobody reads: kept tokens stand first, and there is a bound on their number."""
@@ -188,7 +207,7 @@ class AptPi0(Pi0):
     ) -> Array:
         """Flow-matching loss over K draws per prefix pass, [B, T]; the host averages it."""
         preprocess_rng, draw_rng = jax.random.split(rng)
-        obs = _model.preprocess_observation(preprocess_rng, observation, train=train)
+        obs = _ready(preprocess_rng, observation, train)
         noise, time = self.draw(draw_rng, actions, self.apt.noise_draws)
         terms = self.errors(obs, actions, noise, time)
         if "prior" in terms:
@@ -197,7 +216,7 @@ class AptPi0(Pi0):
 
     def instruction_gap(self, rng: Array, observation: _model.Observation, actions: Array) -> Array:
         """Loss under a blanked instruction minus the loss under the true one: how much the policy listens. []"""
-        obs = _model.preprocess_observation(None, observation, train=False)
+        obs = _ready(None, observation, False)
         noise, time = self.draw(rng, actions, self.apt.noise_draws)
         terms = jax.lax.stop_gradient(self.errors(obs, actions, noise, time, blank=True))
         return (terms["blank"] - terms["loss"]).mean()

@@ -63,6 +63,7 @@ class Run:
     state_dim: int = 0
     step: int = 0  # steps that the curve knows of
     asset_id: str | None = None
+    cached: Any = None  # cached_run.Active, where features come from disk
 
     @property
     def stock_name(self) -> str:

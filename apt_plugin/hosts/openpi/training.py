@@ -66,6 +66,8 @@ def install(script: Any, run: Run) -> None:
     from openpi.training import checkpoints
 
     mix_data(run.config)
+    if run.cached is not None:
+        run.cached.install(replace)
     script.train_step = _step(replace(script, "train_step", None))
     script.init_train_state = _start(replace(script, "init_train_state", None), run)
     host_utils = replace(script, "common_utils", None)
@@ -127,6 +129,8 @@ def _start(host: Any, run: Run) -> Any:
                 "APT: Stage %d trains %d of %d parameters (%.1f %%); VLM %s.",
                 config.model.apt_stage, learns, total, 100 * learns / total, run.vlm_start[:12],
             )  # fmt: skip
+        if run.cached is not None:
+            return run.cached.begin(state, sharding, mesh, None if resume else run.vlm_start)
         return state, sharding
 
     return init_train_state
@@ -178,6 +182,8 @@ def _save(host: Any, run: Run) -> Any:
         data = data_loader.data_config()
         if data.norm_stats is not None and "state" in data.norm_stats:
             run.state_dim = int(np.asarray(data.norm_stats["state"].mean).shape[-1])
+        if run.cached is not None:
+            state = run.cached.outline.fill(state)
         params = state.params if state.ema_params is None else state.ema_params
         write = run.writer(params.to_pure_dict(), int(state.step), data.asset_id)
         host(_Recording(manager, write), state, data_loader, step)
@@ -192,7 +198,7 @@ def _resumed(host: Any, run: Run) -> Any:
         state = host(_Recording(manager), state, data_loader, step)
         run.step = int(state.step)
         params = state.params if state.ema_params is None else state.ema_params
-        run.check(params.to_pure_dict(), run.step)
-        return state
+        encoder = run.check(params.to_pure_dict(), run.step)
+        return state if run.cached is None else run.cached.resumed(state, encoder)
 
     return restore_state

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.stages import read_record
 from tests.hosts.gr00t import tiny
 
@@ -84,7 +85,7 @@ def test_server_gives_the_client_the_policys_own_actions(where, run_of):
 
     from apt_plugin.hosts.gr00t import register
 
-    model = str(run_of / "stage2" / "checkpoint-4")
+    model = str(last_whole(run_of / "stage2"))  # the resumed one, where the test before this one ran
     server = subprocess.Popen(
         [sys.executable, "-c", ZEROS, "gr00t.eval.run_gr00t_server", "--model-path", model,
          "--embodiment-tag", tiny.TAG, "--device", "cpu", "--host", "127.0.0.1", "--port", "5673", "--recipe", "apt"],

@@ -21,6 +21,7 @@ KINDS = {
     "interleaved": {"fusion.kind": "interleaved"},
     "host": {"fusion.kind": "host"},
     "spread": {"fusion.kind": "interleaved", "fusion.taps": "spread"},
+    "list": {"fusion.kind": "interleaved", "fusion.taps": "1,3"},
 }
 
 
@@ -150,6 +151,9 @@ def test_freezing_is_derived_not_inherited(where, tmp_path):
     second = Gr00tN1d7Apt.convert(first, from_flat({"fusion.kind": "host"}), 2)
     second.apt_set_trainable()
     assert dict(second.named_parameters())[name].requires_grad
+    trained = {n for n, p in second.named_parameters() if p.requires_grad}
+    assert any(n.startswith("action_head.vlln.") for n in trained)  # by default, as in the host
+    assert any(n.startswith("action_head.vl_self_attention.") for n in trained)
     first.apt_set_trainable(vlln=False)
     assert not [n for n, p in first.named_parameters() if ("vlln" in n or "vl_self" in n) and p.requires_grad]
 
@@ -227,3 +231,64 @@ def test_blind_processor_says_one_thing_and_is_not_saved(where, tmp_path):
     assert again._apply_vlm_processing(images, "push it")["vlm_content"]["text"] == seen
     data.sighted(processor)
     assert processor._apply_vlm_processing(images, "push it")["vlm_content"]["text"] == seen
+
+
+def test_head_from_the_checkpoint_or_fresh(where):
+    """A fresh head has the checkpoint's sizes, not the code defaults that the host's skip_weight_loading takes."""
+    from transformers import AutoModel
+
+    stock = {n: p.detach().clone() for n, p in AutoModel.from_pretrained(where / "base2").named_parameters()}
+    for expert in ("upstream", "fresh"):
+        model = AutoModel.from_pretrained(where / "base2")
+        torch.manual_seed(1)
+        model = Gr00tN1d7Apt.convert(model, from_flat({"expert": expert}), 1)
+        made = dict(model.named_parameters())
+        assert {n: p.shape for n, p in made.items()} == {n: p.shape for n, p in stock.items()}
+        same = {n for n in made if torch.equal(made[n], stock[n])}
+        assert all(n in same for n in made if n.startswith("backbone."))
+        heads = [n for n in made if n.startswith("action_head.model.") and n.endswith("to_q.weight")]
+        assert heads
+        assert all((n in same) == (expert == "upstream") for n in heads)
+
+
+def test_one_backbone_pass_for_all_draws_and_no_vocabulary_head(where):
+    from transformers import AutoModel
+
+    from apt_plugin.hosts.gr00t.bench import Bench, Size
+
+    model = AutoModel.from_pretrained(where / "base2")
+    model = Gr00tN1d7Apt.convert(model, from_flat({"noise_draws": 3, "gap_every": 0}), 1).train()
+    model.apt_set_trainable()
+    passes, logits = [], []
+    model.backbone.model.model.register_forward_hook(lambda *_: passes.append(1))
+    model.backbone.model.lm_head.register_forward_hook(lambda *_: logits.append(1))
+    inputs = Bench(Size(16, text=5, batch=2), "cpu").inputs()
+    image = model.backbone.model.config.image_token_id
+    inputs["input_ids"] = torch.where(inputs["input_ids"] == 5, image, torch.tensor(7))
+    out = model(dict(inputs))
+    out["loss"].backward()
+    assert (len(passes), len(logits)) == (1, 0)
+    assert [n for n, p in model.named_parameters() if p.grad is not None and n.startswith("action_head.model.")]
+    assert not [n for n, p in model.named_parameters() if p.grad is not None and n.startswith("backbone.")]
+
+
+def test_hooked_states_are_what_this_transformers_hands_the_host(where):
+    """The canary: `hidden_states[-1]` is the last kept layer before the final norm here, and behind it in 5.x."""
+    from transformers import AutoModel
+
+    from apt_plugin.backends.torch_groot import vlm_states
+    from apt_plugin.hosts.gr00t.bench import Bench, Size
+
+    model = AutoModel.from_pretrained(where / "base2").eval()
+    inputs = Bench(Size(16, text=5, batch=1), "cpu").inputs()
+    image = model.backbone.model.config.image_token_id
+    inputs["input_ids"] = torch.where(inputs["input_ids"] == 5, image, torch.tensor(7))
+    backbone, _ = model.prepare_input(dict(inputs))
+    given = {n: backbone[n] for n in ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")}
+    layers = model.backbone.model.model.language_model.layers
+    with torch.no_grad():
+        theirs = model.backbone(backbone)["backbone_features"]
+        ours = vlm_states(model.backbone.model, layers, given, [len(layers) - 1])[0]
+        normed = model.backbone.model.model.language_model.norm(ours)
+    assert torch.equal(ours, theirs)
+    assert float((normed - theirs).abs().max()) > 0.1

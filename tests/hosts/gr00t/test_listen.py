@@ -70,7 +70,7 @@ def test_the_command_measures_and_writes(where, checkpoints, kind, tmp_path):
         str(checkpoints[kind]), str(where / "data"), "gr00t", QUIET, (), None, str(where / "base2"), tmp_path,
         frames=6, device="", config=tiny.TAG,
     )  # fmt: skip
-    assert {"retrieval", "fit", "sensitivity", "blank gap"} <= result.scores.keys()
+    assert {"retrieval", "margin", "sensitivity", "blank gap"} <= result.scores.keys()
     assert ("prior gap" in result.scores) == (kind == "ours")
     assert bool(result.gates) == (kind == "ours")
     assert "unchanged from the base" in result.vlm

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import flax.traverse_util
 import numpy as np
+from openpi.models import model as _model
 from openpi.models import tokenizer as _tokenizer
 from openpi.serving import websocket_policy_server
 from openpi.shared import normalize
@@ -98,7 +99,8 @@ _small.__enter__()
 _tokenizer.PaligemmaTokenizer.__init__ = _tokenizer_init
 _real_server = websocket_policy_server.WebsocketPolicyServer.__init__
 websocket_policy_server.WebsocketPolicyServer.__init__ = _server_init
-data_loader.create_torch_dataset = lambda data, horizon, model: Toy(horizon, data)
+if "APT_TEST_FRAMES" not in os.environ:  # else real LeRobot data (frames.py)
+    data_loader.create_torch_dataset = lambda data, horizon, model: Toy(horizon, data)
 for _family in ("pi0", "pi05"):
     _config._CONFIGS_DICT[f"tiny_{_family}"] = config(_family)
     _ones = np.ones(8, np.float32)
@@ -127,3 +129,6 @@ def _fix_noise() -> None:
 
 if FIXED:
     _fix_noise()
+host_preprocess = _model.preprocess_observation
+if "APT_TEST_STILL" in os.environ:  # JAX without augmentation
+    _model.preprocess_observation = lambda rng, obs, *, train=False: host_preprocess(rng, obs, train=False)

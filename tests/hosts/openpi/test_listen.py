@@ -268,7 +268,7 @@ def test_which_instruction_reached_which_sample(opens: Any, kind: str) -> None:
 def test_everything_is_measured_on_every_policy(opens: Any, kind: str) -> None:
     listener = opens(kind)
     result = listen(listener, QUIET)
-    assert {"retrieval", "fit", "sensitivity", "blank gap"} <= result.scores.keys()
+    assert {"retrieval", "margin", "sensitivity", "blank gap"} <= result.scores.keys()
     deaf = kind.endswith("apt1")
     assert (result.scores["sensitivity"].value == 0) == deaf
     if deaf:

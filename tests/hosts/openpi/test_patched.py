@@ -5,6 +5,7 @@ The copy lies in a temporary folder; the checkout itself is not touched.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from apt_plugin import patching
 from apt_plugin.errors import AptError
+from tests.hosts.openpi.test_round_trip import ask, free_port
 
 CHECKOUT = Path(openpi.__file__).parents[2]
 REPOSITORY = Path(__file__).parents[3]
@@ -53,40 +55,106 @@ def root(tmp_path_factory):
     return root
 
 
-def call(root: Path, *command: str, source: Path | None = None) -> subprocess.CompletedProcess:
+def environment(root: Path, source: Path | None = None) -> dict[str, str]:
     path = os.pathsep.join(str(p) for p in (source or root / "openpi" / "src", root / "site", REPOSITORY))
-    environment = os.environ | {
+    return os.environ | {
         "PYTHONPATH": path, "APT_PRELOAD": "tests.hosts.openpi.preload", "APT_TEST_ROOT": str(root),
         "JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_PLATFORMS": "cpu", "WANDB_MODE": "disabled",
     }  # fmt: skip
-    done = subprocess.run([sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True)
+
+
+def call(root: Path, *command: str, source: Path | None = None) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=root, env=environment(root, source), capture_output=True, text=True
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done
 
 
-def test_the_hosts_own_command_takes_the_recipe_and_its_own_server_the_result(root):
-    script = str(root / "openpi" / "scripts" / "train.py")
-    call(root, script, "tiny_pi0", "--recipe", "apt", "--apt.stage", "1", "--num-train-steps=2")
-    folder = root / "checkpoints/tiny_pi0_apt1/e1/1"
+@pytest.mark.parametrize("script", ["train.py", "train_pytorch.py"])
+def test_the_hosts_own_commands_take_the_recipe_and_its_own_server_the_result(root, script):
+    """Both stages by `scripts/train.py ... --recipe apt`, then `scripts/serve_policy.py`: no launcher anywhere."""
+    folder = root / "openpi" / "scripts"
+    more = [f"--exp-name={Path(script).stem}", "--num-train-steps=2", "--save-interval=2"]
+    recipe = ["--recipe", "apt", "--apt.listen", "0", "--apt.prove", "false"]
+    call(root, str(folder / script), "tiny_pi0", *more, *recipe)
+    step = "1" if script == "train.py" else "2"
+    result = root / "checkpoints/tiny_pi0_apt2" / Path(script).stem / step
+    assert (result / "assets" / "apt.json").is_file()
+    port = free_port()
+    # The test's configs and sizes come in by import, the script is the host's own; a stock name is named.
     code = (
-        "import sys, numpy as np, openpi\n"
+        "import runpy, sys, openpi\n"
         f"assert openpi.__file__.startswith({str(root)!r})\n"
         "import tests.hosts.openpi.preload\n"
-        "from openpi.policies import policy_config\n"
         "from openpi.training import config\n"
-        "from tests.hosts.openpi.test_round_trip import observation\n"
-        "made = config.get_config('tiny_pi0')\n"
-        "assert type(made.model).__module__ == 'openpi.models.pi0_config'\n"  # a stock name, a stock call
-        "policy = policy_config.create_trained_policy(made, sys.argv[1])\n"
-        "assert policy.metadata['apt']['stage'] == 1\n"
-        "words = [policy.infer(observation() | {'prompt': p}, noise=np.ones((5, 8), np.float32))['actions']"
-        " for p in ('push', 'pull the bowl')]\n"
-        "np.save(sys.argv[2], words)\n"
+        "assert type(config.get_config('tiny_pi0').model).__module__ == 'openpi.models.pi0_config'\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    call(root, "-c", code, str(folder), str(root / "a.npy"))
-    one, other = np.load(root / "a.npy")
-    assert np.isfinite(one).all()
-    np.testing.assert_array_equal(one, other)  # Stage 1 does not hear
+    flags = [f"--port={port}", "policy:checkpoint", "--policy.config=tiny_pi0", f"--policy.dir={result}"]
+    with open(root / "log.txt", "a") as log:
+        command = [sys.executable, "-c", code, str(folder / "serve_policy.py"), *flags]
+        process = subprocess.Popen(
+            command, cwd=root, env=environment(root), stdout=log, stderr=log, start_new_session=True
+        )
+    told, actions = ask(process, port, root)
+    assert (told["stage"], told["config"]) == (2, "tiny_pi0")
+    assert np.isfinite(actions).all()
+
+
+def test_patches_come_off_again_and_refuse_any_other_content(tmp_path):
+    for part in ("src", "scripts"):
+        shutil.copytree(CHECKOUT / part, tmp_path / part)
+    (tmp_path / "pyproject.toml").write_bytes((CHECKOUT / "pyproject.toml").read_bytes())
+    changed = list(patching.Series("openpi", tmp_path).index["files"])
+    patching.run("openpi", "apply", tmp_path)
+    assert all((tmp_path / name).read_bytes() != (CHECKOUT / name).read_bytes() for name in changed)
+    patching.run("openpi", "revert", tmp_path)
+    assert all((tmp_path / name).read_bytes() == (CHECKOUT / name).read_bytes() for name in changed)
+    script = tmp_path / "scripts" / "train.py"
+    script.write_text(script.read_text() + "\n")
+    with pytest.raises(AptError, match=r"scripts/train\.py"):
+        patching.run("openpi", "apply", tmp_path)
+
+
+MENDS = """
+import dataclasses, json, sys
+sys.path.insert(0, sys.argv[1])
+import tests.hosts.openpi.preload
+import jax, jax.numpy as jnp, numpy as np
+from openpi.models.pi0_config import Pi0Config
+from openpi.training import config, data_loader, sharding, weight_loaders
+from scripts import train
+
+fields = {f.name for f in dataclasses.fields(weight_loaders.CheckpointWeightLoader)}
+sample = data_loader.FakeDataset(config.get_config("tiny_pi0").model, 1)[0]
+from apt_plugin.hosts.openpi.derive import Frozen
+from apt_plugin.hosts.openpi.names import VLM
+toy = dataclasses.replace(config.get_config("tiny_pi0"), freeze_filter=Frozen((f"^{VLM}$",)), batch_size=1)
+state, _ = train.init_train_state(toy, jax.random.key(0), sharding.make_mesh(1), resume=False)
+obs, actions = toy.model.fake_obs(1), toy.model.fake_act(1)
+new, _ = jax.jit(lambda s: train.train_step(toy, jax.random.key(1), s, (obs, actions)))(state)
+held = [np.asarray(s.ema_params.filter(toy.freeze_filter).flat_state()[key].value, np.float32)
+        for key in [k for k in state.params.filter(toy.freeze_filter).flat_state() if "q_einsum" in str(k)]
+        for s in (state, new)]
+print("MENDS " + json.dumps({
+    "missing_regex": "missing_regex" in fields,
+    "ema": all((a == b).all() for a, b in zip(held[::2], held[1::2])),
+    "siglip_variant": "siglip_variant" in {f.name for f in dataclasses.fields(Pi0Config)},
+    "true_masks": bool(np.all(sample["tokenized_prompt_mask"])),
+}))
+"""
+
+
+@pytest.mark.parametrize("where", ["stock", "patched"])
+def test_each_patch_mends_what_its_entry_says(root, where):
+    checkout = CHECKOUT if where == "stock" else root / "openpi"
+    done = call(root, "-c", MENDS, str(checkout), source=checkout / "src")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("MENDS "))
+    found = json.loads(line.removeprefix("MENDS "))
+    assert found == dict.fromkeys(found, where == "patched")
+    assert len(found) == 4
 
 
 UNIT_TESTS = (

@@ -190,17 +190,26 @@ def test_stage_2_with_a_trained_vlm_takes_it_from_the_base_in_full_precision(roo
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def ask_server(root: Path, family: str, folder: Path, **more: str) -> tuple[dict, np.ndarray]:
-    """(metadata, actions) from the host's server under the launcher, by an unmodified client."""
-    from openpi_client import websocket_client_policy
-
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def ask_server(root: Path, family: str, folder: Path, **more: str) -> tuple[dict, np.ndarray]:
+    """(metadata, actions) from the host's server under the launcher, by an unmodified client."""
+    port = free_port()
     process = start(
         root, str(SCRIPTS / "serve_policy.py"), f"--port={port}", "policy:checkpoint",
         f"--policy.config=tiny_{family}", f"--policy.dir={folder}", **more,
     )  # fmt: skip
+    return ask(process, port, root)
+
+
+def ask(process: subprocess.Popen, port: int, root: Path) -> tuple[dict, np.ndarray]:
+    """What a server that is starting says to openpi-client; the server is ended."""
+    from openpi_client import websocket_client_policy
+
     try:
         end = time.time() + 900
         while True:
@@ -221,6 +230,7 @@ def test_the_server_answers_what_direct_inference_answers(root, second):
     told, served = ask_server(root, FAMILY, second)
     assert (told["stage"], told["config"]) == (2, f"tiny_{FAMILY}")
     assert told["recipe"]["noise_draws"] == 2
+    assert told["versions"].keys() == {"apt-plugin", "openpi"}
     np.testing.assert_allclose(served, direct(root, FAMILY, second), atol=1e-5)
     assert np.isfinite(served).all()
 

@@ -25,6 +25,7 @@ from apt_plugin.hosts.openpi import launch, records, training
 from apt_plugin.hosts.openpi.derive import Frozen, derive
 from apt_plugin.hosts.openpi.optim import AptOptimizer
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt, FillPrompt, require_marked
+from apt_plugin.hosts.openpi.prove import make_batch
 from apt_plugin.launch import split
 from apt_plugin.recipe import from_flat
 from apt_plugin.stages import NonFiniteError
@@ -167,6 +168,45 @@ def test_marks_survive_the_hosts_preprocessing():
     ready = _model.preprocess_observation(None, obs, train=False)
     np.testing.assert_array_equal(ready.token_loss_mask, obs.token_loss_mask)
     np.testing.assert_array_equal(ready.token_ar_mask, obs.token_ar_mask)
+
+
+@pytest.mark.parametrize("family", ["pi0", "pi05"])
+def test_a_fresh_model_would_hide_a_broken_gradient(family):
+    """openpi's image head starts at zero: no image reaches the loss, and a leak through images none either."""
+    config = tiny.ours(family, 2)
+    fresh, opened = config.create(jax.random.key(0)), tiny.model(config)
+    batches = [make_batch(config, tiny.Tokenizer(), ["go", "stop"], 3, 0, image_seed=seed) for seed in (0, 1)]
+    noise, time = fresh.draw(jax.random.key(0), batches[0][1], 1)
+    told = {}
+    for name, model in (("fresh", fresh), ("opened", opened)):
+        loss = nnx.jit(lambda m, obs, actions: m.errors(obs, actions, noise, time)["loss"].mean())
+        one, other = (float(loss(model, obs, actions)) for obs, actions in batches)
+        told[name] = abs(one - other)
+        if family == "pi05":  # adaRMS gates start closed: nothing that attention does reaches the output
+            grads = nnx.grad(lambda m: m.errors(*batches[0], noise, time)["loss"].mean())(model)
+            told[f"{name} q"] = float(jnp.abs(flat_q(grads)).max())
+    assert told["fresh"] == 0
+    assert told["opened"] > 1e-4
+    if family == "pi05":
+        assert told["fresh q"] == 0
+        assert told["opened q"] > 0
+
+
+def flat_q(grads: nnx.State) -> jax.Array:
+    return grads["PaliGemma"]["llm"]["layers"]["attn"]["q_einsum_1"]["w"].value
+
+
+def test_the_suffix_keeps_its_positions_whatever_the_instruction_is():
+    """openpi counts them behind the prompt, so that a longer instruction turns every key of the expert."""
+    config = tiny.ours("pi0", 2)
+    model = tiny.model(config)
+    batches = [tiny.observation(config, [words] * 2)[0] for words in ("go", "push the red cube to the left")]
+    lengths, offsets = zip(
+        *((int(obs.tokenized_prompt_mask[0].sum()), int(model.apt_prefix(obs).suffix_offset[0])) for obs in batches),
+        strict=True,
+    )
+    assert lengths[0] < lengths[1]  # what the host's positions follow
+    assert offsets[0] == offsets[1]
 
 
 def test_a_derived_config_keeps_the_originals_statistics(tmp_path):

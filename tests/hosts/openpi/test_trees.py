@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from openpi.models import gemma, siglip
 from openpi.models.pi0_config import Pi0Config
 from openpi.training import config as _config
+from openpi.training import weight_loaders
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi.config import apt_config
 from apt_plugin.hosts.openpi.derive import derive, freeze_filter, shapes_of
+from apt_plugin.hosts.openpi.loading import flat, merge_prior, unflat
 from apt_plugin.hosts.openpi.optim import part_of
 from apt_plugin.recipe import from_flat
 from tests.hosts.openpi import tiny
@@ -102,3 +107,23 @@ def test_every_config_is_derived_or_refused_with_the_reason(name, full_size):
 def test_pi05_libero_says_that_it_feeds_no_state(caplog):
     derive(_config.get_config("pi05_libero"), 1, from_flat({}))
     assert "NO STATE" in caplog.text
+
+
+def test_an_upstream_base_checkpoint_fills_stage_1_whole_and_stage_2_but_for_apt_keys(tmp_path):
+    """Through the host's own CheckpointWeightLoader, from a file that the host would write."""
+    with tiny.small():
+        stock = tiny.stock("pi0")
+        base = nnx.state(stock.create(jax.random.key(3)), nnx.Param).to_pure_dict()
+        ocp.PyTreeCheckpointer().save(tmp_path / "params", {"params": base})
+        loader = weight_loaders.CheckpointWeightLoader(str(tmp_path / "params"))
+        config = _config.TrainConfig(name="toy", model=stock, weight_loader=loader, data=_config.FakeDataConfig())
+        shapes = nnx.state(nnx.eval_shape(tiny.ours("pi0", 2).create, jax.random.key(0)), nnx.Param).to_pure_dict()
+    first = {n: v for n, v in shapes.items() if not n.startswith("apt_")}
+    loaded = flat(derive(config, 1, from_flat({})).weight_loader.load(first))
+    assert loaded.keys() == flat(base).keys()
+    for name, value in flat(base).items():
+        np.testing.assert_array_equal(loaded[name], value, err_msg=name)
+    second = flat(merge_prior(shapes, unflat(loaded), tmp_path))
+    missing = {name for name, leaf in second.items() if isinstance(leaf, jax.ShapeDtypeStruct)}
+    assert missing
+    assert all(name.startswith("apt_") for name in missing)

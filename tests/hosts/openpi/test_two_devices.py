@@ -1,4 +1,4 @@
-"""Two devices give the single-device loss and gradient: FSDP on two forced host devices, DDP on two gloo processes."""
+"""Several devices give the single-device loss and gradient: FSDP on forced host devices, DDP on two gloo processes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def result(command: list[str], **more: str) -> dict:
     return json.loads(lines[0].removeprefix("RESULT "))
 
 
-def test_fsdp_over_two_devices():
-    found = result(
-        [sys.executable, "-m", MODULE, "jax"], XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu"
-    )
-    assert found["devices"] == 2
+@pytest.mark.parametrize("devices", [2, 4])
+def test_fsdp_over_forced_devices(devices):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    found = result([sys.executable, "-m", MODULE, "jax"], XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    assert found["devices"] == devices
     assert found["sharded"] > 20  # really split, the host's 4 MiB threshold notwithstanding
     assert found["loss"] < 1e-5
     assert found["grads"] < 1e-4  # sums over the batch in another order

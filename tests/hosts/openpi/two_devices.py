@@ -1,6 +1,6 @@
-"""Loss and gradient of one Stage-2 step on one device and on two, as programs of their own (test_two_devices).
+"""Loss and gradient of one Stage-2 step on one device and on several, as programs of their own (test_two_devices).
 
-    python -m tests.hosts.openpi.two_devices jax        two forced host devices, fsdp_devices=2
+    python -m tests.hosts.openpi.two_devices jax        forced host devices, fsdp_devices as many
     torchrun ... -m tests.hosts.openpi.two_devices torch  two gloo processes
 
 Prints one JSON line: relative differences of loss and of the gradients' norms, and how much was really sharded.
@@ -38,7 +38,7 @@ def in_jax() -> dict:
             return value, {"/".join(map(str, k)): v.value for k, v in grads.flat_state().items()}
 
     one = jax.jit(step)(state, obs, actions)
-    mesh = sharding.make_mesh(2)
+    mesh = sharding.make_mesh(jax.device_count())
     placed = sharding.fsdp_sharding(state, mesh, min_size_mbytes=0)  # 4 MiB would leave a tiny model whole
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(sharding.DATA_AXIS))
     split = jax.device_put(state, placed)

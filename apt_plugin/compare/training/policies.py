@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 import apt_plugin.tabletop.host.configuration_pi05_tiny  # noqa: F401  # registers the stock type
 from apt_plugin.compare.spec import Arm, Setting
+from apt_plugin.compare.training import base
+from apt_plugin.compare.training.bodies import PiBody
 from apt_plugin.files import read_json, write_json
-from apt_plugin.hosts.lerobot.compare import base
-from apt_plugin.hosts.lerobot.compare.bodies import PiBody
 from apt_plugin.hosts.lerobot.groups import part_of
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.recipe import Recipe

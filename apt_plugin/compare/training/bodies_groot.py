@@ -22,7 +22,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask, padding_mask
 from apt_plugin.backends.torch_groot_dit import Features
 from apt_plugin.backends.torch_groot_groups import part_of
-from apt_plugin.hosts.lerobot.compare.pools import BLOCK, Pool
+from apt_plugin.compare.training.pools import BLOCK, Pool
 from apt_plugin.stages import PRIOR
 
 LANGUAGE = ("input_ids", "attention_mask", "mm_token_type_ids")

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_model
 
 from apt_plugin.compare.spec import Arm, Setting
+from apt_plugin.compare.training import base
+from apt_plugin.compare.training.bodies_groot import GrootBody
+from apt_plugin.compare.training.policies import stage1_recipe
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.compare import base
-from apt_plugin.hosts.lerobot.compare.bodies_groot import GrootBody
-from apt_plugin.hosts.lerobot.compare.policies import stage1_recipe
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.recipe import Recipe
 from apt_plugin.tabletop import groot_body, groot_grounding

@@ -14,7 +14,7 @@ import torch
 from lerobot.utils.constants import ACTION
 
 from apt_plugin.backends.torch_listen import TorchContext
-from apt_plugin.hosts.lerobot.compare.pools import observed
+from apt_plugin.compare.training.pools import observed
 from apt_plugin.listen import scores as listen_scores
 from apt_plugin.listen.instructions import Variant
 from apt_plugin.listen.measure import listen_in

@@ -20,13 +20,13 @@ import apt_plugin
 from apt_plugin.backends.torch_bench import flops as count_flops
 from apt_plugin.cache import claims
 from apt_plugin.compare.spec import Arm, Setting, content, digest
+from apt_plugin.compare.training import base, policies, policies_groot
+from apt_plugin.compare.training.policies import stage1_recipe
+from apt_plugin.compare.training.pools import Pool, every, joined, process
+from apt_plugin.compare.training.testing import Acting, HeldOut, heard, roll_out
+from apt_plugin.compare.training.trainer import Rate, Trainer
 from apt_plugin.files import read_json, write_json
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot.compare import base, policies, policies_groot
-from apt_plugin.hosts.lerobot.compare.policies import stage1_recipe
-from apt_plugin.hosts.lerobot.compare.pools import Pool, every, joined, process
-from apt_plugin.hosts.lerobot.compare.testing import Acting, HeldOut, heard, roll_out
-from apt_plugin.hosts.lerobot.compare.trainer import Rate, Trainer
 from apt_plugin.tabletop.data import reference_stats
 
 FAMILIES: dict[str, Any] = {"pi05": policies, "groot": policies_groot}

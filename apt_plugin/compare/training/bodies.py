@@ -18,7 +18,7 @@ from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LAN
 from torch import Tensor
 
 from apt_plugin.backends.torch_pi import PrefixCache, prefix_pass
-from apt_plugin.hosts.lerobot.compare.pools import Pool, StoredPrefixes, store
+from apt_plugin.compare.training.pools import Pool, StoredPrefixes, store
 from apt_plugin.hosts.lerobot.flow import PromptBatch, run_expert
 from apt_plugin.hosts.lerobot.groups import part_of
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from apt_plugin.backends import torch_losses as losses
 from apt_plugin.compare.spec import Arm
-from apt_plugin.hosts.lerobot.compare.pools import Pool
+from apt_plugin.compare.training.pools import Pool
 from apt_plugin.hosts.lerobot.groups import part_of
 from apt_plugin.stages import check_finite
 from apt_plugin.tabletop.tokenizer import LOCATIONS, vocabulary
