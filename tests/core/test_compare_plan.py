@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,7 +128,8 @@ def test_work_resumes_skips_failures_and_shares(tmp_path, monkeypatch):
             raise RuntimeError("diverged")
         return {"arm": arm.name}
 
-    monkeypatch.setattr(running.importlib, "import_module", lambda name: type("host", (), {"run": staticmethod(run)}))
+    training = SimpleNamespace(job=SimpleNamespace(run=run))  # the real one imports torch and lerobot
+    monkeypatch.setitem(sys.modules, "apt_plugin.compare.training", training)
     monkeypatch.setattr(type(running.HOSTS["lerobot"]), "require", lambda self: "")
     todo = [Job(Setting("w"), Arm(name), seed, "steps", 1e-3) for seed in (0, 1) for name in ("good", "bad")]
     held = Shelf(tmp_path).claim(todo[2])  # another process works on good, seed 1
