@@ -205,7 +205,7 @@ def test_sixty_four_frames_eight_instructions_eight_draws(
     opened: dict[str, Any], tmp_path: Path, capsys: Any, figure: Any
 ) -> None:
     """The default size must not run the VLM 4096 times; time, memory and progress are told."""
-    data = datasets.write(tmp_path / "many", ["pick up the red cup", "push the blue block"], episodes=8)
+    data = datasets.write(tmp_path / "many", ["pick up the red cup", "push the blue block"], episodes=12)
     listener = open_listener(str(opened["pi05"].facts["checkpoint"]), str(data), frames=64)
     assert len(listener.frames) == 64
     ratio = cost_over_floor(listener, 8, 8)
