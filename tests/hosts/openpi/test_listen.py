@@ -277,7 +277,7 @@ def test_everything_is_measured_on_every_policy(opens: Any, kind: str) -> None:
     if kind in ("torch_pi05", "torch_pi0", "torch_apt2"):
         assert isinstance(result.attention, dict)
         assert result.attention
-        assert all(0 < share < 1 for share in result.attention.values())
+        assert all(0 < share.value < 1 for share in result.attention.values())
     else:
         assert result.attention
 
