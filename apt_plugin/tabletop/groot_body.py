@@ -92,7 +92,8 @@ def vlm_config(sizes: Sizes) -> Any:
     ids = {word: index for index, word in enumerate(words)}
     half = sizes.head_dim // 2
     side = half // 3  # rotary dimensions for height, as many for width; the rest is time
-    return Qwen3VLConfig(
+    config: Any = Qwen3VLConfig  # its fields are declared where pyright does not look
+    return config(
         text_config={
             "vocab_size": len(words),
             "hidden_size": sizes.vlm_width,

@@ -172,9 +172,10 @@ def probe(model: Any, world: World, how: Grounding) -> dict[str, float]:
     for kind in ("named", "held out"):
         drawn = scenes(world, how.probe, how.seed + 1, held_out=kind == "held out", language=how.language)
         hits = examine(model, Prompts.of(Lessons(world, drawn, language=how.language)), how)
-        rows = {"": np.ones(len(drawn), bool)}
+        rows: dict[str, Any] = {"": np.ones(len(drawn), bool)}
         if how.language == "full":
-            new, one = (drawn.pairs >= (TRAINED_COLOURS, TRAINED_SHAPES)).any(-1), drawn.then < 0
+            new: np.ndarray = np.any(drawn.pairs >= np.array([TRAINED_COLOURS, TRAINED_SHAPES]), axis=-1)
+            one = drawn.then < 0
             rows[", unseen object"] = one & new[np.arange(len(drawn)), drawn.named]
             rows |= {", other words": drawn.form.any(1), ", two objects": ~one}
         for what, chosen in rows.items():

@@ -10,6 +10,7 @@ numbers here.
 """
 
 from pathlib import Path
+from typing import Any
 
 from apt_plugin.tabletop import tokenizer
 from apt_plugin.tabletop.drawing import IMAGE_SIZE
@@ -79,8 +80,8 @@ def save(directory: Path | str, patch: int) -> Path:
         vision_start_token=START,
         vision_end_token=END,
     ).save_pretrained(directory)
-    grid = {"patch_size": patch, "temporal_patch_size": TEMPORAL, "merge_size": 1}
-    scale = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    grid: dict[str, Any] = {"patch_size": patch, "temporal_patch_size": TEMPORAL, "merge_size": 1}
+    scale: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     area = {"shortest_edge": IMAGE_SIZE**2, "longest_edge": IMAGE_SIZE**2}  # the host's names for least and most pixels
     Qwen2VLImageProcessor(size=area, **grid, **scale).save_pretrained(directory)
     Qwen3VLVideoProcessor(**grid, **scale).save_pretrained(directory)

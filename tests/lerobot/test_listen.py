@@ -205,7 +205,9 @@ def test_sixty_four_frames_eight_instructions_eight_draws(
     opened: dict[str, Any], tmp_path: Path, capsys: Any, figure: Any
 ) -> None:
     """The default size must not run the VLM 4096 times; time, memory and progress are told."""
-    data = datasets.write(tmp_path / "many", ["pick up the red cup", "push the blue block"], episodes=12)
+    data = datasets.write(
+        tmp_path / "many", ["pick up the red cup", "push the blue block"], episodes=64
+    )  # one frame each
     with sized(TINY):  # the stock class knows one size only: without this it builds 3e9 random parameters
         listener = open_listener(str(opened["pi05"].facts["checkpoint"]), str(data), frames=64)
     assert len(listener.frames) == 64
