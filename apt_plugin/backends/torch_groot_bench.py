@@ -1,4 +1,5 @@
-"""Floors of a GR00T step under the recipe, counted on the parts that any implementation has to run.
+"""What `apt-plugin bench` needs of GR00T N1.7 in each of its hosts: sizes, inputs, a step and its floor, counted on the
+parts that any implementation has to run.
 
 B batch   K noise draws   S prefix tokens   T action tokens   A action dimensions
 """
@@ -6,7 +7,7 @@ B batch   K noise draws   S prefix tokens   T action tokens   A action dimension
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,82 @@ from apt_plugin.backends.torch_cache import to_torch
 from apt_plugin.backends.torch_groot import adapt, adapter_mask
 from apt_plugin.backends.torch_groot_dit import Features
 from apt_plugin.bench.table import Row
+
+IMAGE, START, END, PATCHES = 5, 3, 4, 256  # special tokens of the bench's own vocabulary; 16 x 16 patches per camera
+
+
+@dataclass(frozen=True)
+class Size:
+    """Widths are the real ones divided by `scale`; depths and token counts are real but in tiny."""
+
+    scale: int
+    layers: tuple[int, int, int, int] = (24, 16, 4, 32)  # vision, LLM, adapter, action transformer
+    cameras: int = 2
+    text: int = 30
+    batch: int = 1
+
+
+SIZES = {"tiny": Size(16, (3, 4, 2, 8)), "deep": Size(16, batch=2), "quarter": Size(4), "real": Size(1, batch=8)}
+
+
+def smaller(size: Size, batch: int | None) -> Size:
+    return size if batch is None else replace(size, batch=batch)
+
+
+def vlm_config(size: Size) -> Any:
+    """A Qwen3-VL of these sizes."""
+    import transformers
+
+    s, (vision, llm, _, _) = size.scale, size.layers
+    head = max(128 // s, 16)
+    third = head // 2 // 3
+    make: Any = transformers.Qwen3VLConfig
+    return make(
+        text_config={
+            "vocab_size": 151936 // s, "hidden_size": 2048 // s, "intermediate_size": 6144 // s,
+            "num_hidden_layers": llm, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": head,
+            "max_position_embeddings": 4096, "rope_theta": 5e6, "tie_word_embeddings": True,
+            "rope_scaling": {"rope_type": "default", "mrope_interleaved": True,
+                             "mrope_section": [head // 2 - 2 * third, third, third]},
+        },
+        vision_config={
+            "depth": vision, "hidden_size": 1024 // s, "intermediate_size": 4096 // s,
+            "num_heads": 16 if s < 8 else 4, "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            "out_hidden_size": 2048 // s, "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [vision // 4, vision // 2],
+        },
+        image_token_id=IMAGE, video_token_id=IMAGE + 1, vision_start_token_id=START, vision_end_token_id=END,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def head_config(size: Size) -> dict[str, Any]:
+    """Fields of the host's config that sizes decide."""
+    s, (_, llm, adapter, dit) = size.scale, size.layers
+    block = {"positional_embeddings": None, "dropout": 0.2, "final_dropout": True}
+    return dict(
+        backbone_embedding_dim=2048 // s, select_layer=llm, hidden_size=1024 // s, input_embedding_dim=1536 // s,
+        max_state_dim=132, max_action_dim=132,
+        diffusion_model_cfg={**block, "num_layers": dit, "num_attention_heads": 32 // s, "attention_head_dim": 48,
+                             "norm_type": "ada_norm", "output_dim": 1024 // s, "interleave_self_attention": True},
+        vl_self_attention_cfg={**block, "num_layers": adapter, "num_attention_heads": 32 // s,
+                               "attention_head_dim": 64},
+    )  # fmt: skip
+
+
+def inputs(size: Size, device: str, embodiment: torch.dtype) -> dict[str, Any]:
+    """The host's model inputs for one training step, random; the two hosts want another dtype for the embodiment."""
+    picture = [START, *[IMAGE] * (PATCHES // 4), END]
+    row = torch.tensor([*picture * size.cameras, *range(10, 10 + size.text)])
+    batch, images = size.batch, size.batch * size.cameras
+    made = {
+        "input_ids": row.expand(batch, -1), "attention_mask": torch.ones(batch, len(row), dtype=torch.int64),
+        "pixel_values": torch.rand(images * PATCHES, 3 * 2 * 16 * 16),
+        "image_grid_thw": torch.tensor([[1, 16, 16]]).expand(images, -1),
+        "state": torch.rand(batch, 1, 132), "action": torch.rand(batch, 40, 132),
+        "action_mask": torch.ones(batch, 40, 132), "embodiment_id": torch.zeros(batch, dtype=embodiment),
+    }  # fmt: skip
+    return {name: value.to(device) for name, value in made.items()}
 
 
 def stage_step(flow: Any, inputs: dict[str, Any], row: Row, cached: bool, frozen: bool) -> Callable[[], None]:

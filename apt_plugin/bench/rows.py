@@ -26,11 +26,11 @@ class Bench(Protocol):
         ...
 
 
-def rows_of(bench: Bench, batch: int, freezing: str) -> Iterator[tuple[Row, Callable[[], Made]]]:
+def rows_of(bench: Bench, batch: int, freezing: str, lora: bool = True) -> Iterator[tuple[Row, Callable[[], Made]]]:
     """(row, make); make() builds a model and gives it with its step.
 
     Args:
-        freezing: what the host calls its own way of training the expert alone.
+        freezing: what the host calls its own way of training the expert alone; lora: whether the host knows adapters.
     """
 
     def row(name: str, draws: int = 1, kind: str = "train") -> Row:
@@ -43,7 +43,8 @@ def rows_of(bench: Bench, batch: int, freezing: str) -> Iterator[tuple[Row, Call
         yield (r := row(f"APT Stage 1, K={draws}, cache", draws)), lambda r=r: bench.stage(r, 1, cached=True)
     yield (r := row("APT Stage 2, frozen VLM", 4)), lambda r=r: bench.stage(r, 2)
     yield (r := row("APT Stage 2, frozen VLM, cache", 4)), lambda r=r: bench.stage(r, 2, cached=True)
-    yield (r := row("APT Stage 2, LoRA on the VLM", 4)), lambda r=r: bench.stage(r, 2, vlm="lora")
+    if lora:
+        yield (r := row("APT Stage 2, LoRA on the VLM", 4)), lambda r=r: bench.stage(r, 2, vlm="lora")
     yield (r := row("APT Stage 2, VLM trained", 4)), lambda r=r: bench.stage(r, 2, vlm="full")
     yield row("host acting", kind="act"), lambda: bench.acting(None)
     yield row("APT acting", kind="act"), lambda: bench.acting(1.0)

@@ -74,6 +74,15 @@ def table(rows: Sequence[Row]) -> Any:
     return out
 
 
+def show(rows: Sequence[Row], facts: dict[str, Any], path: Path | None, plain: bool) -> None:
+    """Print the table, and `write` it where a path is given. `plain`: a fixed width, for logs."""
+    from rich.console import Console
+
+    Console(width=200 if plain else None).print(table(rows))
+    if path is not None:
+        write(rows, facts | {"batch": rows[0].batch}, path)
+
+
 def write(rows: Sequence[Row], facts: dict[str, Any], path: Path) -> None:
     """`path` (.json), and beside it a plot as SVG where matplotlib is there."""
     files.write_json(path, {"facts": facts, "rows": [row.as_json() for row in rows]})

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apt_plugin.bench import Row, table, write
+from apt_plugin.bench import Row, show
 from apt_plugin.errors import AptError, choose
 
 FAMILIES = ("pi05", "pi0")
@@ -55,8 +55,6 @@ def rows_of(
 
 def run(family: str, size: str, device: str, rounds: int, batch: int | None, json: Path | None, plain: bool) -> int:
     """Print the table; write JSON and plot."""
-    from rich.console import Console
-
     if device == "meta":
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {HOIST_OFF}".strip()
     import jax
@@ -69,8 +67,6 @@ def run(family: str, size: str, device: str, rounds: int, batch: int | None, jso
         )
     rows = rows_of(family, size, device, rounds, batch)
     facts: dict[str, Any] = {"host": f"openpi {importlib.metadata.version('openpi')}", "model": family, "size": size}
-    facts |= {"device": device, "batch": rows[0].batch, "jax": jax.__version__, "compiled for": jax.default_backend()}
-    Console(width=None if not plain else 200).print(table(rows))
-    if json is not None:
-        write(rows, facts, json)
+    facts |= {"device": device, "jax": jax.__version__, "compiled for": jax.default_backend()}
+    show(rows, facts, json, plain)
     return 0
