@@ -17,19 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from apt_plugin.backends.torch_groot import vlm_states
 from apt_plugin.tabletop import groot_body, groot_words, tokenizer
-from apt_plugin.tabletop.answering import Answers, answers, loss_of
 from apt_plugin.tabletop.data import reference_stats
 from apt_plugin.tabletop.drawing import IMAGE_SIZE
-from apt_plugin.tabletop.grounding import Grounding
 from apt_plugin.tabletop.lessons import FIRST_WORD, Lessons, scenes, spoken
-from apt_plugin.tabletop.splits import TRAINED_COLOURS, TRAINED_SHAPES
+from apt_plugin.tabletop.objectives import Answers, Grounding, answers, descend, kinds_of, loss_of
 from apt_plugin.tabletop.world import CELLS, World
 
 logger = logging.getLogger(__name__)
@@ -151,7 +147,7 @@ def asked(model: Any, prompts: Prompts, rows: Tensor) -> list[Answers]:
 
 
 def loss_on(found: list[Answers], prompts: Prompts, rows: Tensor, how: Grounding) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and what the last layer got right, see `answering.loss_of`."""
+    """Loss and what the last layer got right, see `objectives.loss_of`."""
     length = found[0].meaning.shape[1]
     return loss_of(found, prompts.lessons, rows, prompts.meaning[rows, :length], how, first=how.first_layer - 1)
 
@@ -167,21 +163,15 @@ def examine(model: Any, prompts: Prompts, how: Grounding) -> dict[str, Tensor]:
 
 
 def probe(model: Any, world: World, how: Grounding) -> dict[str, float]:
-    """Accuracies in [0, 1] on fresh scenes, as `objectives.probe` has them."""
+    """Accuracies in [0, 1] on fresh scenes, as `grounding.probe` has them."""
     report: dict[str, float] = {}
     for kind in ("named", "held out"):
         drawn = scenes(world, how.probe, how.seed + 1, held_out=kind == "held out", language=how.language)
         hits = examine(model, Prompts.of(Lessons(world, drawn, language=how.language)), how)
-        rows: dict[str, Any] = {"": np.ones(len(drawn), bool)}
-        if how.language == "full":
-            new: np.ndarray = np.any(drawn.pairs >= np.array([TRAINED_COLOURS, TRAINED_SHAPES]), axis=-1)
-            one = drawn.then < 0
-            rows[", unseen object"] = one & new[np.arange(len(drawn)), drawn.named]
-            rows |= {", other words": drawn.form.any(1), ", two objects": ~one}
-        for what, chosen in rows.items():
-            if how.pointing and chosen.any():
+        for what, chosen in kinds_of(drawn, how.language).items():
+            if how.pointing and len(chosen):
                 report[f"{kind} pairs, pointing{what}"] = float(
-                    hits["pointing"][torch.from_numpy(chosen)].float().mean()
+                    hits["pointing"][torch.as_tensor(chosen)].float().mean()
                 )
         report["naming"] = float(hits["naming"].float().mean())
         if how.language == "full":
@@ -192,7 +182,6 @@ def probe(model: Any, world: World, how: Grounding) -> dict[str, float]:
 def train(model: Any, world: World, how: Grounding, progress: bool = True) -> dict[str, float]:
     """Train the VLM of a `GR00TN17` in place, not the action head. Returns accuracies and seconds."""
     began, cpu = time.perf_counter(), time.process_time()
-    generator = torch.Generator().manual_seed(how.seed)
     prompts = Prompts.of(
         Lessons(world, scenes(world, how.scenes, how.seed, language=how.language), how.partial, how.seed, how.language)
     )
@@ -200,25 +189,15 @@ def train(model: Any, world: World, how: Grounding, progress: bool = True) -> di
     frozen = [p for p in parameters if not p.requires_grad]
     for p in frozen:
         p.requires_grad_(True)
-    optimiser = torch.optim.AdamW(parameters, lr=how.lr, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, how.lr, how.steps, pct_start=0.1)
-    loss = torch.zeros(())
+
+    def step(index: int, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss_on(asked(model, prompts, rows), prompts, rows, how)
+
     with one_grid(model):
-        for index in track(range(how.steps), description="Grounding the VLM", disable=not progress):
-            rows = torch.randint(len(prompts), (how.batch,), generator=generator)
-            found = asked(model, prompts, rows)
-            loss, hits = loss_on(found, prompts, rows, how)
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
-            schedule.step()
-            if index % 250 == 0 or index == how.steps - 1:
-                right = [float(hits[kind].float().mean()) for kind in ("pointing", "naming")]
-                logger.info("step %d loss %.3f pointing %.2f naming %.2f", index, float(loss.detach()), *right)
+        loss = descend(parameters, step, len(prompts), how, progress)
     for p in frozen:
         p.requires_grad_(False)
-    report = {"loss": float(loss.detach()), **probe(model, world, how)}
+    report = {"loss": loss, **probe(model, world, how)}
     report["seconds"] = time.perf_counter() - began
     report["cpu_seconds"] = time.process_time() - cpu
     return report

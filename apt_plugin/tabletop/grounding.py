@@ -29,7 +29,6 @@ tokens, `A` objects pointed at, `W` words of a kind, `K` meanings.
 """
 
 import json
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -37,16 +36,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
+from torch import Tensor
 
+from apt_plugin.language import prefix_rules
 from apt_plugin.tabletop import checkpoint, tokenizer
 from apt_plugin.tabletop.data import reference_stats
 from apt_plugin.tabletop.drawing import IMAGE_SIZE
-from apt_plugin.tabletop.lessons import PROMPT_LENGTHS, Lessons, scenes
-from apt_plugin.tabletop.objectives import Grounding, hidden_states, loss_and_hits, probe
+from apt_plugin.tabletop.lessons import PROMPT_LENGTHS, Lessons, scenes, spoken
+from apt_plugin.tabletop.objectives import Answers, Grounding, answers, descend, kinds_of, loss_of, new_objects
 from apt_plugin.tabletop.world import CELLS, World
-
-logger = logging.getLogger(__name__)
 
 __all__ = [
     "PLAIN",
@@ -91,34 +89,107 @@ POINTING = Grounding(language="full")
 SEMANTIC = Grounding(language="full", pointing=0.0)
 
 
+def hidden_states(model, images: Tensor, tokens: Tensor, mode: str) -> list[Tensor]:
+    """Run the prefix through the host's own language model.
+
+    Args:
+        model: the host's `PaliGemmaWithExpertModel`.
+        images: uint8 (B, 3, P, P). tokens: int64 (B, L), 0 is padding. mode: "isolated" or "native".
+
+    Returns:
+        The residual stream before the first and after each layer, (depth + 1) x (B, S, D); the last one
+        normalised.
+    """
+    from lerobot.policies.common.vla_utils import prepare_attention_masks_4d
+
+    seen = model.embed_image(images.float() / 127.5 - 1.0)
+    embeds = torch.cat([seen, model.embed_language_tokens(tokens)], dim=1)
+    valid = torch.cat([torch.ones(seen.shape[:2], dtype=torch.bool), tokens > 0], dim=1)
+    words = torch.cat([torch.zeros(seen.shape[:2], dtype=torch.bool), spoken(tokens)], dim=1)
+    rules = prefix_rules(valid, words, (valid.cumsum(1) - 1) * valid, mode)
+    language = model.paligemma.model.language_model
+    language.config._attn_implementation = "eager"
+    out = language(
+        inputs_embeds=embeds,
+        attention_mask=prepare_attention_masks_4d(rules.attend),
+        position_ids=rules.position,
+        use_cache=False,
+        output_hidden_states=True,
+    )
+    return list(out.hidden_states)
+
+
+def asked(model, lessons: Lessons, rows: Tensor, mode: str, short: bool) -> list[Answers]:
+    """Answers at each layer, see `objectives.answers`; `short` leaves the prompt's state part out."""
+    language = model.paligemma.model.language_model
+    words = language.get_input_embeddings().weight
+    layers = hidden_states(model, lessons.images[rows], lessons.prompts(rows, short), mode)
+    normed = [*(language.norm(hidden)[0] for hidden in layers[:-1]), layers[-1]]
+    found = []
+    for hidden in normed:
+        cells, prompt = hidden[:, : CELLS**2], hidden[:, CELLS**2 :]
+        points = prompt[torch.arange(len(rows))[:, None], lessons.asked[rows]]
+        found.append(answers(cells, points, prompt, words, lessons, torch.arange(len(words))))
+    return found
+
+
+def loss_and_hits(
+    model, lessons: Lessons, rows: Tensor, mode: str, how: Grounding, short: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`objectives.loss_of` on some rows."""
+    found = asked(model, lessons, rows, mode, short)
+    meaning = lessons.meaning[rows, : found[0].meaning.shape[1]]
+    return loss_of(found, lessons, rows, meaning, how, first=how.first_layer)
+
+
+@torch.no_grad()
+def examine(model, lessons: Lessons, mode: str, how: Grounding) -> dict[str, Tensor]:
+    """Hits of `loss_and_hits` on all lessons; pointing at any object in view makes 0.25."""
+    hits = [loss_and_hits(model, lessons, rows, mode, how)[1] for rows in torch.arange(len(lessons)).split(256)]
+    return {key: torch.cat([part[key] for part in hits]) for key in hits[0]}
+
+
+def probe(model, world: World, how: Grounding) -> dict[str, float]:
+    """Accuracies in [0, 1] on fresh scenes, in both prefix modes.
+
+    Pointing at pairs that lessons name and at those they never put together ("held out"); naming of what is in view.
+    In the full language also pointing and naming where an unseen object is meant, pointing in other words and at two
+    objects, naming by synonyms (no other words allowed), and telling a word's meaning.
+    """
+    report = {}
+    for mode in ("isolated", "native"):
+        for kind in ("named", "held out"):
+            drawn = scenes(world, how.probe, how.seed + 1, held_out=kind == "held out", language=how.language)
+            hits = examine(model, Lessons(world, drawn, language=how.language), mode, how)
+            for what, chosen in kinds_of(drawn, how.language).items():
+                if how.pointing and len(chosen):
+                    hit = hits["pointing"][torch.as_tensor(chosen)]
+                    report[f"{mode}, {kind} pairs, pointing{what}"] = float(hit.float().mean())
+        report[f"{mode}, naming"] = float(hits["naming"].float().mean())
+        if how.language == "full":
+            report[f"{mode}, naming, unseen object"] = float(
+                hits["naming"][torch.from_numpy(new_objects(drawn))].float().mean()
+            )
+            report[f"{mode}, naming, by synonyms"] = float(hits["by synonyms"].float().mean())
+            report[f"{mode}, meaning"] = float(hits["meaning"].float().mean())
+    return report
+
+
 def train(policy, world: World, how: Grounding, progress: bool = True) -> dict[str, float]:
     """Train the VLM part of a `pi05_tiny` policy in place, not the expert. Returns accuracies and seconds."""
     began, cpu = time.perf_counter(), time.process_time()
     model = policy.model.paligemma_with_expert
-    generator = torch.Generator().manual_seed(how.seed)
-    drawn = scenes(world, how.scenes, how.seed, language=how.language)
-    lessons = Lessons(world, drawn, how.partial, how.seed, how.language)
+    lessons = Lessons(
+        world, scenes(world, how.scenes, how.seed, language=how.language), how.partial, how.seed, how.language
+    )
     parameters = [p for name, p in model.paligemma.named_parameters() if "lm_head" not in name]
-    optimiser = torch.optim.AdamW(parameters, lr=how.lr, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, how.lr, how.steps, pct_start=0.1)
-    for index in track(range(how.steps), description="Grounding the VLM", disable=not progress):
-        rows = torch.randint(len(lessons), (how.batch,), generator=generator)
+
+    def step(index: int, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         mode = ("isolated", "native")[index % 2]
-        loss, hits = loss_and_hits(model, lessons, rows, mode, how, short=index < how.short * how.steps)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
-        if index % 250 == 0 or index == how.steps - 1:
-            logger.info(
-                "step %d loss %.3f pointing %.2f naming %.2f",
-                index,
-                loss,
-                hits["pointing"].float().mean(),
-                hits["naming"].float().mean(),
-            )
-    report = {"loss": float(loss.detach()), **probe(model, world, how)}
+        return loss_and_hits(model, lessons, rows, mode, how, short=index < how.short * how.steps)
+
+    loss = descend(parameters, step, len(lessons), how, progress)
+    report = {"loss": loss, **probe(model, world, how)}
     report["seconds"] = time.perf_counter() - began
     report["cpu_seconds"] = time.process_time() - cpu
     return report
