@@ -1,4 +1,4 @@
-"""A policy as the comparison sees it: prefix, velocity, sampling. One class per family of hosts' models.
+"""π0.5 as the comparison sees it, see `body`.
 
     B batch   K noise draws   T action tokens   A action dimensions   S prefix tokens
 
@@ -12,12 +12,12 @@ import math
 from typing import Any
 
 import torch
-from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.policies.common.vla_utils import prepare_attention_masks_4d
 from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
 from apt_plugin.backends.torch_pi import PrefixCache, prefix_pass
+from apt_plugin.compare.training.body import Body
 from apt_plugin.compare.training.pools import Pool, StoredPrefixes, store
 from apt_plugin.hosts.lerobot.flow import PromptBatch, run_expert
 from apt_plugin.hosts.lerobot.groups import part_of
@@ -25,12 +25,14 @@ from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
 from apt_plugin.language import PrefixRules
 
 
-class PiBody:
+class PiBody(Body):
     """lerobot's π0.5, stock (`PI05TinyPolicy`) or gated (`pi05_apt`)."""
+
+    language = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION)
 
     def __init__(self, policy: Any, gated: bool):
         self.policy, self.model, self.gated = policy, policy.model, gated
-        self.fusions: Any = getattr(policy.model, "apt_fusion", None)
+        self.fusions = getattr(policy.model, "apt_fusion", None)
         config = policy.config
         self.horizon, self.dims = config.chunk_size, config.max_action_dim
         self.width, self.steps = config.output_features[ACTION].shape[0], config.num_inference_steps
@@ -38,9 +40,8 @@ class PiBody:
     def pack(self, done: dict[str, Any], count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What the processors made of `count` frames: (tensors that no wording changes, tensors of the wording)."""
         rows = {name: v for name, v in done.items() if isinstance(v, Tensor) and v.dim() and len(v) == count}
-        keys = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION)
-        language = {name: v for name, v in rows.items() if name in keys}
-        return {name: v for name, v in rows.items() if name not in keys}, language
+        language = {name: v for name, v in rows.items() if name in self.language}
+        return {name: v for name, v in rows.items() if name not in language}, language
 
     def actions(self, batch: dict[str, Tensor]) -> Tensor:
         """Demonstrated chunks [B, T, A], padded as the model pads."""
@@ -49,15 +50,14 @@ class PiBody:
     def draw(self, *lead: int) -> tuple[Tensor, Tensor]:
         """The host's noise [*lead, T, A] and time [*lead], 1 is noise."""
         time = self.model.sample_time(math.prod(lead), "cpu").reshape(lead)
-        return self.model.sample_noise((*lead, self.horizon, self.dims), "cpu"), time
+        return self.noise(*lead), time
+
+    def noise(self, *lead: int) -> Tensor:
+        return self.model.sample_noise((*lead, self.horizon, self.dims), "cpu")
 
     def store(self, pool: Pool) -> StoredPrefixes:
         """Every prefix once, with the VLM as it is now."""
         return store(self, pool)
-
-    def ready(self, prefix: PrefixCache) -> PrefixCache:
-        """What is left to do to a kept prefix at each step: nothing (GR00T has an adapter that trains)."""
-        return prefix
 
     def freeze_vlm(self, frozen: bool) -> None:
         """Stock only: a gated policy's recipe has decided already."""
@@ -69,7 +69,6 @@ class PiBody:
         return any(p.requires_grad for n, p in self.policy.named_parameters() if part_of(n) == "vlm")
 
     def prefix(self, batch: dict[str, Tensor]) -> PrefixCache:
-        """The prefix pass; gradients reach the VLM where it trains and where they are recorded at all."""
         images, masks = self.policy._preprocess_images(batch)
         if self.gated:
             return self.model.prefix(images, masks, PromptBatch.of(batch))
@@ -99,37 +98,9 @@ class PiBody:
         return hidden @ self._language().get_input_embeddings().weight[ids].T
 
     def velocity(self, prefix: PrefixCache, x: Tensor, time: Tensor, language: bool = True) -> Tensor:
-        """x [B, K, T, A], time [B, K] -> [B, K, T, A]; `language` False closes the gates."""
         if self.gated:
             return self.model.velocity(prefix, x, time, language=language)
         return run_expert(self.model, self.model.embed_suffix(x.flatten(0, 1), time.flatten()), x, prefix)
-
-    def gates(self) -> Tensor:
-        """Every gate value, with gradient."""
-        return torch.cat([self.fusions.at(site).gate.openness() for site in self.fusions.sites])
-
-    @torch.no_grad()
-    def sample(self, batch: dict[str, Tensor], blank: dict[str, Tensor] | None, scale: float = 1.0) -> Tensor:
-        """Action chunks [B, T, A]. Guidance: v_without + scale (v_with - v_without), where "without" is closed gates on
-        a gated policy, and the empty instruction (`blank`) on a stock one. Scale 1 is the host's own sampler."""
-        self.policy.eval()
-        if self.gated:
-            recipe, own = self.model.apt_recipe, self.model.apt_recipe.guidance_scale
-            object.__setattr__(recipe, "guidance_scale", scale)  # a frozen dataclass, for this call only
-            try:
-                return self.policy.predict_action_chunk(batch)
-            finally:
-                object.__setattr__(recipe, "guidance_scale", own)
-        if scale == 1.0 or blank is None:
-            return self.policy.predict_action_chunk(batch)
-        told, untold = self.prefix(batch), self.prefix(blank)
-        noise = self.model.sample_noise((len(told.kept), self.horizon, self.dims), "cpu")
-
-        def velocity(x: Tensor, time: Tensor) -> Tensor:
-            without = self.velocity(untold, x[:, None], time[:, None])[:, 0]
-            return without + scale * (self.velocity(told, x[:, None], time[:, None])[:, 0] - without)
-
-        return euler_integrate(velocity, noise, self.steps)
 
     def _language(self) -> Any:
         return self.model.paligemma_with_expert.paligemma.model.language_model

@@ -1,5 +1,4 @@
-"""GR00T N1.7 as the comparison sees it, stock (`groot`) or gated (`groot_apt`); see `bodies` for the meaning of each
-method.
+"""GR00T N1.7 as the comparison sees it, stock (`groot`) or gated (`groot_apt`); see `body`.
 
     B batch   K noise draws   T action tokens   A action dimensions   S prefix tokens   D feature width
 
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature
@@ -22,10 +20,10 @@ from transformers.feature_extraction_utils import BatchFeature
 from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask, padding_mask
 from apt_plugin.backends.torch_groot_dit import Features
 from apt_plugin.backends.torch_groot_groups import part_of
+from apt_plugin.compare.training.body import Body
 from apt_plugin.compare.training.pools import BLOCK, Pool
 from apt_plugin.stages import PRIOR
 
-LANGUAGE = ("input_ids", "attention_mask", "mm_token_type_ids")
 SHARED = ("pixel_values", "image_grid_thw", "state", "embodiment_id", ACTION)
 
 
@@ -68,14 +66,16 @@ class StoredStates:
         return States(hidden, masks, self.state[row], self.embodiment[row])
 
 
-class GrootBody:
+class GrootBody(Body):
     """lerobot's GR00T N1.7."""
+
+    language = ("input_ids", "attention_mask", "mm_token_type_ids")
 
     def __init__(self, policy: Any, gated: bool):
         self.policy, self.gated = policy, gated
         self.model = policy._groot_model
         self.head = self.model.action_head
-        self.fusions: Any = self.model.apt_fusion if gated else None
+        self.fusions = self.model.apt_fusion if gated else None
         self.horizon, self.dims = int(self.head.config.action_horizon), int(self.head.action_dim)
         self.width, self.steps = policy.config.output_features[ACTION].shape[0], int(self.head.num_inference_timesteps)
 
@@ -89,15 +89,18 @@ class GrootBody:
         """Patches lie flat over the images of a batch; here each frame has its own."""
         shared = {name: done[name] for name in SHARED if name in done}
         shared["pixel_values"] = shared["pixel_values"].reshape(count, -1, shared["pixel_values"].shape[-1])
-        return shared, {name: done[name] for name in LANGUAGE if name in done}
+        return shared, {name: done[name] for name in self.language if name in done}
 
     def actions(self, batch: dict[str, Tensor]) -> Tensor:
         return batch[ACTION].float()
 
     def draw(self, *lead: int) -> tuple[Tensor, Tensor]:
-        noise = torch.randn(*lead, self.horizon, self.dims)
+        noise = self.noise(*lead)
         time = self.head.sample_time(math.prod(lead), torch.device("cpu"), torch.float32)
         return noise, 1 - time.reshape(lead)
+
+    def noise(self, *lead: int) -> Tensor:
+        return torch.randn(*lead, self.horizon, self.dims)
 
     def prefix(self, batch: dict[str, Tensor]) -> States:
         inputs = dict(batch)
@@ -173,30 +176,6 @@ class GrootBody:
             timestep=when, **masks,
         )  # fmt: skip
         return head.action_decoder(out, who)[:, -t:].unflatten(0, (b, draws))
-
-    def gates(self) -> Tensor:
-        return torch.cat([self.fusions.at(site).gate.openness() for site in self.fusions.sites])
-
-    @torch.no_grad()
-    def sample(self, batch: dict[str, Tensor], blank: dict[str, Tensor] | None, scale: float = 1.0) -> Tensor:
-        self.policy.eval()
-        if self.gated:
-            recipe, own = self.model.apt_recipe, self.model.apt_recipe.guidance_scale
-            object.__setattr__(recipe, "guidance_scale", scale)  # a frozen dataclass, for this call only
-            try:
-                return self.policy.predict_action_chunk(batch)
-            finally:
-                object.__setattr__(recipe, "guidance_scale", own)
-        if scale == 1.0 or blank is None:
-            return self.policy.predict_action_chunk(batch)
-        told, untold = self.ready(self.prefix(batch)), self.ready(self.prefix(blank))
-
-        def velocity(x: Tensor, time: Tensor) -> Tensor:
-            without = self.velocity(untold, x[:, None], time[:, None])[:, 0]
-            return without + scale * (self.velocity(told, x[:, None], time[:, None])[:, 0] - without)
-
-        noise = torch.randn(len(told.state), self.horizon, self.dims)
-        return euler_integrate(velocity, noise, self.steps)[..., : self.width]
 
 
 def _joined(parts: Sequence[Tensor], length: int) -> Tensor:

@@ -98,16 +98,6 @@ def stage2(prior: Path, start: Path, arm: Arm, seed: int) -> PiBody:
     return PiBody(policy, gated=True)
 
 
-def save_stage1(body: PiBody, folder: Path, steps: int, stats: Any, grounded: Path) -> Path:
-    """What lerobot-train leaves behind: weights, record, processors. At 0 steps it is the trivial prior that a gated
-    policy in one stage starts from: the product's check of Stage 2's source stays as it is."""
-    body.policy.apt_step = steps
-    body.policy.save_pretrained(folder)
-    for processor in processors(body, stats, grounded):
-        processor.save_pretrained(folder)
-    return folder
-
-
 def processors(body: PiBody, stats: Any, grounded: Path) -> tuple[Any, Any]:
     """The policy's own input and output pipelines under `stats` (tabletop.data.reference_stats)."""
     as_tensors = {key: {name: torch.as_tensor(v) for name, v in group.items()} for key, group in stats.items()}

@@ -67,14 +67,6 @@ def stage2(prior: Path, start: Path, arm: Arm, seed: int) -> GrootBody:
     return GrootBody(policy, gated=True)
 
 
-def save_stage1(body: GrootBody, folder: Path, steps: int, stats: Any, grounded: Path) -> Path:
-    body.policy.apt_step = steps
-    body.policy.save_pretrained(folder)
-    for processor in processors(body, stats, grounded):
-        processor.save_pretrained(folder)
-    return folder
-
-
 def processors(body: GrootBody, stats: Any, grounded: Path) -> tuple[Any, Any]:
     """The saved ones of the grounded body, which outlive a run: the host cannot make them anew without the hub. Their
     statistics are those of the lessons' world, the same for every arm."""
