@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,10 @@ class Request:
     listen: int = 32
     # Host flags for one stage only, name -> value.
     stage_flags: dict[str, dict[str, str]] = field(default_factory=lambda: {"1": {}, "2": {}})
+
+    def caches(self, stage: str) -> bool:
+        """Whether a stage reads features from disk: with a frozen VLM only."""
+        return self.recipe is not None and bool(self.recipe.cache) and (stage == "1" or self.recipe.vlm == "frozen")
 
 
 def split(argv: Sequence[str]) -> Request:
@@ -102,6 +106,23 @@ def listen_after(frames: int, policy: Any, output: Any, *flags: str) -> None:
     logging.info("APT: listen: %s", " ".join(command))
     if subprocess.call(command):
         logging.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
+
+
+def make_caches(request: Request, has_prior: bool, make: Callable[[str], int]) -> int:
+    """`apt-plugin cache build|verify` of every stage whose cache can be made now; the worst exit status.
+
+    Args:
+        has_prior: whether Stage 1 has left a result; make: exit status of making (or checking) a stage's cache.
+    """
+    worst = 0
+    for stage in {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[request.stage]:
+        if not request.caches(stage):
+            logging.info("APT: Stage %s trains the VLM and reads no cache.", stage)
+        elif stage == "2" and request.stage == "both" and not has_prior:
+            logging.info("APT: Stage 2's cache starts from Stage 1's result; the run makes it between the stages.")
+        else:
+            worst = max(worst, abs(make(stage)))
+    return worst
 
 
 def _as_flag(value: Any) -> str:

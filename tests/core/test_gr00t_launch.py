@@ -71,7 +71,7 @@ def test_a_cache_is_made_by_the_stages_own_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(launch.subprocess, "call", lambda command: asked.append(command) or 0)
     assert launch.cache(core.split(line), "build") == 0  # of both stages, only the one with a frozen VLM
     training = launch.Training(launch.find_program(core.split(line).command), core.split(line))
-    assert (training.caches("1"), training.caches("2")) == (True, False)
+    assert (training.request.caches("1"), training.request.caches("2")) == (True, False)
     first = training.command("1")
     assert asked == [[part if part != launch.TRAIN else "apt-cache-build" for part in first]]
     assert asked[0][:3] == ["torchrun", "--nproc-per-node", "2"]

@@ -19,7 +19,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHILD, TRAIN
 from apt_plugin.hub import local_folder
-from apt_plugin.launch import Request, listen_after
+from apt_plugin.launch import Request, listen_after, make_caches
 from apt_plugin.recipe import Recipe, flatten
 from apt_plugin.report.run import write_run
 from apt_plugin.stages import read_record
@@ -156,7 +156,7 @@ class Training:
             if stage == "2" and len(wanted) == 2 and self.request.prove and (status := self.prove()):
                 return status
             command = self.command(stage)
-            if self.caches(stage) and (status := subprocess.call(for_cache(command, "build"))):
+            if self.request.caches(stage) and (status := subprocess.call(for_cache(command, "build"))):
                 return status
             logging.info("APT: Stage %s: %s", stage, " ".join(command))
             if status := subprocess.call(command):
@@ -167,23 +167,15 @@ class Training:
         write_run(self.output, {stage: read_record(folder) for stage, folder in found.items() if folder is not None})
         return 0
 
-    def caches(self, stage: str) -> bool:
-        """Whether this stage reads features from disk: with a frozen VLM only."""
-        return bool(self.recipe.cache) and (stage == "1" or self.recipe.vlm == "frozen")
-
     def cache(self, action: str) -> int:
         """`apt-plugin cache build|verify`: every stage whose cache can be made now."""
         if not self.recipe.cache:
             raise AptError(f"Which cache? Write --apt.cache DIR behind apt-plugin cache {action} ... --recipe apt.")
-        worst = 0
-        for stage in {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[self.request.stage]:
-            if not self.caches(stage):
-                logging.info("APT: Stage %s trains the VLM and reads no cache.", stage)
-            elif stage == "2" and self.request.stage == "both" and last_whole(self.folder("1")) is None:
-                logging.info("APT: Stage 2's cache starts from Stage 1's result; the run makes it between the stages.")
-            else:
-                worst = max(worst, abs(subprocess.call(for_cache(self.command(stage), action))))
-        return worst
+
+        def make(stage: str) -> int:
+            return subprocess.call(for_cache(self.command(stage), action))
+
+        return make_caches(self.request, last_whole(self.folder("1")) is not None, make)
 
     def listen(self, checkpoint: Path) -> None:
         """On the (first) data set that Stage 2 was trained on."""

@@ -103,16 +103,12 @@ class Training:
                 "model in every process. Drop --apt.cache, or train in JAX."
             )
 
-    def caches(self, stage: str) -> bool:
-        """Whether this stage reads features from disk: with a frozen VLM only."""
-        return bool(self.request.recipe.cache) and (stage == "1" or self.request.recipe.vlm == "frozen")
-
     def cache(self, action: str) -> int:
         """Make or check what can be now: Stage 2's data are read by the statistics of a finished Stage 1."""
         if self.request.stage == "both":
             logging.info("APT: Stage 1's cache; a run makes Stage 2's between the stages (or write --apt.stage 2).")
         stage = self.wanted[0]
-        if not self.caches(stage):
+        if not self.request.caches(stage):
             raise AptError(f"Stage {stage} trains the VLM ({self.request.recipe.vlm}) and reads no cache.")
         return self.prepared(stage, action)
 
@@ -130,7 +126,7 @@ class Training:
         for stage in wanted:
             if stage == "2" and len(wanted) == 2 and self.request.prove and (status := self.prove()):
                 return status
-            if self.caches(stage) and (status := self.prepared(stage, "build")):
+            if self.request.caches(stage) and (status := self.prepared(stage, "build")):
                 return status
             status, written = self.stage(stage)
             if status:
