@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-CONFIGS = Path("configs/compare")
+from apt_plugin.errors import AptError
+
+OWN = Path("configs/compare")
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Compare:
     action: Annotated[Literal["plan", "run", "tune", "report", "gather"], tyro.conf.Positional]
     output: Path = Path("apt-compare")
     """Results, grounded VLMs and shared first stages; for report and gather: where they write."""
-    configs: Path = CONFIGS
-    """Folder with arms/, settings/, rates.yaml and questions.yaml."""
+    configs: Path | None = None
+    """Folder with arms/, settings/, rates.yaml and questions.yaml; left out: configs/compare here, or else ours."""
     results: Path | None = None
     """report, gather: a folder of runs or a .jsonl file; left out: the output folder."""
     settings: tuple[str, ...] = ()
@@ -41,7 +43,8 @@ class Compare:
         from apt_plugin.compare import plan
         from apt_plugin.compare.board import current
 
-        console, configs = Console(), plan.read(self.configs)
+        folder = self.configs or (OWN if OWN.is_dir() else plan.shipped())
+        console, configs = Console(), plan.read(folder)
         if self.action in ("report", "gather"):
             source = self.results or self.output
             found: Any = plan.results(source)
@@ -57,9 +60,11 @@ class Compare:
         if self.action == "tune":
             from apt_plugin.compare.tuning import tune
 
-            return tune(
-                configs, self.settings, self.arms, self.seeds, self.output, self.configs, self.processes, self.quiet
-            )
+            if folder == plan.shipped() and self.configs is None:
+                raise AptError(
+                    f"tune writes rates.yaml beside the arms. Copy {folder} to {OWN} first, or name a folder."
+                )
+            return tune(configs, self.settings, self.arms, self.seeds, self.output, folder, self.processes, self.quiet)
         jobs = plan.jobs(configs, self.settings, self.arms, self.seeds, self.budgets)
         shelf = plan.Shelf(self.output)
         if self.action == "plan":

@@ -60,6 +60,13 @@ class Configs:
         return setting.lr_expert if arm.vlm == "frozen" else setting.lr_full
 
 
+def shipped() -> Path:
+    """Our own arms, settings and questions: inside the installed package, or at the root of this repository."""
+    package = Path(__file__).parents[1]
+    installed = package / "configs/compare"
+    return installed if installed.is_dir() else package.parent / "configs/compare"
+
+
 def read(folder: Path) -> Configs:
     """`arms/*.yaml`, `settings/*.yaml`, and where they are there `rates.yaml` and `questions.yaml`.
 

@@ -61,19 +61,6 @@ class Sizes:
 
 
 SMALL = Sizes()
-#: Four times the VLM and the head: is an ordering of recipes stable in size?
-LARGER = Sizes(
-    vlm_width=128,
-    vlm_mlp=256,
-    vlm_layers=6,
-    kv_heads=4,
-    vision_width=128,
-    vision_mlp=256,
-    vision_layers=2,
-    dit_width=128,
-)
-PRESETS = {"small": SMALL, "larger": LARGER}
-
 #: Fields of the policy's config that belong to this body; every policy type that starts from it needs them.
 FIELDS: dict[str, Any] = {
     "chunk_size": arm.HORIZON,

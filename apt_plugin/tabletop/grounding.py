@@ -51,8 +51,6 @@ __all__ = [
     "POINTING",
     "SEMANTIC",
     "SIZES",
-    "SIZES_LARGE",
-    "SIZES_LARGE_EXPERT",
     "Grounding",
     "ground",
     "hidden_states",
@@ -77,11 +75,6 @@ SIZES = {
     "patch": IMAGE_SIZE // CELLS,
 }
 FULL_VOCABULARY = 352  # 324 words, see `tokenizer.vocabulary`
-#: Four times the VLM's parameters, with the same expert. Attention has eight heads of a fixed width, so it is the
-#: feed-forward parts that make up for what a doubled width lacks.
-SIZES_LARGE = SIZES | {"vlm_width": 128, "vlm_mlp": 512, "vision_width": 128, "vision_mlp": 640}
-#: Three times the expert's parameters, with the same VLM.
-SIZES_LARGE_EXPERT = SIZES | {"expert_width": 128, "expert_mlp": 256}
 
 
 PLAIN = Grounding()

@@ -210,14 +210,19 @@ def test_wilson():
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-3)
 
 
-def test_larger_presets_grow_one_part_only(tmp_path):
+def test_larger_settings_grow_one_part_only(tmp_path):
     """ "Does size matter" needs one size to change at a time, and by the factor that is claimed."""
-    from apt_plugin.tabletop.grounding import SIZES, SIZES_LARGE, SIZES_LARGE_EXPERT
+    from apt_plugin.compare import plan
+    from apt_plugin.tabletop.grounding import SIZES
+
+    settings = plan.read(plan.shipped()).settings
 
     def parts(sizes) -> np.ndarray:
-        pair = checkpoint.build(sizes, tokenizer.save(tmp_path), PROMPT_LENGTH).model.paligemma_with_expert
+        pair = checkpoint.build(
+            SIZES | dict(sizes), tokenizer.save(tmp_path), PROMPT_LENGTH
+        ).model.paligemma_with_expert
         return np.array([sum(p.numel() for p in part.parameters()) for part in (pair.paligemma, pair.gemma_expert)])
 
-    base = parts(SIZES)
-    assert parts(SIZES_LARGE) / base == pytest.approx([4, 1], rel=0.03)
-    assert parts(SIZES_LARGE_EXPERT) / base == pytest.approx([1, 3], rel=0.05)
+    base = parts({})
+    assert parts(settings["large_vlm"].sizes) / base == pytest.approx([4, 1], rel=0.03)
+    assert parts(settings["large_expert"].sizes) / base == pytest.approx([1, 3], rel=0.05)
