@@ -162,7 +162,7 @@ def new_objects(drawn: Episodes) -> np.ndarray:
 
 def kinds_of(drawn: Episodes, language: str) -> dict[str, np.ndarray]:
     """Rows of scenes by what their instruction asks for; "" is all of them, the rest needs the full language."""
-    rows = {"": np.arange(len(drawn))}
+    rows: dict[str, np.ndarray] = {"": np.arange(len(drawn))}
     if language == "full":
         named_new = new_objects(drawn)[np.arange(len(drawn)), drawn.named]
         rows[", unseen object"] = np.flatnonzero((drawn.then < 0) & named_new)
