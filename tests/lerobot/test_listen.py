@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from apt_plugin.errors import AptError
@@ -18,8 +20,9 @@ from apt_plugin.hosts.lerobot.sizes import TINY, replaced, sized
 from apt_plugin.listen import Settings, interval, listen
 from apt_plugin.listen.instructions import plan
 from apt_plugin.listen.measure import draw, listen_in, noised
+from apt_plugin.listen.pages import console
 from apt_plugin.listen_command import run
-from tests.lerobot import tiny, tiny_groot, tiny_smolvla
+from tests.lerobot import datasets, tiny, tiny_groot, tiny_smolvla
 
 QUIET = Settings(draws=2, progress=False)
 
@@ -195,6 +198,27 @@ def test_a_prefix_is_paid_once_for_all_draws(opened: dict[str, Any], kind: str) 
     """(Our GR00T keeps keys and values of its fusion too, which the floor counts anew.)"""
     ratio = cost_over_floor(opened[kind], 4, 4)
     assert (0.5 if kind == "groot_apt" else 0.9) < ratio < 1.1  # a counter that sees nothing would pass anything
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # 4608 expert passes a draw: some CPU minutes, more beside another test
+def test_sixty_four_frames_eight_instructions_eight_draws(
+    opened: dict[str, Any], tmp_path: Path, capsys: Any, figure: Any
+) -> None:
+    """The default size must not run the VLM 4096 times; time, memory and progress are told."""
+    data = datasets.write(
+        tmp_path / "many", ["pick up the red cup", "push the blue block"], episodes=64
+    )  # one frame each
+    with sized(TINY):  # the stock class knows one size only: without this it builds 3e9 random parameters
+        listener = open_listener(str(opened["pi05"].facts["checkpoint"]), str(data), frames=64)
+    assert len(listener.frames) == 64
+    ratio = cost_over_floor(listener, 8, 8)
+    figure(f"64 frames x 8 instructions x 8 draws: {ratio:.3f} of one prefix per (frame, instruction)")
+    assert 0.9 < ratio < 1.1
+    result = listen(listener, Settings(draws=2, instructions=3))
+    assert "192/192" in capsys.readouterr().out  # the progress bar, at its end
+    console([result], Console(width=200))
+    assert re.search(r"192 prefix passes, \d+ s, peak [\d,]+ MiB", capsys.readouterr().out)
 
 
 def test_guidance_is_swept_on_stage_2_and_refused_elsewhere(opened: dict[str, Any]) -> None:

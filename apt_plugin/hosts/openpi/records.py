@@ -27,6 +27,7 @@ from apt_plugin.hosts.openpi.optim import part_of
 from apt_plugin.stages import NonFiniteError, Record, read_record, write_record
 
 SIGNPOST = "norm_stats.json"  # the file that a stock server opens first
+BUILT_IN = {"siglip_variant": "So400m/14"}  # fields that our patches add, with what an unpatched openpi does anyway
 
 
 def _digest(leaves: dict[str, Any]) -> str:
@@ -164,10 +165,22 @@ def _model_file(folder: Path) -> dict[str, Any]:
 
 
 def model_config(folder: Path) -> Any:
-    """The stock Pi0Config that a checkpoint was trained with."""
+    """The stock Pi0Config that a checkpoint was trained with.
+
+    Raises:
+        AptError: a field that this openpi does not have holds another value than every openpi without it builds in.
+    """
     from openpi.models import pi0_config
 
-    return pi0_config.Pi0Config(**_model_file(folder)["model"])
+    told = _model_file(folder)["model"]
+    known = {field.name for field in dataclasses.fields(pi0_config.Pi0Config)}
+    for name in sorted(told.keys() - known):
+        if told[name] != BUILT_IN.get(name):
+            raise AptError(
+                f"This checkpoint was trained with {name}={told[name]!r}, and the Pi0Config of this openpi has no such "
+                "field. Where the openpi that trained it was patched, patch this one too: apt-plugin patch openpi"
+            )
+    return pi0_config.Pi0Config(**{name: value for name, value in told.items() if name in known})
 
 
 def stock_assets(folder: Path) -> str:

@@ -74,6 +74,8 @@ def opened(model):
         ("pi0", 1, {}),
         ("pi05", 1, {}),
         ("pi0", 2, {"fusion.kind": "host", "fusion.gate": "head", "fusion.every": "2"}),
+        ("pi0", 2, {"fusion.kind": "interleaved"}),
+        ("pi05", 2, {"fusion.kind": "host"}),
         ("pi05", 2, {"fusion.kind": "interleaved", "fusion.gate": "channel", "fusion.feed_forward": "true"}),
     ],
 )

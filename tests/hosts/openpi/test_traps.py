@@ -16,13 +16,16 @@ import pytest
 from flax import nnx
 from openpi.models import model as _model
 from openpi.models import tokenizer as _tokenizer
+from openpi.models.pi0_config import Pi0Config
 from openpi.shared import normalize
 from openpi.training import config as _config
 from openpi.training import data_loader, optimizer
 
+from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi import launch, records, training
 from apt_plugin.hosts.openpi.derive import Frozen, derive
+from apt_plugin.hosts.openpi.names import MODEL
 from apt_plugin.hosts.openpi.optim import AptOptimizer
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt, FillPrompt, require_marked
 from apt_plugin.hosts.openpi.prove import make_batch
@@ -228,6 +231,22 @@ def test_the_signpost_stops_a_stock_server(tmp_path):
 
 
 # -- optimiser, seams, command line ------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_a_patched_openpi_opens_on_an_unpatched_one(tmp_path):
+    """Our patch gives the config a field for the image tower; a host without it met a TypeError."""
+
+    def stored(**more):
+        model = {"pi05": True, "action_horizon": 7, **more}
+        files.write_json(tmp_path / "assets" / MODEL, {"config": "tiny", "model": model})
+        return records.model_config(tmp_path)
+
+    assert stored(siglip_variant="So400m/14").action_horizon == 7  # what an unpatched openpi builds anyway
+    with pytest.raises(AptError, match=r"image_tokens=9.*apt-plugin patch openpi"):
+        stored(image_tokens=9)
+    if "siglip_variant" not in {field.name for field in dataclasses.fields(Pi0Config)}:
+        with pytest.raises(AptError, match="siglip_variant='mu/16'"):
+            stored(siglip_variant="mu/16")
 
 
 def test_groups_have_their_own_rates_and_gates_no_decay():
