@@ -7,6 +7,7 @@ Frames of one episode resemble each other, so whole episodes are resampled, not 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from apt_plugin.listen.measure import Heard
 
 RESAMPLES = 1000
 FEWEST = 6  # frames below which a number is not given
+# Relative float32 rounding between rows of one batch: a matrix product may sum another row in another order, so a
+# policy that no word reaches has differences of some 1e-8 (openpi's JAX Stage 1) that must not pass for hearing.
+ROUNDING = 1e-6
 
 # What a number is good for, by the study of 21 policies in examples/listen.md: its rank among policies went with
 # success on instructions they had never met (COMPARES), or it did not and only its distance from a deaf policy's
@@ -95,6 +99,7 @@ def scores(heard: Heard, seed: int = 0) -> dict[str, Score]:
 
 def per_frame(heard: Heard) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
     """name -> numerator [F], denominator [F] (NaN where a frame has none) and chance [F] or None."""
+    heard = settled(heard)
     kinds, losses = heard.kinds(), heard.losses.mean(-1)
     other = np.isin(kinds, MEAN_SOMETHING_ELSE)
     contest = np.isin(kinds, ("true", "swap", "foreign"))
@@ -125,6 +130,23 @@ def per_frame(heard: Heard) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarra
         mask[:, 0] = True
         out[name] = (_wins(losses, mask, pairwise=True) * has, has, np.full(len(losses), 0.5))
     return out
+
+
+def settled(heard: Heard) -> Heard:
+    """The same, with losses and actions that differ from the true instruction's by rounding alone set equal to them."""
+
+    def snap(values: np.ndarray, true: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+        off, size = np.abs(values - true).max(axes, keepdims=True), np.abs(true).max(axes, keepdims=True)
+        return np.where(off <= ROUNDING * size, true, values)
+
+    losses, actions = heard.losses, heard.actions
+    closed = None if heard.closed is None else snap(heard.closed, losses[:, 0], (-1,))
+    return dataclasses.replace(
+        heard,
+        losses=snap(losses, losses[:, :1], (-1,)),
+        actions=snap(actions, actions[:, :1], (-3, -2, -1)),
+        closed=closed,
+    )
 
 
 SWEPT = ("retrieval", "margin", "sensitivity", "loss")  # what a guidance sweep reports

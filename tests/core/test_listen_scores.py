@@ -44,6 +44,21 @@ def test_a_policy_without_ears_scores_chance_not_everything() -> None:
     assert not made["retrieval"].heard
 
 
+def test_rounding_between_rows_of_a_batch_is_not_hearing() -> None:
+    """openpi's JAX Stage 1 had a sensitivity of 9e-9 [7e-9, 1e-8]: above zero, so it "heard", and its ties were lost."""
+    rng = np.random.default_rng(5)
+    losses, actions = 1 + 5e-8 * rng.random((F, N, D)), noisy_actions()
+    actions += (3e-8 * rng.standard_normal(actions.shape)).astype(np.float32)
+    made = scores(heard(losses, actions, closed=losses[:, 1]))
+    assert made["retrieval"].value == made["retrieval"].chance
+    assert made["colour"].value == 0.5
+    for name in ("sensitivity", "blank gap", "prior gap", "margin"):
+        assert made[name].value == 0, name
+        assert not made[name].heard
+    seen = scores(heard(losses + 1e-4 * np.arange(N)[None, :, None], actions))
+    assert seen["blank gap"].heard  # a small difference that is one in every frame still counts
+
+
 def test_sensitivity_is_in_units_of_noise() -> None:
     """Instructions that move every action by a constant c, noise of spread s: the ratio is c over s."""
     actions = noisy_actions()

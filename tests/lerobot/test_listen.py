@@ -187,16 +187,20 @@ def cost_over_floor(listener: Any, per_frame: int, draws: int) -> float:
     context: Any = listener.context([0], [longest])
     expert = count(lambda: context.velocity(noise, np.full((1, 1), 0.5, np.float32)))
     prefix = count(lambda: listener.context([0], [longest]))
-    # Loss, sampling, and where there are gates the loss with them closed. It is asked of whole batches: a batch of the
-    # true instructions alone has another shape, and rounding would break the ties of a deaf policy.
-    floor = frames * per_frame * (prefix + draws * (1 + listener.steps + listener.gated) * expert)
+    floor = frames * per_frame * (prefix + draws * (1 + listener.steps) * expert)  # loss and sampling
     return count(lambda: listen_in(listener, variants, draws, progress=False)) / floor
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_prefix_is_paid_once_for_all_draws(opened: dict[str, Any], kind: str) -> None:
-    """(Our GR00T keeps keys and values of its fusion too, which the floor counts anew.)"""
+def test_a_prefix_is_paid_once_for_all_draws(
+    opened: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch, figure: Any
+) -> None:
+    """Gates cost one more expert pass, the loss with them closed, which must stay small beside sampling. (Our GR00T
+    keeps keys and values of its fusion too, which the floor counts anew.)"""
+    if kind.startswith("pi"):
+        monkeypatch.setattr(opened[kind], "steps", 10)  # the host's default; the tiny policies take 3
     ratio = cost_over_floor(opened[kind], 4, 4)
+    figure(f"listen, {kind}, 4 instructions, 4 draws: {ratio:.3f} of one prefix per (frame, instruction)")
     assert (0.5 if kind == "groot_apt" else 0.9) < ratio < 1.1  # a counter that sees nothing would pass anything
 
 
