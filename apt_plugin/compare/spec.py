@@ -57,6 +57,8 @@ class Arm:
         stage1: a language-free first stage whose tensors the last stage takes over; None: one stage.
         insulate: no gradient from expert to VLM; token_loss: weight of the VLM's own discrete action-token loss.
         dropout: share of instructions blanked; unlabelled: share of each batch that is unlabelled, under none.
+        self_label: share of the last stage's steps after which unlabelled frames get the training instruction that fits
+            their action best under the policy itself (see training/labelling.py); 0 is never.
         prior_loss, ratio: weights of the loss under an empty instruction, and of the likelihood-ratio loss.
         contrast, temperature, negatives: weight of the contrastive instruction loss, its temperature, and where other
             instructions come from: those of objects in view ("scene"), or any of the training data ("data").
@@ -80,6 +82,7 @@ class Arm:
     token_loss: float = 0.0
     dropout: float = 0.0
     unlabelled: float = 0.0
+    self_label: float = 0.0
     prior_loss: float = 0.0
     ratio: float = 0.0
     contrast: float = 0.0
@@ -96,7 +99,7 @@ class Arm:
         object.__setattr__(self, "guidance", tuple(float(scale) for scale in self.guidance))
         for name, known in (("policy", POLICIES), ("group", GROUPS), ("vlm", VLMS), ("negatives", NEGATIVES)):
             choose(f"{self.name}: {name}", getattr(self, name), known)
-        for name in ("vlm_frozen_share", "dropout", "unlabelled"):
+        for name in ("vlm_frozen_share", "dropout", "unlabelled", "self_label"):
             if not 0 <= getattr(self, name) < 1:
                 raise AptError(f"{self.name}: {name} is {getattr(self, name)}; write a share in [0, 1).")
         for name in ("token_loss", "prior_loss", "ratio", "contrast", "prior_weight", "gate_push", "lr"):
@@ -108,6 +111,10 @@ class Arm:
             raise AptError(
                 f"{self.name}: recipe, gate_push, prior_weight and vlm=lora need the gated policy; write policy: apt."
             )
+        if self.self_label and not self.unlabelled:
+            raise AptError(f"{self.name}: self_label needs unlabelled frames in the batch; write unlabelled: 0.5.")
+        if self.self_label and self.vlm_frozen_share:
+            raise AptError(f"{self.name}: self_label and vlm_frozen_share both cut the last stage; write one of them.")
         if self.insulate and not self.token_loss:
             raise AptError(f"{self.name}: an insulated VLM learns from its own loss only; write token_loss: 1.")
         if self.token_loss and (self.policy != "stock" or self.vlm != "full"):

@@ -20,7 +20,7 @@ import apt_plugin
 from apt_plugin.backends.torch_bench import flops as count_flops
 from apt_plugin.cache import claims
 from apt_plugin.compare.spec import Arm, Setting, content, digest
-from apt_plugin.compare.training import base, policies, policies_groot
+from apt_plugin.compare.training import base, labelling, policies, policies_groot
 from apt_plugin.compare.training.policies import stage1_recipe
 from apt_plugin.compare.training.pools import Pool, every, joined, process
 from apt_plugin.compare.training.testing import Acting, HeldOut, heard, roll_out
@@ -59,6 +59,7 @@ class Run:
         self.world = base.world_of(setting)
         self.stats = reference_stats(self.world)
         self.clock = Clock()
+        self.labels_right: float | None = None  # of self-labelling, for the report alone
         self.vlm_seed = seed % setting.vlm_seeds
         self.family = FAMILIES[setting.body]
         key = base.base_key(setting, self.vlm_seed, self.family.sizes_of(setting))
@@ -76,12 +77,15 @@ class Run:
         wordings = () if prior else arm.wordings()
         negatives = arm.negatives if any(w.startswith("other") for w in wordings) else ""
         need = arm.stage1.data if prior and arm.stage1 else "both" if arm.unlabelled else "labelled"
-        parts, labelled = [], 0
+        parts, labelled, known = [], 0, []
         if need != "unlabelled":
-            parts = every(self.world.training(setting.labelled, self.seed), True, negatives, self.seed)
+            shown = self.world.training(setting.labelled, self.seed)
+            parts, known = every(shown, True, negatives, self.seed), sorted(set(shown.instructions()))
             labelled = sum(map(len, parts))
         if need != "labelled":
-            parts = parts + every(self.world.training(setting.unlabelled, self.seed + 1000), False)
+            ask = known if arm.self_label and not prior else ()
+            parts = parts + every(self.world.training(setting.unlabelled, self.seed + 1000), False, ask=ask)
+            wordings = (*wordings, *(name for name in parts[-1].texts if name.startswith(labelling.ASKED)))
         pool = process(body, self.processors(body)[0], joined(parts, wordings), labelled)
         if not body.vlm_trains():
             pool.prefixes = body.store(pool)
@@ -144,6 +148,12 @@ class Run:
         else:
             pool = self.pool(body, False)
         trainer = self.trainer(body, pool, steps, False)
+        if arm.self_label:
+            before = round(arm.self_label * steps)
+            trainer.run(before)
+            trainer.labels, self.labels_right = labelling.label(trainer)
+            trainer.run(steps - before, before)
+            return body, trainer.curve
         if frozen:
             body.freeze_vlm(True)
             trainer.run(frozen)
@@ -236,7 +246,7 @@ class Run:
             "steps": [first, last], "flops": {"per_step": cost, "stock": stock["last"], "total": total},
             "wall": {**clock.wall, "stage1": before["wall"]}, "cpu": {**clock.cpu, "stage1": before["cpu"]},
             "curve": {"stage1": before["curve"], "last": curve}, "splits": tested.pop(own), "guided": tested,
-            "listen": numbers, "gates": gates,
+            "listen": numbers, "gates": gates, "labels_right": self.labels_right,
             "versions": {
                 "apt_plugin": apt_plugin.__version__, "lerobot": HOSTS["lerobot"].version(),
                 "torch": torch.__version__, "python": platform.python_version(),

@@ -17,6 +17,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from apt_plugin.backends.torch_pi import PrefixCache
+from apt_plugin.compare.training import labelling
 from apt_plugin.tabletop import arm as arm_dynamics
 from apt_plugin.tabletop.data import CAMERA, frames
 from apt_plugin.tabletop.world import CELLS, OBJECTS, Episodes
@@ -27,24 +28,29 @@ BLOCK = 512  # frames processed at once
 @dataclass(frozen=True)
 class Raw:
     """Frames as a data set would give them: images uint8 [N, P, P, 3], states [N, 3], chunks [N, T, 3], and the texts
-    of each wording, N each."""
+    of each wording, N each; `episode` int [N]; `truth` int [N], see `labelling`, for the report alone."""
 
     images: np.ndarray
     states: np.ndarray
     actions: np.ndarray
     texts: dict[str, list[str]]
+    episode: np.ndarray
+    truth: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def every(episodes: Episodes, labelled: bool, negatives: str = "", seed: int = 0) -> list[Raw]:
+def every(episodes: Episodes, labelled: bool, negatives: str = "", seed: int = 0, ask: Sequence[str] = ()) -> list[Raw]:
     """`raw` of single and of chained episodes, which differ in length."""
     known = sorted(set(episodes.instructions()))
-    return [raw(part, labelled, known, negatives, seed) for part in episodes.by_legs()]
+    return [raw(part, labelled, known, negatives, seed, ask) for part in episodes.by_legs()]
 
 
-def raw(episodes: Episodes, labelled: bool, known: Sequence[str] = (), negatives: str = "", seed: int = 0) -> Raw:
+def raw(
+    episodes: Episodes, labelled: bool, known: Sequence[str] = (), negatives: str = "", seed: int = 0,
+    ask: Sequence[str] = (),
+) -> Raw:  # fmt: skip
     """Every frame of the episodes' demonstrations; a chunk that runs over the end repeats the last action, as lerobot's
     reader does.
 
@@ -52,6 +58,7 @@ def raw(episodes: Episodes, labelled: bool, known: Sequence[str] = (), negatives
         known: instructions of the training data; other instructions for a contrast come from them alone, since a
             trainer has no others: a pair that is never named is not named here either.
         negatives: "scene", "data" or "" (none).
+        ask: instructions that self-labelling may give to these episodes; empty: it is not asked.
     """
     images, states, actions = frames(episodes)
     count, length = actions.shape[:2]
@@ -62,8 +69,13 @@ def raw(episodes: Episodes, labelled: bool, known: Sequence[str] = (), negatives
     if negatives:
         others = other_instructions(episodes, said, known, negatives, seed)
         texts |= {f"other{k}": [row[k] for row in others] for k in range(2)}
+    if ask:
+        texts |= labelling.asked(episodes, ask)
     per_frame = {name: [text for text in row for _ in range(length)] for name, row in texts.items()}
-    return Raw(images.reshape(-1, *images.shape[2:]), states.reshape(-1, states.shape[-1]), chunks, per_frame)
+    number, about = (np.repeat(part, length) for part in (np.arange(count), labelling.truth(episodes)))
+    return Raw(
+        images.reshape(-1, *images.shape[2:]), states.reshape(-1, states.shape[-1]), chunks, per_frame, number, about
+    )
 
 
 def other_instructions(
@@ -88,8 +100,11 @@ def joined(parts: Sequence[Raw], wordings: Sequence[str]) -> Raw:
         name: [text for part in parts for text in part.texts.get(name, part.texts["true"])]
         for name in ("true", *wordings)
     }
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "states", "actions")}
-    return Raw(**arrays, texts=texts)
+    names = ("images", "states", "actions", "truth")
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    firsts = np.cumsum([0, *(part.episode.max() + 1 for part in parts)])
+    episode = np.concatenate([part.episode + first for part, first in zip(parts, firsts, strict=False)])
+    return Raw(**arrays, texts=texts, episode=episode)
 
 
 @dataclass
@@ -101,6 +116,9 @@ class Pool:
     wordings: tuple[str, ...]
     labelled: int  # frames; the rest is unlabelled
     cells: Tensor  # [N], the table's cell in which a chunk ends
+    said: list[Tensor]  # per wording bool [N]: it has words for that frame
+    episode: Tensor  # [N]
+    truth: Tensor  # [N], for the report alone
     prefixes: Any = field(default=None)  # what `body.store` returned: has `pick(place)`
 
     def __len__(self) -> int:
@@ -132,7 +150,10 @@ def process(body: Any, preprocessor: Any, frames: Raw, labelled: int) -> Pool:
     ends = (torch.from_numpy(frames.actions[:, -1, :2]) * CELLS).long().clamp(0, CELLS - 1)
     cells = ends[:, 1] * CELLS + ends[:, 0]
     fixed = {name: torch.cat(values) for name, values in shared.items()}
-    return Pool(fixed, {n: _even(v) for n, v in language.items()}, tuple(frames.texts), labelled, cells)
+    said = [torch.tensor([bool(text) for text in texts]) for texts in frames.texts.values()]
+    episode, about = torch.from_numpy(frames.episode), torch.from_numpy(frames.truth)
+    spoken = {name: _even(parts) for name, parts in language.items()}
+    return Pool(fixed, spoken, tuple(frames.texts), labelled, cells, said, episode, about)
 
 
 def _even(parts: Sequence[Tensor]) -> Tensor:

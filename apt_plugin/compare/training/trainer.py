@@ -59,6 +59,7 @@ class Trainer:
     batch: int
     seed: int
     prior: bool = False
+    labels: Tensor | None = None  # number of a wording per frame, where self-labelling has found some
     curve: list[tuple[int, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -101,6 +102,14 @@ class Trainer:
             prefix = self.body.prefix(self.pool.batch(rows, wording))
         return self.body.ready(prefix)
 
+    def errors(self, prefix: Any, rows: Tensor, noise: Tensor, time: Tensor, language: bool = True) -> Tensor:
+        """Flow-matching error [B] of the demonstrated chunks, averaged over draws; arguments as in `loss`."""
+        actions = self.body.actions({ACTION: self.pool.shared[ACTION][rows]})
+        t = time[..., None, None]
+        x, target = t * noise + (1 - t) * actions[:, None], noise - actions[:, None]
+        off = self.body.velocity(prefix, x, time, language) - target
+        return off[..., : self.body.width].square().mean((1, 2, 3))
+
     def loss(self, rows: Tensor, dropped: Tensor | None, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """(what is minimised, the plain flow-matching loss) of a batch.
 
@@ -109,17 +118,14 @@ class Trainer:
             noise: [B, K, T, A]; time: [B, K].
         """
         arm, pool = self.arm, self.pool
-        actions = self.body.actions({ACTION: pool.shared[ACTION][rows]})
-        t = time[..., None, None]
-        x, target = t * noise + (1 - t) * actions[:, None], noise - actions[:, None]
 
         def errors(prefix: Any, language: bool = True) -> Tensor:
-            off = self.body.velocity(prefix, x, time, language) - target
-            return off[..., : self.body.width].square().mean((1, 2, 3))  # [B]
+            return self.errors(prefix, rows, noise, time, language)
 
-        wording: str | Tensor = "true"
+        wording: str | Tensor = "true" if self.labels is None else self.labels[rows]
         if dropped is not None:
-            wording = dropped.long() * pool.wordings.index("blank")
+            own = wording if isinstance(wording, Tensor) else torch.zeros_like(rows)
+            wording = torch.where(dropped, pool.wordings.index("blank"), own)
         if self.prior:
             plain = errors(self.prefix(rows, wording)).mean()
             return plain, plain

@@ -9,6 +9,7 @@ Prints one JSON line: relative differences of loss and of the gradients' norms, 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import sys
 
@@ -99,6 +100,9 @@ def in_torch() -> dict | None:
     wrapped = torch.nn.parallel.DistributedDataParallel(Step(), find_unused_parameters=True)
     half = len(WORDS) // world
     loss, grads = run(wrapped, slice(rank * half, (rank + 1) * half))
+    # Freed here: at interpreter exit its last reference holds the GIL that gloo's thread waits for, and both hang.
+    del wrapped
+    gc.collect()
     dist.all_reduce(loss)
     dist.destroy_process_group()
     return summary(float(alone), float(loss) / world, whole, grads, devices=world, sharded=0) if rank == 0 else None

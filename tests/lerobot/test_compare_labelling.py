@@ -1,0 +1,86 @@
+"""Self-labelling asks only what training names, looks at no truth, and finds what the policy's likelihood says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+pytest.importorskip("lerobot")
+import torch
+
+from apt_plugin.compare.spec import Arm
+from apt_plugin.compare.training import job, labelling
+from apt_plugin.errors import AptError
+from apt_plugin.tabletop.world import OBJECTS, World
+from tests.lerobot.compare_cases import SMALL
+
+SELF = Arm("self", unlabelled=0.5, self_label=0.5)
+
+
+def test_no_pair_is_named_that_no_demonstration_names_and_the_truth_is_not_looked_at() -> None:
+    world = World()
+    known = sorted(set(world.training(400, 0).instructions()))
+    shown = world.training(60, 1000)
+    questions = labelling.asked(shown, known)
+    assert len(questions) == OBJECTS * len(world.verbs)
+    assert {text for texts in questions.values() for text in texts} <= {*known, ""}
+    other = dataclasses.replace(shown, verb=shown.verb[::-1].copy(), named=shown.named[::-1].copy())
+    assert labelling.asked(other, known) == questions
+    names, about = list(questions), labelling.truth(shown)
+    for row, text in enumerate(shown.instructions()):
+        assert questions[names[about[row]]][row] == text
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labelling")
+    run = job.Run(SMALL, SELF, 0, 3e-3, folder / "out", folder / "run")
+    body = run.last_body(None)
+    return run.trainer(body, run.pool(body, False), SMALL.steps, False)
+
+
+def test_a_likelihood_that_knows_is_believed(trainer, monkeypatch) -> None:
+    """One frame of an episode that is sure outvotes one that errs a little; both get one label."""
+    pool = trainer.pool
+
+    def errors(number, rows, noise, time):
+        first = torch.from_numpy(np.flatnonzero(np.diff(pool.episode.numpy(), prepend=-1)))
+        right = number == torch.tensor(numbers)[pool.truth[rows]]
+        sure = torch.isin(rows, first)
+        return torch.where(sure, 1.0 - 0.5 * right.float(), 1.0 + 0.1 * right.float())
+
+    numbers = [k for k, name in enumerate(pool.wordings) if name.startswith(labelling.ASKED)]
+    monkeypatch.setattr(trainer, "prefix", lambda rows, number: number)
+    monkeypatch.setattr(trainer, "errors", errors)
+    labels, right = labelling.label(trainer)
+    assert (labels[: pool.labelled] == 0).all()
+    rows = range(pool.labelled, len(pool))
+    true = {row: numbers[pool.truth[row]] for row in rows}
+    sayable = [row for row in rows if pool.said[true[row]][row]]  # few labelled episodes name few pairs
+    assert 0 < len(sayable) < len(rows)
+    assert all(labels[row] == true[row] for row in sayable)
+    assert right == pytest.approx(len(sayable) / len(rows))
+
+
+def test_the_policys_own_labels_have_words_and_are_trained_on(trainer) -> None:
+    pool = trainer.pool
+    labels, right = labelling.label(trainer)
+    found = labels[pool.labelled :]
+    assert 0 <= right <= 1
+    assert all(pool.said[number][row + pool.labelled] for row, number in enumerate(found.tolist()))
+    assert all(
+        len(found[pool.episode[pool.labelled :] == e].unique()) == 1 for e in pool.episode[pool.labelled :].unique()
+    )
+    rows = torch.arange(pool.labelled, pool.labelled + 4)
+    noise, time = trainer.body.draw(4, 1)
+    before = trainer.loss(rows, None, noise, time)[1]  # under the empty instruction
+    trainer.labels = labels
+    assert trainer.loss(rows, None, noise, time)[1] != before
+    trainer.labels = None
+
+
+def test_self_labelling_without_unlabelled_frames_is_refused() -> None:
+    with pytest.raises(AptError, match=r"write unlabelled: 0\.5"):
+        Arm("x", self_label=0.5)
