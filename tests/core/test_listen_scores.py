@@ -45,7 +45,7 @@ def test_a_policy_without_ears_scores_chance_not_everything() -> None:
 
 
 def test_rounding_between_rows_of_a_batch_is_not_hearing() -> None:
-    """openpi's JAX Stage 1 had a sensitivity of 9e-9 [7e-9, 1e-8]: above zero, so it "heard", and its ties were lost."""
+    """openpi's JAX Stage 1 had a sensitivity of 9e-9 [7e-9, 1e-8]: above zero, so it "heard", and its ties broke."""
     rng = np.random.default_rng(5)
     losses, actions = 1 + 5e-8 * rng.random((F, N, D)), noisy_actions()
     actions += (3e-8 * rng.standard_normal(actions.shape)).astype(np.float32)
