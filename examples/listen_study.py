@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 
 from apt_plugin import files, report
+from apt_plugin.compare.stats import rank_correlation
 from apt_plugin.listen import Settings, listen
 from apt_plugin.report.sections import Scatter
 from apt_plugin.tabletop import data, grounding
@@ -131,17 +132,6 @@ def look(output: Path, one: Training, step: int, episodes: int) -> dict:
     return out
 
 
-def rank_correlation(a: list[float], b: list[float], seed: int = 0) -> tuple[float, float, float]:
-    """Spearman's, with a bootstrap interval over policies."""
-    from scipy.stats import spearmanr
-
-    rng, pairs = np.random.default_rng(seed), np.array([a, b])
-    draws = [pairs[:, rng.integers(len(a), size=len(a))] for _ in range(1000)]
-    made = [spearmanr(*each).statistic for each in draws]
-    low, high = np.nanpercentile(made, [2.5, 97.5])
-    return float(spearmanr(a, b).statistic), float(low), float(high)
-
-
 @dataclass(frozen=True)
 class Main:
     output: Path
@@ -161,7 +151,7 @@ class Main:
         success = [each["unseen"] for each in looks]
         for name in NUMBERS:
             have = [(each["numbers"][name], each["unseen"], each) for each in looks if name in each["numbers"]]
-            rho, low, high = rank_correlation([x for x, _, _ in have], [y for _, y, _ in have])
+            rho, low, high = rank_correlation([(x, y) for x, y, _ in have])
             rows.append([name, rho, low, high, len(have)])
             groups: dict[str, list[tuple[float, float]]] = {}
             for x, y, each in have:

@@ -15,10 +15,12 @@ from apt_plugin import files, report
 from apt_plugin.compare.board import Board
 from apt_plugin.compare.plan import Configs
 from apt_plugin.compare.questions import answers
-from apt_plugin.compare.stats import Estimate
+from apt_plugin.compare.stats import Estimate, rank_correlation
 
 REFERENCE = "stock_frozen"
 SHOWN = ("stock_full", "stock_frozen", "null_k4", "gated_one_stage", "apt", "apt_labelled", "contrast")  # in plots
+PREDICTORS = ("margin", "retrieval", "sensitivity", "blank gap")
+FEWEST = 8  # runs below which nothing is said of a number's rank
 WIDTH = 200  # columns of the text
 
 
@@ -39,8 +41,38 @@ def sections(board: Board, configs: Configs, tuned: Mapping[str, Any]) -> list[A
     for setting in board.settings:
         for budget in board.budgets(setting):
             out += _setting(board, configs, setting, budget)
+    out += _predictors(board)
     out.append(_arms(board, configs))
     return out
+
+
+def _predictors(board: Board) -> list[Any]:
+    """Which of `listen`'s numbers, taken on held-out frames, goes with success on unseen splits: over all runs."""
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in PREDICTORS}
+    for (setting, _, _), runs in board.runs.items():
+        for run in runs.values():
+            counts = [run["splits"][split] for split in board.unseen if split in run["splits"]]
+            success = sum(c["k"] for c in counts) / max(sum(c["n"] for c in counts), 1)
+            for name in PREDICTORS:
+                if run["listen"].get(name) is not None:
+                    points[name].setdefault(setting, []).append((run["listen"][name], success))
+    rows, plots = [], []
+    for name, groups in points.items():
+        every = [pair for group in groups.values() for pair in group]
+        if len(every) < FEWEST:
+            continue
+        told = [float(f"{value:.2f}") for value in rank_correlation(every)]
+        inside = [
+            f"{setting} {rank_correlation(group)[0]:.2f}" for setting, group in groups.items() if len(group) >= FEWEST
+        ]
+        rows.append([name, len(every), *told, ", ".join(inside)])
+        note = "One mark a run, colours are settings."
+        plots.append(report.Scatter(f"Success on unseen splits against {name}", note, groups, name, "success"))
+    if not rows:
+        return []
+    note = "Spearman's rank correlation over all runs, 95 % bootstrap over runs."
+    header = ["number", "runs", "correlation", "low", "high", "inside a setting"]
+    return [report.Table("Do listen's numbers predict success on unseen splits?", note, header, rows), *plots]
 
 
 def _setting(board: Board, configs: Configs, setting: str, budget: str) -> list[Any]:

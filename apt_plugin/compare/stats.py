@@ -74,6 +74,23 @@ def pooled(parts: Sequence[Counts]) -> dict[int, tuple[int, int]]:
     return {s: (sum(p[s][0] for p in parts), sum(p[s][1] for p in parts)) for s in seeds}
 
 
+def rank_correlation(pairs: Sequence[tuple[float, float]], seed: int = 0) -> tuple[float, float, float]:
+    """Spearman's, with a 95 % bootstrap interval over the pairs; NaN where one side does not vary."""
+    values, rng = np.array(pairs, float), np.random.default_rng([seed, 33])
+
+    def spearman(rows: np.ndarray) -> float:
+        # A value's rank is the mean place of its ties.
+        ranks = [np.mean([(c[:, None] > c).sum(1), (c[:, None] >= c).sum(1) - 1], axis=0) for c in rows.T]
+        if np.ptp(ranks[0]) == 0 or np.ptp(ranks[1]) == 0:
+            return float("nan")
+        return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+    drawn = [spearman(values[rng.integers(len(values), size=len(values))]) for _ in range(1000)]
+    known = [each for each in drawn if np.isfinite(each)]
+    low, high = np.percentile(known, [2.5, 97.5]) if known else (np.nan, np.nan)
+    return spearman(values), float(low), float(high)
+
+
 def _resampled(arms: Sequence[Counts], seeds: Sequence[int], seed: int) -> list[np.ndarray]:
     """Mean rates [RESAMPLES] per arm: the same seeds are drawn for all arms, episodes for each by themselves."""
     rng = np.random.default_rng([seed, 31])

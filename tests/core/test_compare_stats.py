@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apt_plugin.compare.stats import difference, pooled, rate
+from apt_plugin.compare.stats import difference, pooled, rank_correlation, rate
 
 
 def test_rate_is_the_mean_over_seeds():
@@ -64,3 +64,16 @@ def test_difference_covers_zero_about_as_often_as_it_says():
 
 def test_pooled_keeps_seeds_that_all_splits_have():
     assert pooled([{0: (1, 2), 1: (1, 2)}, {0: (3, 4)}]) == {0: (4, 6)}
+
+
+def test_rank_correlation_is_spearmans_with_ties_shared():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=40)
+    assert rank_correlation([(v, v**3) for v in x])[0] == pytest.approx(1)
+    assert rank_correlation([(v, -v) for v in x])[0] == pytest.approx(-1)
+    # 1 2 2 4 against 1 3 2 4: ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4
+    value = np.corrcoef([1, 2.5, 2.5, 4], [1, 3, 2, 4])[0, 1]
+    assert rank_correlation([(1, 1), (2, 3), (2, 2), (4, 4)])[0] == pytest.approx(value)
+    _, low, high = rank_correlation(list(zip(x, rng.normal(size=40), strict=True)))
+    assert low < 0 < high  # unrelated
+    assert np.isnan(rank_correlation([(1, 2), (1, 3), (1, 4)])[0])
