@@ -88,7 +88,9 @@ def everything(root: Path) -> dict[str, Any]:
         "transform": refusal("train", 1, "--model.max-token-len=160", **kv),
     }
     load = preload.Opened.load
-    preload.Opened.load = lambda self, params: jax.tree.map(lambda leaf: leaf * 1.5, load(self, params))
+    preload.Opened.load = lambda self, params: jax.tree.map(
+        lambda leaf: (leaf * 1.5).astype(leaf.dtype), load(self, params)
+    )
     out["refused"]["encoder"] = refusal("train", 1, **kv)
     preload.Opened.load = load
     return out
