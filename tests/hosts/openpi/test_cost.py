@@ -41,7 +41,8 @@ def rows():
     for row in found:
         print(
             f"{row.name:34s} {row.flops / 1e9:8.2f} GFLOP {row.flops / full.flops:6.3f} x   "
-            f"temp {row.peak / 2**20:7.1f} MiB {row.peak / full.peak:6.3f} x   of floor {row.of_floor or 0:.3f}"
+            f"temp {row.peak / 2**20:7.1f} MiB {row.peak / full.peak:6.3f} x   "
+            + (f"of floor {row.of_floor:.3f}" if row.of_floor else "")
         )
     return {row.name: row for row in found}
 
