@@ -22,11 +22,10 @@ from apt_plugin.backends.jax_fusion import (
     InterleavedFusion,
     Logits,
     Params,
-    masked_softmax,
+    attend,
     rotary,
     rotate,
     scores,
-    weigh,
 )
 from apt_plugin.language import PrefixRules
 
@@ -125,7 +124,7 @@ def prefix_pass(stream: Stream, layers: Any, x: Array, rules: PrefixRules, train
     def layer(x: Array, p: Any) -> tuple[Array, tuple[Array, Array]]:
         h, k, v = project(x, p)
         q = rotate(_heads(stream.queries(p, h), 1), turn)
-        out = weigh(masked_softmax(scores(q, k), mask), v)
+        out = attend((scores(q, k), mask, v))
         x = stream.constrain(x + stream.out(p, _unheads(out)))
         return _feed_forward(stream, p, x, None), (k, v)
 
@@ -164,7 +163,7 @@ def expert_pass(
     Returns:
         [P, T, D] before the final norm.
     """
-    b, s = cache.kept.shape
+    b = cache.kept.shape[0]
     draws, cond = suffix.x.shape[0] // b, suffix.cond
     turn = rotary(suffix.position, stream.head_width)
     kept = cache.kept[:, None, None, None]  # [B, 1, 1, 1, S]
@@ -177,9 +176,7 @@ def expert_pass(
         k, v = stream.keys_values(p, h)
         q, k, v = rotate(_heads(stream.queries(p, h), draws), turn), rotate(_heads(k, draws), turn), _heads(v, draws)
         on_prefix, on_suffix = scores(q, prefix_k), scores(q, k)
-        mask = jnp.concatenate([jnp.broadcast_to(kept, on_prefix.shape), jnp.broadcast_to(among, on_suffix.shape)], -1)
-        weights = masked_softmax(jnp.concatenate([on_prefix, on_suffix], -1), mask)
-        out = weigh(weights[..., :s], prefix_v) + weigh(weights[..., s:], v)
+        out = attend((on_prefix, kept, prefix_v), (on_suffix, among, v))
 
         def project(out: Array) -> Array:
             return stream.out(p, _unheads(out))

@@ -107,10 +107,34 @@ def test_keys_of_each_draw_its_own() -> None:
         torch_fusion.scores(torch.from_numpy(q), torch.from_numpy(k)), torch.from_numpy(mask)[:, :, None]
     )
     np.testing.assert_allclose(torch_fusion.weigh(weights, torch.from_numpy(v)).numpy(), wanted, **CLOSE)
-    weights = jax_fusion.masked_softmax(
-        jax_fusion.scores(jnp.asarray(q), jnp.asarray(k)), jnp.asarray(mask)[:, :, None]
+    logits = jax_fusion.scores(jnp.asarray(q), jnp.asarray(k))
+    np.testing.assert_allclose(
+        jax_fusion.attend((logits, jnp.asarray(mask)[:, :, None], jnp.asarray(v))), wanted, **CLOSE
     )
-    np.testing.assert_allclose(jax_fusion.weigh(weights, jnp.asarray(v)), wanted, **CLOSE)
+
+
+def test_two_sets_of_keys_share_one_softmax() -> None:
+    """Prefix and suffix keys stay apart in memory. A softmax each would weigh an empty prefix as much as a full one."""
+    rng = np.random.default_rng(2)
+    b, draws, heads, t, s, z, c = 2, 3, 4, 3, 5, 4, 6
+    q = rng.standard_normal((b, draws, heads, t, c)).astype(np.float32)
+    k, v = (rng.standard_normal((b, 1, s, c)).astype(np.float32) for _ in range(2))  # shared by the draws
+    own_k, own_v = (rng.standard_normal((b, draws, 1, z, c)).astype(np.float32) for _ in range(2))
+    mask, own_mask = rng.random((b, draws, t, s)) < 0.6, rng.random((b, draws, t, z)) < 0.6
+    mask[0, 0, 0] = False
+    mask[1, 1, 1] = own_mask[1, 1, 1] = False  # nothing to read: exactly zero
+    wanted = np.stack([
+        oracle.attend(q[:, i], np.concatenate([k, own_k[:, i]], 2), np.concatenate([v, own_v[:, i]], 2),
+                      np.concatenate([mask[:, i], own_mask[:, i]], -1))
+        for i in range(draws)
+    ], 1)  # fmt: skip
+    parts = [
+        (jax_fusion.scores(jnp.asarray(q), jnp.asarray(keys)), jnp.asarray(allowed)[:, :, None], jnp.asarray(values))
+        for keys, allowed, values in ((k, mask, v), (own_k, own_mask, own_v))
+    ]
+    out = np.asarray(jax_fusion.attend(*parts))
+    np.testing.assert_allclose(out, wanted, **CLOSE)
+    assert (out[1, 1, :, 1] == 0).all()
 
 
 def test_draws_share_prefix_keys_without_a_copy() -> None:
