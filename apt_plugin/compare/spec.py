@@ -162,7 +162,7 @@ class Setting:
     warmup: int = 50
     lr_expert: float = 3e-3
     lr_full: float = 1.5e-3
-    vlm_seeds: int = 5
+    vlm_seeds: int = 2
     seeds: int = 5
     episodes: int = 200
     arms: tuple[str, ...] = ()
