@@ -23,9 +23,9 @@ FEWEST = 6  # frames below which a number is not given
 # policy that no word reaches has differences of some 1e-8 (openpi's JAX Stage 1) that must not pass for hearing.
 ROUNDING = 1e-6
 
-# What a number is good for, by the study of 21 policies in examples/listen.md: its rank among policies went with
-# success on instructions they had never met (COMPARES), or it did not and only its distance from a deaf policy's
-# value means something (VERDICT), or it is shown for understanding (HINT).
+# What a number is good for, by the two studies in examples/listen.md (21 and 30 policies): its rank among policies
+# went with success on instructions they had never met in both (COMPARES), or it did not and only its distance from a
+# deaf policy's value means something (VERDICT), or it is shown for understanding (HINT).
 COMPARES, VERDICT, HINT = "compares policies", "for the verdict only", "a hint"
 READ = {
     "retrieval": (
@@ -37,14 +37,15 @@ READ = {
         "else (its logarithm). 0: not at all. Retrieval counts who wins, this says by how much.",
     ),
     "sensitivity": (
-        COMPARES, "How far another instruction moves the sampled action, over how far noise moves it. 0: not at all; "
+        VERDICT, "How far another instruction moves the sampled action, over how far noise moves it. 0: not at all; "
         "1: as far as noise. A large value beside a small margin: it moves with the words, but not to what they say.",
     ),
     "paraphrase": (
         VERDICT, "The same ratio for other words with the same meaning. Well below the sensitivity is good.",
     ),
     "blank gap": (
-        COMPARES, "Loss under an empty instruction minus loss under the true one. 0: the words are not used.",
+        VERDICT, "Loss under an empty instruction minus loss under the true one. 0: the words are not used. "
+        "A policy that never met an empty instruction has a large one whatever it follows.",
     ),
     "prior gap": (HINT, "Loss with closed gates minus loss with open ones: what language adds to the prior."),
     "foreign": (

@@ -208,4 +208,4 @@ def test_every_number_says_what_it_is_good_for() -> None:
     made = scores(heard(np.ones((F, N, D)), noisy_actions(), closed=np.ones((F, D))))
     assert made.keys() <= READ.keys()
     compares = {name for name, (use, _) in READ.items() if use == COMPARES}
-    assert compares == {"margin", "sensitivity", "blank gap"}
+    assert compares == {"margin"}  # went with success in both studies
