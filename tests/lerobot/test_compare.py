@@ -135,7 +135,10 @@ def test_every_arm_trains_and_reports(out, name):
     assert bool(made["gates"]) == (arm.policy == "apt")
 
 
-@pytest.mark.parametrize("name", ["stock_full", "stock_frozen_k4", "warmup", "self_label", "insertion", "apt", "apt_full"])
+GROOT_ARMS = ("stock_full", "stock_frozen_k4", "warmup", "self_label", "insertion", "apt", "apt_full")
+
+
+@pytest.mark.parametrize("name", GROOT_ARMS)
 def test_arms_train_on_groot(out, name):
     """The same loop on GR00T N1.7: each kind of arm that reaches other code there."""
     arm = CONFIGS.arms[name]
