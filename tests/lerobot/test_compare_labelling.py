@@ -19,15 +19,17 @@ from tests.lerobot.compare_cases import SMALL
 SELF = Arm("self", unlabelled=0.5, self_label=0.5)
 
 
-def test_no_pair_is_named_that_no_demonstration_names_and_the_truth_is_not_looked_at() -> None:
-    world = World()
-    known = sorted(set(world.training(400, 0).instructions()))
+@pytest.mark.parametrize("legs", [1, 2])
+def test_no_pair_is_named_that_no_demonstration_names_and_the_truth_is_not_looked_at(legs) -> None:
+    """Two legs: the second object was kept from the demonstration, so that half of the answer stood in the question."""
+    world = World(chained=legs - 1.0)
+    known = sorted(set(world.training(1500, 0).instructions()))
     shown = world.training(60, 1000)
     questions = labelling.asked(shown, known)
-    assert len(questions) == OBJECTS * len(world.verbs)
+    assert len(questions) == len(world.verbs) * (OBJECTS if legs == 1 else OBJECTS * (OBJECTS - 1))
     assert {text for texts in questions.values() for text in texts} <= {*known, ""}
-    other = dataclasses.replace(shown, verb=shown.verb[::-1].copy(), named=shown.named[::-1].copy())
-    assert labelling.asked(other, known) == questions
+    turned = {name: getattr(shown, name)[::-1].copy() for name in ("verb", "named", "then")}
+    assert labelling.asked(dataclasses.replace(shown, **turned), known) == questions
     names, about = list(questions), labelling.truth(shown)
     for row, text in enumerate(shown.instructions()):
         assert questions[names[about[row]]][row] == text

@@ -24,19 +24,30 @@ ASKED = "asked"  # wordings "asked0", "asked1", ... of a pool
 
 
 def asked(episodes: Episodes, known: Sequence[str]) -> dict[str, list[str]]:
-    """Wording -> a text per episode: every verb about every object in view, "" where no demonstration says so."""
+    """Wording -> a text per episode: every verb about every object in view, "" where no demonstration says so. Episodes
+    of two legs, which their length gives away, are asked about every two objects in turn. All have one number of legs.
+    """
     out: dict[str, list[str]] = {}
     for verb in range(len(episodes.verbs)):
-        spoken = dataclasses.replace(episodes, verb=np.full(len(episodes), verb))
-        for slot in range(OBJECTS):
-            texts = spoken.about(np.full(len(episodes), slot)).instructions()
+        for named, then in _orders(episodes.legs):
+            verbs, first, second = (np.full(len(episodes), value) for value in (verb, named, then))
+            texts = dataclasses.replace(episodes, verb=verbs, named=first, then=second).instructions()
             out[f"{ASKED}{len(out)}"] = [text if text in set(known) else "" for text in texts]
     return out
 
 
+def _orders(legs: int) -> list[tuple[int, int]]:
+    """Slots that an instruction may name: (first, then), -1 for no second."""
+    if legs == 1:
+        return [(slot, -1) for slot in range(OBJECTS)]
+    return [(first, then) for first in range(OBJECTS) for then in range(OBJECTS) if first != then]
+
+
 def truth(episodes: Episodes) -> np.ndarray:
     """Which of `asked` each episode was really about: int [E]. For the report alone."""
-    return episodes.verb * OBJECTS + episodes.named
+    orders = _orders(episodes.legs)
+    about = [orders.index((int(a), int(b))) for a, b in zip(episodes.named, episodes.then, strict=True)]
+    return episodes.verb * len(orders) + np.array(about)
 
 
 @torch.no_grad()
