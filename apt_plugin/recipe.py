@@ -120,8 +120,9 @@ class Recipe:
 
     # -- inference and logging ---------------------------------------------------------------------
     # v = v_prior + guidance_scale * (v_language - v_prior); 1 is the plain policy and costs nothing. 1.5 followed
-    # unseen instructions better, 36 against 30 % (+4 to +7 points, 5 seeds, nothing lost on seen; examples/compare,
-    # setting random), at 1.07 of the FLOPs of acting: to be tried on a trained policy, so it is no default.
+    # unseen instructions better, 36 against 30 of a hundred (+4 to +7 points, 5 seeds, nothing lost on seen;
+    # examples/compare, setting random), at 1.07 of the FLOPs of acting: to be tried on a trained policy, so it
+    # is no default.
     guidance_scale: float = 1.0
     # Every so many steps, the loss under the true instruction is compared with the blanked one.
     gap_every: int = 50
