@@ -128,9 +128,10 @@ def test_every_arm_trains_and_reports(out, name):
     assert all(0 <= split["k"] <= split["n"] == SMALL.episodes for split in made["splits"].values())
     assert set(made["guided"]) == {f"{scale:g}" for scale in arm.guidance[1:]}
     assert {"loss", "retrieval", "margin", "sensitivity", "blank gap"} <= set(made["listen"])
-    assert made["flops"]["total"] == pytest.approx(
-        first * made["flops"]["per_step"].get("stage1", 0) + last * made["flops"]["per_step"]["last"]
-    )
+    cost = made["flops"]["per_step"]
+    steps = first * cost.get("stage1", 0) + last * cost["last"]
+    assert ("label" in cost) == bool(arm.self_label)
+    assert made["flops"]["total"] == pytest.approx(steps + SMALL.unlabelled * cost.get("label", 0))
     assert len(made["curve"]["last"]) == last
     assert bool(made["gates"]) == (arm.policy == "apt")
 
@@ -187,7 +188,7 @@ def ours_raw_batch(run, body, count):
 
 def test_equal_flops_are_equal(out):
     """An arm with dearer steps gets fewer of them: the totals agree to within one step."""
-    for name in ("apt", "stock_full", "null_k4"):
+    for name in ("apt", "stock_full", "null_k4", "self_label"):
         made = job.run(dataclasses.replace(SMALL, steps=12), CONFIGS.arms[name], 0, "flops", 3e-3, out)
         budget = 12 * made["flops"]["stock"]
         dearest = max(made["flops"]["per_step"].values())

@@ -165,13 +165,14 @@ class Run:
     # -- cost --------------------------------------------------------------------------------------------
 
     def flops_of(self, arm: Arm) -> dict[str, float]:
-        """FLOPs per step of an arm in this setting, by stage; kept on disk.
+        """FLOPs per step of an arm in this setting, by stage, and of labelling per unlabelled episode; kept on disk.
 
         Counted on one batch with nothing kept in memory: what a user without our tricks would spend. A frozen VLM's
         forward pass counts, its backward pass does not (two passes, for stock arms too).
         """
         setting = self.setting
         told = [arm_cost(arm), setting.sizes, setting.batch, setting.world, setting.grounding, setting.body]
+        told += ["labelling"] if arm.self_label else []
         path = self.out / "flops" / f"{digest(told)}.json"
         if not path.is_file():
             small = dataclasses.replace(setting, labelled=setting.batch, unlabelled=setting.batch)
@@ -193,12 +194,18 @@ class Run:
             body.freeze_vlm(True)
             share = arm.vlm_frozen_share
             found["last"] = share * self._count(body, False) + (1 - share) * found["last"]
+        if arm.self_label:
+            trainer = self._nothing_kept(body, False)
+            found["label"] = float(count_flops(lambda: labelling.label(trainer))) / self.setting.unlabelled
         return found
 
-    def _count(self, body: Any, prior: bool) -> float:
+    def _nothing_kept(self, body: Any, prior: bool) -> Trainer:
         pool = self.pool(body, prior)
         pool.prefixes = None
-        trainer = self.trainer(body, pool, 10, prior)
+        return self.trainer(body, pool, 10, prior)
+
+    def _count(self, body: Any, prior: bool) -> float:
+        trainer = self._nothing_kept(body, prior)
         rows = trainer._rows(0, 1)[0]
         noise, when = body.draw(len(rows), trainer.draws)
         dropped = torch.zeros(len(rows), dtype=torch.bool) if trainer.arm.dropout and not prior else None
@@ -212,9 +219,13 @@ class Run:
         steps = float(self.setting.steps)
         if budget == "flops":
             mine = (share + extra) * cost.get("stage1", 0.0) + (1 - share) * cost["last"]
-            steps *= stock["last"] / mine
+            steps = max(0.0, steps * stock["last"] - self.labelling_of(cost)) / mine
         first = round((share + extra) * steps)
         return first, max(1, round(steps) - round(share * steps))
+
+    def labelling_of(self, cost: dict[str, float]) -> float:
+        """FLOPs of self-labelling, which asks the policy about every unlabelled episode once."""
+        return cost.get("label", 0.0) * self.setting.unlabelled
 
     def result(self, budget: str) -> dict[str, Any]:
         clock, arm, setting = self.clock, self.arm, self.setting
@@ -239,7 +250,7 @@ class Run:
             numbers = heard(held_out, self.seed)
         gates = body.fusions.openings() if body.fusions is not None else {}
         own = f"{arm.guidance[0]:g}"
-        total = first * cost.get("stage1", 0.0) + last * cost["last"]
+        total = first * cost.get("stage1", 0.0) + last * cost["last"] + self.labelling_of(cost)
         return {
             "setting": setting.name, "arm": arm.name, "seed": self.seed, "budget": budget, "rate": self.rate,
             "vlm": self.base.name, "grounding": {k: v for k, v in self.grounding.items() if "pairs" in k},
