@@ -25,6 +25,8 @@ DATA = ("labelled", "unlabelled", "both")
 NEGATIVES = ("scene", "data")
 BUDGETS = ("steps", "flops")
 BODIES = ("pi05", "groot")
+WORDS = ("says", "group", "arms", "budgets", "seeds")
+LATER = ("wait_for_labels",)  # fields that results were kept before
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Arm:
         insulate: no gradient from expert to VLM; token_loss: weight of the VLM's own discrete action-token loss.
         dropout: share of instructions blanked; unlabelled: share of each batch that is unlabelled, under none.
         self_label: share of the last stage's steps after which unlabelled frames get the training instruction that fits
-            their action best under the policy itself (see training/labelling.py); 0 is never.
+            their action best under the policy itself (see training/labelling.py); 0 is never. wait_for_labels: until
+            then batches are labelled frames alone, instead of unlabelled ones under no instruction.
         prior_loss, ratio: weights of the loss under an empty instruction, and of the likelihood-ratio loss.
         contrast, temperature, negatives: weight of the contrastive instruction loss, its temperature, and where other
             instructions come from: those of objects in view ("scene"), or any of the training data ("data").
@@ -83,6 +86,7 @@ class Arm:
     dropout: float = 0.0
     unlabelled: float = 0.0
     self_label: float = 0.0
+    wait_for_labels: bool = False
     prior_loss: float = 0.0
     ratio: float = 0.0
     contrast: float = 0.0
@@ -113,6 +117,8 @@ class Arm:
             )
         if self.self_label and not self.unlabelled:
             raise AptError(f"{self.name}: self_label needs unlabelled frames in the batch; write unlabelled: 0.5.")
+        if self.wait_for_labels and not self.self_label:
+            raise AptError(f"{self.name}: wait_for_labels needs labels to wait for; write self_label: 0.3.")
         if self.self_label and self.vlm_frozen_share:
             raise AptError(f"{self.name}: self_label and vlm_frozen_share both cut the last stage; write one of them.")
         if self.insulate and not self.token_loss:
@@ -253,9 +259,11 @@ def as_yaml(spec: Arm | Setting) -> str:
 
 
 def content(spec: Any) -> dict[str, Any]:
-    """What decides a result: every field but the words of the report."""
+    """What decides a result: every field but the words of the report, and those that came later where they are off, so
+    that results of before keep their names."""
     out = dataclasses.asdict(spec)
-    return {key: value for key, value in out.items() if key not in ("says", "group", "arms", "budgets", "seeds")}
+    off = [name for name in LATER if not out.get(name)]
+    return {key: value for key, value in out.items() if key not in (*WORDS, *off)}
 
 
 def digest(value: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("lerobot")
 import torch
 
-from apt_plugin.compare.spec import Arm
+from apt_plugin.compare.spec import Arm, content
 from apt_plugin.compare.training import job, labelling
 from apt_plugin.errors import AptError
 from apt_plugin.tabletop.world import OBJECTS, World
@@ -83,6 +83,23 @@ def test_the_policys_own_labels_have_words_and_are_trained_on(trainer) -> None:
     trainer.labels = None
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_unlabelled_frames_wait_for_their_labels_where_told(trainer, monkeypatch, waits) -> None:
+    monkeypatch.setattr(trainer, "arm", dataclasses.replace(SELF, wait_for_labels=waits))
+    labelled = trainer.pool.labelled
+    assert bool((trainer._rows(0, 4) < labelled).all()) == waits
+    monkeypatch.setattr(trainer, "labels", torch.zeros(len(trainer.pool), dtype=torch.long))
+    after = trainer._rows(0, 4) < labelled
+    assert (after.sum(1) == trainer.batch // 2).all()
+
+
+def test_a_field_that_came_later_leaves_the_names_of_kept_results_alone() -> None:
+    assert "wait_for_labels" not in content(SELF)
+    assert content(dataclasses.replace(SELF, wait_for_labels=True)) == {**content(SELF), "wait_for_labels": True}
+
+
 def test_self_labelling_without_unlabelled_frames_is_refused() -> None:
     with pytest.raises(AptError, match=r"write unlabelled: 0\.5"):
         Arm("x", self_label=0.5)
+    with pytest.raises(AptError, match="write self_label"):
+        Arm("x", unlabelled=0.5, wait_for_labels=True)

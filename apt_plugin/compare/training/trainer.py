@@ -199,7 +199,8 @@ class Trainer:
             spans = [{"labelled": (0, labelled), "unlabelled": (labelled, count), "both": (0, count)}[data]]
             sizes = [self.batch]
         else:
-            without = round(self.batch * self.arm.unlabelled)
+            waits = self.arm.wait_for_labels and self.labels is None
+            without = 0 if waits else round(self.batch * self.arm.unlabelled)
             spans, sizes = [(0, labelled), (labelled, count)], [self.batch - without, without]
         parts = [
             _endless(a, b, size * (first + steps), [self.seed, a])[size * first :].reshape(steps, size)
