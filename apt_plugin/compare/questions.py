@@ -132,15 +132,19 @@ def _best(board: Board, question: Mapping[str, Any], configs: Configs) -> list[s
 
 
 def _goal(board: Board, question: Mapping[str, Any], configs: Configs) -> list[str]:
-    """The best baseline is chosen by its mean over the unseen splits; the bar stands on every split by itself."""
+    """The best baseline is chosen by its mean over the unseen splits; the bar stands on every split by itself. Two
+    targets in turn (`chained`) count where some demonstration shows it: elsewhere every arm is at the floor."""
     out, budget, need = [], question.get("budget", "steps"), question.get("points", 10) / 100
     for setting in question["settings"]:
+        chains = bool(configs.settings[setting].world.get("chained"))
+        unseen = [split for split in board.unseen if chains or split != "chained"]
+        bar = "every unseen split" + ("" if chains else " but chained, which nothing in this setting shows")
         have = board.arms(setting, budget)
         rivals = [a for a in have if _group(a, configs) in ("baseline", "control")]
         if not rivals or not any(arm in have for arm in _names(question["arms"])):
             out.append(f"{setting}: not run.")
             continue
-        mean = {a: made.value for a in have if (made := board.rate(setting, budget, a, board.unseen)) is not None}
+        mean = {a: made.value for a in have if (made := board.rate(setting, budget, a, unseen)) is not None}
         best = max((a for a in rivals if a in mean), key=lambda a: mean[a])
         for arm in _names(question["arms"]):
             if arm not in have:
@@ -148,18 +152,18 @@ def _goal(board: Board, question: Mapping[str, Any], configs: Configs) -> list[s
                 continue
             short = []
             for theirs in dict.fromkeys(("stock_full", "stock_frozen", best)):
-                for split in board.unseen:
+                for split in unseen:
                     found = board.difference(setting, budget, arm, theirs, [split])
                     if found is None or not (found.value >= need and found.low > 0):
                         short.append(f"{split} over {theirs} {'not run' if found is None else points(found)}")
-            total = len(board.unseen) * len(dict.fromkeys(("stock_full", "stock_frozen", best)))
+            total = len(unseen) * len(dict.fromkeys(("stock_full", "stock_frozen", best)))
             if short:
                 out.append(
                     f"{setting}: {arm} does not reach {100 * need:.0f} points over stock and over the best baseline "
-                    f"({best}) on every unseen split: {len(short)} of {total} comparisons fall short, e.g. {short[0]}."
+                    f"({best}) on {bar}: {len(short)} of {total} comparisons fall short, e.g. {short[0]}."
                 )
             else:
-                out.append(f"{setting}: {arm} reaches the goal over stock and over {best} on every unseen split.")
+                out.append(f"{setting}: {arm} reaches the goal over stock and over {best} on {bar}.")
     return out
 
 

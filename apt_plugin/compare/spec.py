@@ -26,7 +26,7 @@ NEGATIVES = ("scene", "data")
 BUDGETS = ("steps", "flops")
 BODIES = ("pi05", "groot")
 WORDS = ("says", "group", "arms", "budgets", "seeds")
-LATER = ("wait_for_labels",)  # fields that results were kept before
+LATER = {"wait_for_labels": False, "label_rounds": 1}  # fields that results were kept before, and what they were
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Arm:
         dropout: share of instructions blanked; unlabelled: share of each batch that is unlabelled, under none.
         self_label: share of the last stage's steps after which unlabelled frames get the training instruction that fits
             their action best under the policy itself (see training/labelling.py); 0 is never. wait_for_labels: until
-            then batches are labelled frames alone, instead of unlabelled ones under no instruction.
+            then batches are labelled frames alone, instead of unlabelled ones under no instruction. label_rounds: how
+            often they are labelled, at equal distances up to the last step.
         prior_loss, ratio: weights of the loss under an empty instruction, and of the likelihood-ratio loss.
         contrast, temperature, negatives: weight of the contrastive instruction loss, its temperature, and where other
             instructions come from: those of objects in view ("scene"), or any of the training data ("data").
@@ -87,6 +88,7 @@ class Arm:
     unlabelled: float = 0.0
     self_label: float = 0.0
     wait_for_labels: bool = False
+    label_rounds: int = 1
     prior_loss: float = 0.0
     ratio: float = 0.0
     contrast: float = 0.0
@@ -109,8 +111,8 @@ class Arm:
         for name in ("token_loss", "prior_loss", "ratio", "contrast", "prior_weight", "gate_push", "lr"):
             if getattr(self, name) < 0:
                 raise AptError(f"{self.name}: {name} is {getattr(self, name)}; write a number >= 0.")
-        if self.temperature <= 0 or self.draws < 1 or not self.guidance:
-            raise AptError(f"{self.name}: write temperature > 0, draws >= 1 and at least one guidance scale.")
+        if self.temperature <= 0 or min(self.draws, self.label_rounds) < 1 or not self.guidance:
+            raise AptError(f"{self.name}: write temperature > 0, draws >= 1, label_rounds >= 1 and a guidance scale.")
         if self.policy == "stock" and (self.recipe or self.gate_push or self.prior_weight or self.vlm == "lora"):
             raise AptError(
                 f"{self.name}: recipe, gate_push, prior_weight and vlm=lora need the gated policy; write policy: apt."
@@ -262,7 +264,7 @@ def content(spec: Any) -> dict[str, Any]:
     """What decides a result: every field but the words of the report, and those that came later where they are off, so
     that results of before keep their names."""
     out = dataclasses.asdict(spec)
-    off = [name for name in LATER if not out.get(name)]
+    off = [name for name, value in LATER.items() if out.get(name) == value]
     return {key: value for key, value in out.items() if key not in (*WORDS, *off)}
 
 

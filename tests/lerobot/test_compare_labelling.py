@@ -93,6 +93,18 @@ def test_unlabelled_frames_wait_for_their_labels_where_told(trainer, monkeypatch
     assert (after.sum(1) == trainer.batch // 2).all()
 
 
+def test_labels_are_asked_again_at_equal_distances(tmp_path, monkeypatch) -> None:
+    """Later labels are better ones: what the policy got wrong in the first round it may get right in the second."""
+    run = job.Run(dataclasses.replace(SMALL, steps=9), dataclasses.replace(SELF, self_label=0.34, label_rounds=3), 0,
+                  3e-3, tmp_path / "out", tmp_path / "run")  # fmt: skip
+    told, at = labelling.label, []
+    monkeypatch.setattr(labelling, "label", lambda trainer: (at.append(trainer.schedule.last_epoch), told(trainer))[1])
+    _, curve = run.last_stage(9, None)
+    assert at == [3, 5, 7]
+    assert len(curve) == 9
+    assert run.labelling_of({"label": 2.0}) == 3 * 2.0 * SMALL.unlabelled
+
+
 def test_a_field_that_came_later_leaves_the_names_of_kept_results_alone() -> None:
     assert "wait_for_labels" not in content(SELF)
     assert content(dataclasses.replace(SELF, wait_for_labels=True)) == {**content(SELF), "wait_for_labels": True}

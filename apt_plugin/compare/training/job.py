@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import platform
 import shutil
 import tempfile
@@ -150,9 +151,11 @@ class Run:
         trainer = self.trainer(body, pool, steps, False)
         if arm.self_label:
             before = round(arm.self_label * steps)
+            ends = [before + round(n * (steps - before) / arm.label_rounds) for n in range(arm.label_rounds + 1)]
             trainer.run(before)
-            trainer.labels, self.labels_right = labelling.label(trainer)
-            trainer.run(steps - before, before)
+            for start, end in itertools.pairwise(ends):
+                trainer.labels, self.labels_right = labelling.label(trainer)
+                trainer.run(end - start, start)
             return body, trainer.curve
         if frozen:
             body.freeze_vlm(True)
@@ -224,8 +227,8 @@ class Run:
         return first, max(1, round(steps) - round(share * steps))
 
     def labelling_of(self, cost: dict[str, float]) -> float:
-        """FLOPs of self-labelling, which asks the policy about every unlabelled episode once."""
-        return cost.get("label", 0.0) * self.setting.unlabelled
+        """FLOPs of self-labelling, which asks the policy about every unlabelled episode once a round."""
+        return cost.get("label", 0.0) * self.setting.unlabelled * self.arm.label_rounds
 
     def result(self, budget: str) -> dict[str, Any]:
         clock, arm, setting = self.clock, self.arm, self.setting
