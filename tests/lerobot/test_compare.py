@@ -136,7 +136,7 @@ def test_every_arm_trains_and_reports(out, name):
     assert bool(made["gates"]) == (arm.policy == "apt")
 
 
-GROOT_ARMS = ("stock_full", "stock_frozen_k4", "warmup", "self_label", "insertion", "apt", "apt_full")
+GROOT_ARMS = ("stock_full", "stock_frozen_k4", "warmup", "relabel", "insertion", "apt", "apt_full")
 
 
 @pytest.mark.parametrize("name", GROOT_ARMS)
@@ -188,7 +188,7 @@ def ours_raw_batch(run, body, count):
 
 def test_equal_flops_are_equal(out):
     """An arm with dearer steps gets fewer of them: the totals agree to within one step."""
-    for name in ("apt", "stock_full", "null_k4", "self_label"):
+    for name in ("apt", "stock_full", "null_k4", "relabel"):
         made = job.run(dataclasses.replace(SMALL, steps=12), CONFIGS.arms[name], 0, "flops", 3e-3, out)
         budget = 12 * made["flops"]["stock"]
         dearest = max(made["flops"]["per_step"].values())

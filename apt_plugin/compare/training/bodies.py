@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from lerobot.policies.common.vla_utils import prepare_attention_masks_4d
 from lerobot.utils.constants import ACTION, OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
+from apt_plugin.backends.torch_listen import pooled
 from apt_plugin.backends.torch_pi import PrefixCache, prefix_pass
 from apt_plugin.compare.training.body import Body
 from apt_plugin.compare.training.pools import Pool, StoredPrefixes, store
@@ -92,6 +94,11 @@ class PiBody(Body):
         last = (valid.long() * torch.arange(valid.shape[1])).argmax(-1)
         spoken = torch.zeros_like(valid)
         return PrefixCache(k, v, rules.kept, spoken, rules.suffix_offset), hidden[torch.arange(len(last)), last]
+
+    @torch.no_grad()
+    def features(self, batch: dict[str, Tensor]) -> np.ndarray:
+        images, _ = self.policy._preprocess_images(batch)
+        return pooled([self.model.paligemma_with_expert.embed_image(image) for image in images])
 
     def word_logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Through the VLM's own (tied) table: hidden [B, D], ids [M] -> [B, M]."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lerobot.utils.constants import ACTION
 from torch import Tensor
@@ -20,6 +21,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask, padding_mask
 from apt_plugin.backends.torch_groot_dit import Features
 from apt_plugin.backends.torch_groot_groups import part_of
+from apt_plugin.backends.torch_listen import groot_features
 from apt_plugin.compare.training.body import Body
 from apt_plugin.compare.training.pools import BLOCK, Pool
 from apt_plugin.stages import PRIOR
@@ -117,6 +119,9 @@ class GrootBody(Body):
             hidden = [seen["backbone_features"]]
             masks = (seen["image_mask"].bool(), seen["backbone_attention_mask"].bool())
         return States(tuple(hidden), masks, action["state"], action["embodiment_id"])
+
+    def features(self, batch: dict[str, Tensor]) -> np.ndarray:
+        return groot_features(self.model, self.policy._filter_groot_inputs(dict(batch), include_action=False))
 
     @torch.no_grad()
     def store(self, pool: Pool) -> StoredStates:

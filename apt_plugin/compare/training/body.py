@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
 from torch import Tensor
@@ -29,6 +30,10 @@ class Body:
 
     def prefix(self, batch: dict[str, Tensor]) -> Any:
         """The prefix pass; gradients reach the VLM where it trains and where they are recorded at all."""
+        raise NotImplementedError
+
+    def features(self, batch: dict[str, Tensor]) -> np.ndarray:
+        """What the VLM's image tower says of processed frames, pooled, without words: [B, C]."""
         raise NotImplementedError
 
     def ready(self, prefix: Any) -> Any:

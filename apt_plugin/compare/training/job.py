@@ -22,8 +22,9 @@ from apt_plugin.backends.torch_bench import flops as count_flops
 from apt_plugin.cache import claims
 from apt_plugin.compare.spec import Arm, Setting, content, digest
 from apt_plugin.compare.training import base, labelling, policies, policies_groot
+from apt_plugin.compare.training.labelling import ASKED
 from apt_plugin.compare.training.policies import stage1_recipe
-from apt_plugin.compare.training.pools import Pool, every, joined, process
+from apt_plugin.compare.training.pools import Pool, every, first_images, joined, process
 from apt_plugin.compare.training.testing import Acting, HeldOut, heard, roll_out
 from apt_plugin.compare.training.trainer import Rate, Trainer
 from apt_plugin.files import read_json, write_json
@@ -78,15 +79,18 @@ class Run:
         wordings = () if prior else arm.wordings()
         negatives = arm.negatives if any(w.startswith("other") for w in wordings) else ""
         need = arm.stage1.data if prior and arm.stage1 else "both" if arm.unlabelled else "labelled"
-        parts, labelled, known = [], 0, []
+        parts, labelled = [], 0
         if need != "unlabelled":
-            shown = self.world.training(setting.labelled, self.seed)
-            parts, known = every(shown, True, negatives, self.seed), sorted(set(shown.instructions()))
+            parts = every(self.world.training(setting.labelled, self.seed), True, negatives, self.seed)
             labelled = sum(map(len, parts))
         if need != "labelled":
-            ask = known if arm.self_label and not prior else ()
-            parts = parts + every(self.world.training(setting.unlabelled, self.seed + 1000), False, ask=ask)
-            wordings = (*wordings, *(name for name in parts[-1].texts if name.startswith(labelling.ASKED)))
+            told = self.world.training(setting.unlabelled, self.seed + 1000)
+            hidden = every(told, False)
+            if arm.self_label and not prior:
+                features = lambda frames: first_images(body, self.processors(body)[0], frames)  # noqa: E731
+                hidden = labelling.ask(parts, hidden, [part.instructions() for part in told.by_legs()], features)
+                wordings = (*wordings, *dict.fromkeys(n for p in hidden for n in p.texts if n.startswith(ASKED)))
+            parts = parts + hidden
         pool = process(body, self.processors(body)[0], joined(parts, wordings), labelled)
         if not body.vlm_trains():
             pool.prefixes = body.store(pool)
@@ -199,7 +203,11 @@ class Run:
             found["last"] = share * self._count(body, False) + (1 - share) * found["last"]
         if arm.self_label:
             trainer = self._nothing_kept(body, False)
-            found["label"] = float(count_flops(lambda: labelling.label(trainer))) / self.setting.unlabelled
+
+            def asking() -> None:
+                labelling.label(trainer)
+
+            found["label"] = count_flops(asking) / self.setting.unlabelled
         return found
 
     def _nothing_kept(self, body: Any, prior: bool) -> Trainer:

@@ -1,53 +1,61 @@
 """Self-labelling: the policy says which instruction an unlabelled demonstration most likely carried out.
 
-    N frames   E episodes   I instructions asked   K noise draws
+    N frames   E episodes   I instructions asked   K noise draws   C image features
 
-By Bayes, p(instruction | scene, action) grows with p(action | scene, instruction) when instructions are equally likely
-beforehand, and a flow-matching error bounds -log of that: the instruction with the least error, summed over the frames
-of an episode, is the label. Asked are the instructions of the training data that name an object in view: a pair that no
-demonstration names is not named here either, and what the episode was really about is never looked at.
+Bayes: p(instruction | scene, action) ~ p(action | scene, instruction) p(instruction | scene). A flow-matching error
+bounds -log of the first, summed over the frames of an episode; the second comes from a probe that guesses the labelled
+demonstrations' instructions from frozen features of their first images. Asked are the `ASK` instructions of the
+training data that the probe finds likeliest. What an unlabelled demonstration was about is never looked at, nor which
+objects are in view: where every instruction is asked and the scene left out, those about absent objects win often.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apt_plugin.tabletop.world import OBJECTS, Episodes
+from apt_plugin.listen.probe import Probe
 
 ASKED = "asked"  # wordings "asked0", "asked1", ... of a pool
+ASK = 6
+# Error of an episode's frames that is worth one nat. Setting random, seed 0, a policy after 500 steps: 0.1 labels 92 of
+# a hundred episodes right, 0.3 96, 1 94; without the probe 65.
+TEMPERATURE = 0.3
 
 
-def asked(episodes: Episodes, known: Sequence[str]) -> dict[str, list[str]]:
-    """Wording -> a text per episode: every verb about every object in view, "" where no demonstration says so. Episodes
-    of two legs, which their length gives away, are asked about every two objects in turn. All have one number of legs.
+def ask(shown: Sequence[Any], hidden: Sequence[Any], told: Sequence[Sequence[str]],
+        features: Callable[[Any], np.ndarray]) -> list[Any]:  # fmt: skip
+    """The unlabelled parts with the texts to ask, likeliest first.
+
+    Args:
+        shown, hidden: `pools.Raw` of labelled and of unlabelled episodes, by number of frames an episode.
+        told: per hidden part, what the demonstrator was told, an episode each: for the report alone.
+        features: `Raw` -> [episodes, C], of first frames.
     """
-    out: dict[str, list[str]] = {}
-    for verb in range(len(episodes.verbs)):
-        for named, then in _orders(episodes.legs):
-            verbs, first, second = (np.full(len(episodes), value) for value in (verb, named, then))
-            texts = dataclasses.replace(episodes, verb=verbs, named=first, then=second).instructions()
-            out[f"{ASKED}{len(out)}"] = [text if text in set(known) else "" for text in texts]
+    out = []
+    for part, true in zip(hidden, told, strict=True):
+        alike = [each for each in shown if each.length == part.length] or shown  # two targets in turn take longer
+        said = [text for each in alike for text in each.texts["true"][:: each.length]]
+        names = sorted(set(said))
+        probe = Probe(np.concatenate([features(each) for each in alike]), said)
+        chance = probe.likely(features(part), names)
+        order = np.argsort(-chance, 1, kind="stable")[:, :ASK]
+        texts = {f"{ASKED}{k}": _per_frame([names[i] for i in order[:, k]], part.length) for k in range(order.shape[1])}
+        about = [[names[i] for i in row].index(text) if text in {names[i] for i in row} else -1
+                 for row, text in zip(order, true, strict=True)]  # fmt: skip
+        likely = np.log(np.take_along_axis(chance, order, 1).clip(1e-6))
+        out.append(dataclasses.replace(part, texts=part.texts | texts, truth=np.repeat(about, part.length),
+                                       likely=np.repeat(likely, part.length, 0)))  # fmt: skip
     return out
 
 
-def _orders(legs: int) -> list[tuple[int, int]]:
-    """Slots that an instruction may name: (first, then), -1 for no second."""
-    if legs == 1:
-        return [(slot, -1) for slot in range(OBJECTS)]
-    return [(first, then) for first in range(OBJECTS) for then in range(OBJECTS) if first != then]
-
-
-def truth(episodes: Episodes) -> np.ndarray:
-    """Which of `asked` each episode was really about: int [E]. For the report alone."""
-    orders = _orders(episodes.legs)
-    about = [orders.index((int(a), int(b))) for a, b in zip(episodes.named, episodes.then, strict=True)]
-    return episodes.verb * len(orders) + np.array(about)
+def _per_frame(texts: Sequence[str], length: int) -> list[str]:
+    return [text for text in texts for _ in range(length)]
 
 
 @torch.no_grad()
@@ -70,13 +78,13 @@ def label(trainer: Any, draws: int = 8, block: int = 128) -> tuple[Tensor, float
         said = pool.said[number][pool.labelled :]
         for part in torch.arange(len(rows))[said].split(block):
             some, n = rows[part], len(part)
-            if not n:  # a pair of verb and object that no demonstration names
+            if not n:  # fewer instructions are known than could be asked
                 continue
             prefix = trainer.prefix(some, torch.full((n,), number))
             cost[part, column] = trainer.errors(prefix, some, noise[:n], time[:n])
     body.policy.train()
     episode = pool.episode[rows] - pool.episode[rows].min()
-    whole = torch.zeros(int(episode.max()) + 1, len(numbers)).index_add_(0, episode, cost)
-    found = torch.tensor(numbers)[whole.argmin(1)[episode]]
-    right = float((found == torch.tensor(numbers)[pool.truth[rows]]).float().mean())
-    return torch.cat([torch.zeros(pool.labelled, dtype=torch.long), found]), right
+    whole = torch.zeros(int(episode.max()) + 1, len(numbers)).index_add_(0, episode, cost / TEMPERATURE)
+    best = (whole[episode] - pool.likely[rows]).argmin(1)
+    right = float((best == pool.truth[rows]).float().mean())
+    return torch.cat([torch.zeros(pool.labelled, dtype=torch.long), torch.tensor(numbers)[best]]), right

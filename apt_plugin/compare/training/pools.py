@@ -17,7 +17,6 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from apt_plugin.backends.torch_pi import PrefixCache
-from apt_plugin.compare.training import labelling
 from apt_plugin.tabletop import arm as arm_dynamics
 from apt_plugin.tabletop.data import CAMERA, frames
 from apt_plugin.tabletop.world import CELLS, OBJECTS, Episodes
@@ -28,29 +27,30 @@ BLOCK = 512  # frames processed at once
 @dataclass(frozen=True)
 class Raw:
     """Frames as a data set would give them: images uint8 [N, P, P, 3], states [N, 3], chunks [N, T, 3], and the texts
-    of each wording, N each; `episode` int [N]; `truth` int [N], see `labelling`, for the report alone."""
+    of each wording, N each; `episode` int [N]; `length`: frames of an episode. Of `labelling`, where it asks: `likely`
+    float [N, I], log p(asked instruction | scene); `truth` int [N], which of them it was (-1: none), for the report
+    alone."""
 
     images: np.ndarray
     states: np.ndarray
     actions: np.ndarray
     texts: dict[str, list[str]]
     episode: np.ndarray
+    length: int
     truth: np.ndarray
+    likely: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
 
 
-def every(episodes: Episodes, labelled: bool, negatives: str = "", seed: int = 0, ask: Sequence[str] = ()) -> list[Raw]:
+def every(episodes: Episodes, labelled: bool, negatives: str = "", seed: int = 0) -> list[Raw]:
     """`raw` of single and of chained episodes, which differ in length."""
     known = sorted(set(episodes.instructions()))
-    return [raw(part, labelled, known, negatives, seed, ask) for part in episodes.by_legs()]
+    return [raw(part, labelled, known, negatives, seed) for part in episodes.by_legs()]
 
 
-def raw(
-    episodes: Episodes, labelled: bool, known: Sequence[str] = (), negatives: str = "", seed: int = 0,
-    ask: Sequence[str] = (),
-) -> Raw:  # fmt: skip
+def raw(episodes: Episodes, labelled: bool, known: Sequence[str] = (), negatives: str = "", seed: int = 0) -> Raw:
     """Every frame of the episodes' demonstrations; a chunk that runs over the end repeats the last action, as lerobot's
     reader does.
 
@@ -58,7 +58,6 @@ def raw(
         known: instructions of the training data; other instructions for a contrast come from them alone, since a
             trainer has no others: a pair that is never named is not named here either.
         negatives: "scene", "data" or "" (none).
-        ask: instructions that self-labelling may give to these episodes; empty: it is not asked.
     """
     images, states, actions = frames(episodes)
     count, length = actions.shape[:2]
@@ -69,13 +68,12 @@ def raw(
     if negatives:
         others = other_instructions(episodes, said, known, negatives, seed)
         texts |= {f"other{k}": [row[k] for row in others] for k in range(2)}
-    if ask:
-        texts |= labelling.asked(episodes, ask)
     per_frame = {name: [text for text in row for _ in range(length)] for name, row in texts.items()}
-    number, about = (np.repeat(part, length) for part in (np.arange(count), labelling.truth(episodes)))
+    number = np.repeat(np.arange(count), length)
     return Raw(
-        images.reshape(-1, *images.shape[2:]), states.reshape(-1, states.shape[-1]), chunks, per_frame, number, about
-    )
+        images.reshape(-1, *images.shape[2:]), states.reshape(-1, states.shape[-1]), chunks, per_frame, number, length,
+        truth=np.full(len(number), -1), likely=np.zeros((len(number), 0)),
+    )  # fmt: skip
 
 
 def other_instructions(
@@ -102,9 +100,13 @@ def joined(parts: Sequence[Raw], wordings: Sequence[str]) -> Raw:
     }
     names = ("images", "states", "actions", "truth")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    asked = max(part.likely.shape[1] for part in parts)
+    grow = lambda x: np.pad(x, [(0, 0), (0, asked - x.shape[1])], constant_values=-np.inf)  # noqa: E731
+    likely = [grow(part.likely) for part in parts]
     firsts = np.cumsum([0, *(part.episode.max() + 1 for part in parts)])
     episode = np.concatenate([part.episode + first for part, first in zip(parts, firsts, strict=False)])
-    return Raw(**arrays, texts=texts, episode=episode)
+    length = max(part.length for part in parts)
+    return Raw(**arrays, texts=texts, episode=episode, length=length, likely=np.concatenate(likely))
 
 
 @dataclass
@@ -119,6 +121,7 @@ class Pool:
     said: list[Tensor]  # per wording bool [N]: it has words for that frame
     episode: Tensor  # [N]
     truth: Tensor  # [N], for the report alone
+    likely: Tensor  # [N, I], of self-labelling
     prefixes: Any = field(default=None)  # what `body.store` returned: has `pick(place)`
 
     def __len__(self) -> int:
@@ -151,9 +154,9 @@ def process(body: Any, preprocessor: Any, frames: Raw, labelled: int) -> Pool:
     cells = ends[:, 1] * CELLS + ends[:, 0]
     fixed = {name: torch.cat(values) for name, values in shared.items()}
     said = [torch.tensor([bool(text) for text in texts]) for texts in frames.texts.values()]
-    episode, about = torch.from_numpy(frames.episode), torch.from_numpy(frames.truth)
+    episode, about, likely = map(torch.from_numpy, (frames.episode, frames.truth, frames.likely))
     spoken = {name: _even(parts) for name, parts in language.items()}
-    return Pool(fixed, spoken, tuple(frames.texts), labelled, cells, said, episode, about)
+    return Pool(fixed, spoken, tuple(frames.texts), labelled, cells, said, episode, about, likely)
 
 
 def _even(parts: Sequence[Tensor]) -> Tensor:
@@ -207,3 +210,10 @@ def store(body: Any, pool: Pool) -> StoredPrefixes:
         torch.cat([grow(spoken, 1) for _, _, spoken, _ in parts]),
         torch.cat([offset for _, _, _, offset in parts]),
     )
+
+
+def first_images(body: Any, preprocessor: Any, frames: Raw) -> np.ndarray:
+    """Frozen features of the first image of every episode, pooled: [episodes, C]. No word takes part."""
+    rows = slice(None, None, frames.length)
+    done = preprocessor(observed(frames.images[rows], frames.states[rows], [""] * len(frames.images[rows])))
+    return body.features(done)
