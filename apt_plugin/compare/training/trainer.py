@@ -173,6 +173,8 @@ class Trainer:
 
     def run(self, steps: int, first: int = 0) -> None:
         """Steps `first` to `first + steps`; what is random follows from the seed and the step alone."""
+        if not steps:
+            return
         self.body.policy.train()
         rows = self._rows(first, steps)
         window, total = max(1, self.rate.steps // POINTS), torch.zeros(())
