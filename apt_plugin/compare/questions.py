@@ -18,6 +18,11 @@ A question is data (`configs/compare/questions.yaml`):
       arms: [apt_contrast]
       settings: [random]
       points: 10
+    - ask: Is the ordering stable when training is longer?
+      kind: trend              # each arm minus the first along a knob; the report plots their success
+      arms: [stock_frozen, apt]
+      axis: steps
+      along: {random: 1500, long: 6000}
     - ask: Is each baseline a fair one?
       kind: fair               # the best rate of its sweep against the rate it ran under
 """
@@ -32,13 +37,14 @@ from apt_plugin.compare.plan import Configs
 from apt_plugin.compare.stats import Estimate
 from apt_plugin.errors import AptError, choose, did_you_mean
 
-FIELDS = ("ask", "kind", "ours", "theirs", "arms", "settings", "budget", "splits", "points")
+FIELDS = ("ask", "kind", "ours", "theirs", "arms", "settings", "budget", "splits", "points", "axis", "along")
+KINDS = ("compare", "best", "goal", "trend", "fair")
 ENOUGH = 3  # seeds below which a sentence says that it is a first look
 
 
 def answers(board: Board, configs: Configs, tuned: Mapping[str, Any] | None = None) -> list[tuple[str, list[str]]]:
     """(question, sentences) in the order of the file."""
-    kinds = {"compare": _compare, "best": _best, "goal": _goal}
+    kinds = {"compare": _compare, "best": _best, "goal": _goal, "trend": _trend}
     out = []
     for number, question in enumerate(configs.questions):
         check(question, number)
@@ -60,7 +66,7 @@ def check(question: Any, number: int) -> None:
     for key in question:
         if key not in FIELDS:
             raise AptError(f"questions.yaml, entry {number + 1}: unknown field {key!r}.{did_you_mean(key, FIELDS)}")
-    choose(f"questions.yaml, entry {number + 1}: kind", question.get("kind", ""), ("compare", "best", "goal", "fair"))
+    choose(f"questions.yaml, entry {number + 1}: kind", question.get("kind", ""), KINDS)
 
 
 def points(estimate: Estimate) -> str:
@@ -128,6 +134,35 @@ def _best(board: Board, question: Mapping[str, Any], configs: Configs) -> list[s
             sentence += f" Against {arms[0]}: {'; '.join(told) if told else 'no difference shown'}."
         absent = [arm for arm in arms if arm not in have]
         out.append(sentence + (f" Not run: {', '.join(absent)}." if absent else ""))
+    return out
+
+
+def trend(board: Board, question: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """Arm -> (place on the axis, mean success) where it was run, in the order of the axis."""
+    budget, splits = question.get("budget", "steps"), _splits(board, question)
+    out: dict[str, list[tuple[float, float]]] = {}
+    for arm in _names(question["arms"]):
+        for setting, place in sorted(question["along"].items(), key=lambda each: each[1]):
+            made = board.rate(setting, budget, arm, splits)
+            if made is not None:
+                out.setdefault(arm, []).append((float(place), made.value))
+    return out
+
+
+def _trend(board: Board, question: Mapping[str, Any], configs: Configs) -> list[str]:
+    """Each arm minus the first, place by place."""
+    out, budget, splits = [], question.get("budget", "steps"), _splits(board, question)
+    first, *others = _names(question["arms"])
+    along = sorted(question["along"].items(), key=lambda each: each[1])
+    for arm in others:
+        found = {place: board.difference(setting, budget, arm, first, splits) for setting, place in along}
+        told = [f"{place:g} {'not run' if each is None else points(each)}" for place, each in found.items()]
+        signs = {verdict(each) for each in found.values() if each is not None}
+        if len([each for each in found.values() if each is not None]) < 2:
+            order = "not enough was run to tell"
+        else:
+            order = "the ordering changes" if {"better", "worse"} <= signs else "the ordering does not turn round"
+        out.append(f"{arm} minus {first} at {question['axis']} {'; '.join(told)}: {order}.")
     return out
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from apt_plugin import files, report
 from apt_plugin.compare.board import Board
 from apt_plugin.compare.plan import Configs
-from apt_plugin.compare.questions import answers
+from apt_plugin.compare.questions import answers, trend
 from apt_plugin.compare.stats import Estimate, rank_correlation
 
 REFERENCE = "stock_frozen"
@@ -41,8 +41,20 @@ def sections(board: Board, configs: Configs, tuned: Mapping[str, Any]) -> list[A
     for setting in board.settings:
         for budget in board.budgets(setting):
             out += _setting(board, configs, setting, budget)
-    out += _predictors(board)
+    out += _trends(board, configs) + _predictors(board)
     out.append(_arms(board, configs))
+    return out
+
+
+def _trends(board: Board, configs: Configs) -> list[Any]:
+    """A plot for every question about a knob, where two of its places were run."""
+    out = []
+    for question in configs.questions:
+        lines = trend(board, question) if question.get("kind") == "trend" else {}
+        lines = {arm: ([x for x, _ in each], [y for _, y in each]) for arm, each in lines.items() if len(each) > 1}
+        if lines:
+            note = "Mean success on unseen splits over seeds."
+            out.append(report.Curves(question["ask"], note, lines, x_label=question["axis"], y_label="success"))
     return out
 
 

@@ -9,7 +9,7 @@ import pytest
 from apt_plugin.compare import reporting
 from apt_plugin.compare.board import Board
 from apt_plugin.compare.plan import Configs, read
-from apt_plugin.compare.questions import answers
+from apt_plugin.compare.questions import answers, trend
 from apt_plugin.compare.spec import Arm, Setting
 from apt_plugin.errors import AptError
 
@@ -60,6 +60,27 @@ def test_missing_results_are_said_to_be_missing():
 
 def test_two_seeds_are_too_few_to_say():
     assert "too few seeds to say" in ask(board(a=(60, 60), b=(10, 10)), kind="compare", ours="a", theirs="b")
+
+
+def test_a_trend_says_where_the_ordering_turns_and_what_is_missing():
+    rows = {"small": ((20, 22, 21), (40, 44, 42)), "large": ((60, 64, 62), (50, 52, 51)), "huge": ((70,), ())}
+    made = Board([result(arm, seed, k, setting) for setting, both in rows.items()
+                  for arm, row in zip(("new", "old"), both, strict=True) for seed, k in enumerate(row)])  # fmt: skip
+    question = {
+        "kind": "trend",
+        "arms": ["old", "new", "absent"],
+        "axis": "size",
+        "along": {"large": 3, "small": 1, "huge": 9},
+    }
+    told = ask(made, **question)
+    assert told.startswith("new minus old at size 1 -21 points")
+    assert "; 3 +11 points" in told
+    assert "9 not run: the ordering changes." in told
+    assert told.endswith("absent minus old at size 1 not run; 3 not run; 9 not run: not enough was run to tell.")
+    assert trend(made, question) == {
+        "old": [(1.0, 0.42), (3.0, 0.51)],
+        "new": [(1.0, pytest.approx(0.21)), (3.0, pytest.approx(0.62)), (9.0, 0.7)],
+    }
 
 
 def test_the_goal_needs_ten_points_over_the_best_baseline_on_every_split():
