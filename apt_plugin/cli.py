@@ -21,6 +21,7 @@ OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the 
   apt-plugin doctor                                                   what is installed, and whether it is supported
   apt-plugin prove CHECKPOINT                                         the contracts, measured on a checkpoint
   apt-plugin listen --policy CHECKPOINT --dataset DATA                does it listen, to which words, and why not
+  apt-plugin label --policy CHECKPOINT --labelled A --unlabelled B    instructions for episodes that have none
   apt-plugin cache build|verify|info ...                              the frozen VLM's features on disk
   apt-plugin bench pi05                                               what each way of training and acting costs
   apt-plugin demo                                                     the whole thing in a tiny world, on this CPU
@@ -133,6 +134,48 @@ class Listen:
 
 
 @dataclass(frozen=True)
+class Label:
+    """Instructions for unlabelled episodes: those under which a policy that listens finds their actions likeliest.
+
+    Calibrated on labelled episodes, of which half are held out; refused where the policy adds nothing to the scene.
+    """
+
+    policy: str
+    """A checkpoint folder of lerobot's, stock or APT."""
+    labelled: str
+    """The data set with instructions: hub id or folder. Episodes that the policy did not train on calibrate best."""
+    unlabelled: str
+    """The data set without."""
+    host: str = ""
+    labelled_root: str = ""
+    root: str = ""
+    """Folders of the two data sets, where ids are given."""
+    frames: int = 4
+    """Frames of an episode that are asked about."""
+    ask: int = 16
+    """Instructions asked of an episode: the likeliest by its first image."""
+    draws: int = 8
+    sure: float = 0.9
+    """Probability from which an episode gets its label."""
+    known: int = 64
+    """Labelled episodes to calibrate on."""
+    output: Path = Path("apt-labels")
+    """Where labels.json and the host's own edit go."""
+    batch: int = 32
+    device: str = ""
+    seed: int = 0
+
+    def __call__(self) -> int:
+        from apt_plugin.label_command import run
+        from apt_plugin.listen.labels import Ask
+
+        how = Ask(self.frames, self.ask, self.draws, self.batch, self.sure, self.known, self.seed)
+        more = {name: getattr(self, name) for name in ("labelled_root", "root", "device")}
+        run(self.policy, self.labelled, self.unlabelled, self.host, how, self.output, **more)
+        return 0
+
+
+@dataclass(frozen=True)
 class Demo:
     """A tabletop world, a tiny π0.5 of lerobot's own classes, both stages, proofs, rollouts and one HTML report."""
 
@@ -210,8 +253,8 @@ def _cache(argv: list[str]) -> int:
 
 
 COMMANDS = {
-    "doctor": Doctor, "prove": Prove, "listen": Listen, "export": Export, "patch": Patch, "bench": Bench, "demo": Demo,
-    "compare": Compare,
+    "doctor": Doctor, "prove": Prove, "listen": Listen, "label": Label, "export": Export, "patch": Patch,
+    "bench": Bench, "demo": Demo, "compare": Compare,
 }  # fmt: skip
 
 

@@ -27,13 +27,15 @@ from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
 from apt_plugin.stages import LIKELIHOOD, RECORD, read_record
 
+Places = Sequence[tuple[int, int]]
 FIRST_FRAMES = 512  # episodes at most whose first frames say whether the data need language
 
 
 class LerobotListener:
     """One policy with frames of one data set; raw frames are read once, words are put in per question."""
 
-    def __init__(self, opened: Opened, dataset: Any, count: int, seed: int = 0):
+    def __init__(self, opened: Opened, dataset: Any, count: int, seed: int = 0, chosen: Places | None = None):
+        """`chosen` (episode, step) pairs of any episodes, labelled or not; else `count` frames of labelled ones."""
         self.policy, self.preprocessor = opened.policy, opened.preprocessor
         self.config, self.dataset = opened.policy.config, dataset
         self.stage = getattr(self.config, "stage", None)
@@ -43,9 +45,9 @@ class LerobotListener:
             or getattr(self.config, "num_steps", 0)
             or self.flow().action_head.num_inference_timesteps
         )
-        rows = _Episodes(dataset.meta)
+        rows = EpisodeTable(dataset.meta, silent=chosen is not None)
         self.tasks = rows.tasks
-        chosen = spread_over_tasks(rows.task, rows.length, count, seed)
+        chosen = spread_over_tasks(rows.task, rows.length, count, seed) if chosen is None else chosen
         self._first = spread_over_tasks(rows.task, None, min(FIRST_FRAMES, len(rows.task)), seed)
         self._starts = rows.start
         self._first_tasks = [rows.task[e] for e, _ in self._first]
@@ -73,7 +75,7 @@ class LerobotListener:
         batch: dict[str, Any] = {n: torch.stack([item[n] for item in items]) for n in names}
         return {**batch, "task": list(texts)}
 
-    def _frames(self, rows: _Episodes, chosen: Sequence[tuple[int, int]]) -> Frames:
+    def _frames(self, rows: EpisodeTable, chosen: Places) -> Frames:
         texts = tuple(rows.task[e] for e, _ in chosen)
         actions, valid = [], []
         for start in range(0, len(chosen), 32):
@@ -182,15 +184,15 @@ class LerobotListener:
         return base_digest(path, str(self.config.device), {n: p.dtype for n, p in _vlm(self.policy).items()})
 
 
-class _Episodes:
-    """Start, length and first task of every episode that has an instruction."""
+class EpisodeTable:
+    """Start, length and first task of every episode that has an instruction; `silent`: of those without one, too."""
 
-    def __init__(self, meta: Any):
+    def __init__(self, meta: Any, silent: bool = False):
         table = meta.episodes
         if table is None or not len(table):
             raise AptError(f"{meta.repo_id} has no episodes.")
         said = [(row["tasks"][0] if len(row["tasks"]) else "") for row in table.select_columns(["tasks"])]
-        kept = [i for i, text in enumerate(said) if str(text).strip()]
+        kept = [i for i, text in enumerate(said) if silent or str(text).strip()]
         if not kept:
             raise AptError(f"{meta.repo_id} has no instruction in any episode: listen needs labelled data.")
         begin, end = (np.asarray(table[name]) for name in ("dataset_from_index", "dataset_to_index"))

@@ -1,0 +1,68 @@
+"""LeRobot data sets for `apt_plugin.listen.labels`: episodes opened in blocks, labels as the host's own edit.
+
+lerobot changes the tasks of a data set itself (`lerobot-edit-dataset`, operation modify_tasks), in place; what is
+written here is the file that it takes, so nothing of its format is known on our side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from apt_plugin import files
+from apt_plugin.hosts.lerobot.listen import EpisodeTable, LerobotListener
+from apt_plugin.hosts.lerobot.mixing import fill_tasks
+from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
+from apt_plugin.listen.labels import Labels
+
+EDIT = "edit.yaml"
+
+
+class LerobotEpisodes:
+    """All episodes of one data set under one policy."""
+
+    def __init__(self, opened: Opened, dataset: Any):
+        self.opened, self.dataset = opened, dataset
+        self.table = EpisodeTable(dataset.meta, silent=True)
+        self.task = self.table.task
+
+    def listener(self, episodes: Sequence[int], frames: int) -> Any:
+        chosen = []
+        for episode in episodes:
+            last = int(self.table.length[episode]) - 1
+            steps = np.linspace(0, last, min(frames, last + 1)).round().astype(int)  # an episode of one step has one
+            chosen += [(int(episode), int(step)) for step in steps]
+        return LerobotListener(self.opened, self.dataset, len(chosen), chosen=chosen)
+
+
+def open_sets(
+    policy: str, labelled: str, unlabelled: str, labelled_root: str = "", root: str = "", device: str = ""
+) -> tuple[LerobotEpisodes, LerobotEpisodes]:
+    """The labelled and the unlabelled set under one policy.
+
+    Raises:
+        AptError: see `opening`.
+    """
+    opened = open_policy(policy, device)
+    sets = [open_dataset(name, where, opened) for name, where in ((labelled, labelled_root), (unlabelled, root))]
+    make_room(opened.preprocessor)
+    for each in sets:
+        fill_tasks(each)
+    known, unknown = (LerobotEpisodes(opened, each) for each in sets)
+    return known, unknown
+
+
+def write_edit(labels: Labels, unlabelled: LerobotEpisodes, folder: Path) -> str:
+    """`edit.yaml`, and the host's command that carries it out. Episodes without a label get the empty instruction."""
+    tasks = {str(episode): text for episode, text in enumerate(labels.task)}
+    edit = {
+        "repo_id": unlabelled.dataset.repo_id,
+        "root": str(Path(unlabelled.dataset.root).absolute()),
+        "operation": {"type": "modify_tasks", "episode_tasks": tasks},
+    }
+    files.write_bytes(folder / EDIT, yaml.safe_dump(edit, sort_keys=False, allow_unicode=True).encode())
+    return f"lerobot-edit-dataset --config_path={folder / EDIT}"

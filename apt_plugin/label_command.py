@@ -1,0 +1,67 @@
+"""`apt-plugin label`: instructions for unlabelled episodes, by a policy that listens."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from apt_plugin import files
+from apt_plugin.errors import AptError
+from apt_plugin.hosts import HOSTS
+from apt_plugin.listen.labels import Ask, Labels, label
+from apt_plugin.listen_command import host_of
+
+LABELS = "labels.json"
+
+
+def run(policy: str, labelled: str, unlabelled: str, host: str, how: Ask, output: Path, **options: Any) -> Labels:
+    """Everything, files included.
+
+    Raises:
+        AptError: another host than lerobot, or see `labels.label`.
+    """
+    host = host or host_of(policy)
+    if host != "lerobot":
+        raise AptError(f"apt-plugin label reads lerobot checkpoints and data sets; {host} has no adapter for it yet.")
+    HOSTS[host].require()
+    importlib.import_module("apt_plugin.tabletop.host.configuration_pi05_tiny")  # the demo's own stock policy
+    adapter = importlib.import_module(f"{HOSTS[host].adapter}.label")
+    known, unknown = adapter.open_sets(policy, labelled, unlabelled, **options)
+    labels = label(known, unknown, how)
+    write(labels, how, output)
+    command = adapter.write_edit(labels, unknown, output)
+    show(labels, how, command)
+    return labels
+
+
+def write(labels: Labels, how: Ask, folder: Path) -> None:
+    """`labels.json`: every episode with its likeliest instruction, the next one and how sure the policy is."""
+    rows = zip(labels.task, labels.likeliest, labels.second, labels.sure, strict=True)
+    episodes = [
+        {"task": task, "likeliest": best, "second": second, "sure": round(float(sure), 4)}
+        for task, best, second, sure in rows
+    ]
+    calibration = {name: None if value != value else value for name, value in vars(labels.calibration).items()}
+    files.write_json(folder / LABELS, {"asked": vars(how), "calibration": calibration, "episodes": episodes})
+
+
+def show(labels: Labels, how: Ask, command: str) -> None:
+    """What was found, in the terminal."""
+    console, made = Console(), labels.calibration
+    console.print(
+        f"On {made.episodes} labelled episodes {100 * made.right:.0f} % were labelled right, {100 * made.scene:.0f} % "
+        f"by the scene alone; {100 * made.kept:.0f} % were at least {how.sure:g} sure"
+        + (f", {100 * made.kept_right:.0f} % of them right." if made.kept else ".")
+    )
+    kept = sum(bool(text) for text in labels.task)
+    table = Table("instruction", "episodes", title=f"{kept} of {len(labels.task)} unlabelled episodes got one")
+    for text, count in Counter(labels.task).most_common():
+        table.add_row(text or "(none: not sure enough)", str(count))
+    console.print(table)
+    console.print("The next command changes the data set in place; keep a copy of it:")
+    console.print(f"  {command}", soft_wrap=True)
