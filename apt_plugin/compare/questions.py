@@ -35,6 +35,7 @@ from typing import Any
 from apt_plugin.compare.board import TRAINED, Board
 from apt_plugin.compare.plan import Configs
 from apt_plugin.compare.stats import Estimate
+from apt_plugin.compare.tuning import CLOSE
 from apt_plugin.errors import AptError, choose, did_you_mean
 
 FIELDS = ("ask", "kind", "ours", "theirs", "arms", "settings", "budget", "splits", "points", "axis", "along")
@@ -49,7 +50,7 @@ def answers(board: Board, configs: Configs, tuned: Mapping[str, Any] | None = No
     for number, question in enumerate(configs.questions):
         check(question, number)
         if question["kind"] == "fair":
-            out.append((question["ask"], _fair(tuned or {})))
+            out.append((question["ask"], _fair(tuned or {}, configs)))
         else:
             sentences = kinds[question["kind"]](board, question, configs)
             out.append((question["ask"], sentences or ["Not run."]))
@@ -207,19 +208,26 @@ def _group(arm: str, configs: Configs) -> str:
     return found.group if found else ""
 
 
-def _fair(tuned: Mapping[str, Any]) -> list[str]:
-    """From what `tune` kept: setting -> arm -> rates with seen success and training loss."""
+def _fair(tuned: Mapping[str, Any], configs: Configs) -> list[str]:
+    """From what `tune` kept: setting -> arm -> rates with seen success and training loss, beside the rate of the runs."""
     out = []
     for setting, arms in tuned.items():
         for arm, found in arms.items():
             tried = ", ".join(
                 f"{row['rate']:g}: {100 * row['seen']:.0f} %, loss {row['loss']:.3f}" for row in found["tried"]
             )
-            edge = found["rate"] in (found["tried"][0]["rate"], found["tried"][-1]["rate"]) and len(found["tried"]) > 1
-            out.append(
-                f"{setting}: {arm} runs at {found['rate']:g}, the best on the seen split of {tried}"
-                f"{' (an end of the sweep)' if edge else ''}."
-            )
+            ran = configs.rate(configs.settings[setting], configs.arms[arm])
+            own = next((row for row in found["tried"] if row["rate"] == ran), None)
+            best = next(row for row in found["tried"] if row["rate"] == found["rate"])
+            if own is None:
+                told = "a rate that the sweep did not try"
+            elif own is best:
+                told = "the best on the seen split"
+            elif own["seen"] >= best["seen"] - CLOSE:
+                told = f"as good on the seen split as the best, {found['rate']:g},"
+            else:
+                told = f"worse by {100 * (best['seen'] - own['seen']):.0f} points than the best, {found['rate']:g},"
+            out.append(f"{setting}: {arm} runs at {ran:g}, {told} of {tried}.")
     return out or ["Not run."]
 
 

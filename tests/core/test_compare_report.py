@@ -91,6 +91,19 @@ def test_the_goal_needs_ten_points_over_the_best_baseline_on_every_split():
     assert "2 of 6 comparisons fall short" in told  # the two unseen splits over null
 
 
+def test_a_baseline_is_fair_where_its_own_rate_is_as_good_as_the_best_of_its_sweep():
+    def told(*seen: float) -> str:
+        """The runs' rate, 3e-3 (a setting's default), is the middle one of three."""
+        tried = [{"rate": r, "seen": s, "loss": 0.1, "seeds": 1} for r, s in zip((1e-3, 3e-3, 9e-3), seen, strict=True)]
+        best = max(tried, key=lambda row: row["seen"])
+        tuned = {"random": {"stock_frozen": {"rate": best["rate"], "tried": tried}}}
+        return answers(board(a=(1,)), configs({"ask": "?", "kind": "fair"}), tuned)[0][1][0]
+
+    assert "stock_frozen runs at 0.003, the best on the seen split of 0.001: 80 %, loss 0.100, " in told(0.8, 0.9, 0.7)
+    assert "0.003, as good on the seen split as the best, 0.001, of" in told(0.91, 0.9, 0.7)
+    assert "0.003, worse by 8 points than the best, 0.009, of" in told(0.8, 0.87, 0.95)
+
+
 def test_guided_evaluations_are_arms_of_their_own():
     splits = {s: {"k": 70, "n": 100, "where": {}} for s in SPLITS}
     made = Board([result("a", seed, 40, guided={"1.5": splits}) for seed in range(3)])
