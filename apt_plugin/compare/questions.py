@@ -209,7 +209,7 @@ def _group(arm: str, configs: Configs) -> str:
 
 
 def _fair(tuned: Mapping[str, Any], configs: Configs) -> list[str]:
-    """From what `tune` kept (setting -> arm -> rates with seen success and training loss), beside the rate of the runs."""
+    """What `tune` kept (setting -> arm -> rates with seen success and training loss), beside the rate of the runs."""
     out = []
     for setting, arms in tuned.items():
         for arm, found in arms.items():
