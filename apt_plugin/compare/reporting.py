@@ -119,23 +119,24 @@ def _costs(board: Board, setting: str, budget: str, head: str) -> Any:
         mean = lambda *path, arm=arm: board.mean(setting, budget, arm, *path)  # noqa: E731
         stock, total = mean("flops", "stock"), mean("flops", "total")
         steps = next(iter(board.runs[setting, budget, arm.partition(" @")[0]].values()))["steps"]
-        seconds = [mean("cpu", name) or 0.0 for name in ("train", "stage1")]
+        cpu, wall = (sum(mean(clock, name) or 0.0 for name in ("train", "stage1")) for clock in ("cpu", "wall"))
         told = board.rate(setting, budget, arm, board.unseen)
         rows.append([
-            arm, f"{steps[0]} + {steps[1]}", None if not stock else round((total or 0) / stock), round(sum(seconds), 1),
+            arm, f"{steps[0]} + {steps[1]}", None if not stock else round((total or 0) / stock), round(cpu), round(wall),
             *[_number(mean("listen", name)) for name in ("loss", "margin", "retrieval", "sensitivity", "blank gap")],
             None if told is None else round(100 * told.value),
         ])  # fmt: skip
     note = (
-        "Counted FLOPs are those of a user without kept features, in steps of the stock arm with a frozen VLM; CPU "
-        "seconds are of this machine, prefixes of a frozen VLM kept in memory, both stages. Listen numbers on held-out "
-        "frames of the training distribution, without guidance."
+        "Counted FLOPs are those of a user without kept features, in steps of the stock arm with a frozen VLM; seconds "
+        "are of training, both stages, on one thread of this machine, prefixes of a frozen VLM kept in memory. Listen "
+        "numbers on held-out frames of the training distribution, without guidance."
     )
     header = [
         "arm",
         "steps",
         "FLOPs in stock steps",
         "CPU s",
+        "wall s",
         "loss",
         "margin",
         "retrieval",
