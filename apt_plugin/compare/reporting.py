@@ -122,7 +122,8 @@ def _costs(board: Board, setting: str, budget: str, head: str) -> Any:
         cpu, wall = (sum(mean(clock, name) or 0.0 for name in ("train", "stage1")) for clock in ("cpu", "wall"))
         told = board.rate(setting, budget, arm, board.unseen)
         rows.append([
-            arm, f"{steps[0]} + {steps[1]}", None if not stock else round((total or 0) / stock), round(cpu), round(wall),
+            arm, f"{steps[0]} + {steps[1]}", None if not stock else round((total or 0) / stock),
+            round(cpu), round(wall),
             *[_number(mean("listen", name)) for name in ("loss", "margin", "retrieval", "sensitivity", "blank gap")],
             None if told is None else round(100 * told.value),
         ])  # fmt: skip

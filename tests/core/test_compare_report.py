@@ -22,7 +22,8 @@ def result(arm: str, seed: int, unseen: int, setting: str = "random", guided: di
     splits = {s: {"k": 90 if s in ("seen", "rare") else unseen, "n": 100, "where": {}} for s in SPLITS}
     return {
         "setting": setting, "arm": arm, "seed": seed, "budget": "steps", "rate": 1e-3, "steps": [10, 10],
-        "flops": {"per_step": {"last": 2e9}, "stock": 1e9, "total": 3e10}, "cpu": {"train": 3.0, "stage1": 2.0}, "wall": {"train": 4.0, "stage1": 2.0},
+        "flops": {"per_step": {"last": 2e9}, "stock": 1e9, "total": 3e10},
+        "cpu": {"train": 3.0, "stage1": 2.0}, "wall": {"train": 4.0, "stage1": 2.0},
         "curve": {"stage1": [[5, 1.0]], "last": [[5, 0.5], [10, 0.25]]}, "splits": splits,
         "guided": guided or {}, "listen": {"loss": 0.2, "margin": 0.3}, "gates": {}, "key": f"{arm}-{seed}",
     }  # fmt: skip
