@@ -16,7 +16,7 @@ from rich.console import Console
 from apt_plugin import files, report
 from apt_plugin.errors import AptError
 from apt_plugin.tabletop.presets import DEMO_SPLITS, EQUAL_STEPS, EQUAL_TIME, FULL, FULL_STOCK, QUICK, Demo
-from apt_plugin.tabletop.runs import Run, together
+from apt_plugin.tabletop.runs import Arm, Run, together
 
 LABELLED, UNLABELLED = "tabletop/labelled", "tabletop/unlabelled"
 
@@ -69,16 +69,6 @@ class Clock:
         now = time.monotonic()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """A policy to roll out and what its training took."""
-
-    name: str
-    checkpoint: Path
-    steps: str
-    seconds: float
 
 
 def prepare(output: Path, settings: Demo, seed: int, clock: Clock) -> Path:

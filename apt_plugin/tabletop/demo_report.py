@@ -14,8 +14,8 @@ from apt_plugin.tabletop.presets import DEMO_SPLITS, EQUAL_STEPS, EQUAL_TIME, FU
 from apt_plugin.tabletop.world import SPLITS
 
 if TYPE_CHECKING:
-    from apt_plugin.tabletop.demo import Arm
     from apt_plugin.tabletop.presets import Demo
+    from apt_plugin.tabletop.runs import Arm
 
 UNSEEN = ("task", "combination", "environment")
 

@@ -24,6 +24,16 @@ _BAR = re.compile(rb"Training:\s+\d+%\|[^|]*\|\s*(\d+)/(\d+)")
 _STAMP = re.compile(r"INFO (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
 
 
+@dataclass(frozen=True)
+class Arm:
+    """A policy to roll out and what its training took."""
+
+    name: str
+    checkpoint: Path
+    steps: str
+    seconds: float
+
+
 @dataclass
 class Run:
     """One command, its log and what it took."""
