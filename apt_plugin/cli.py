@@ -137,7 +137,7 @@ class Listen:
 class Label:
     """Instructions for unlabelled episodes: those under which a policy that listens finds their actions likeliest.
 
-    Calibrated on labelled episodes, of which half are held out; refused where the policy adds nothing to the scene.
+    Calibrated on labelled episodes, up to half of them; refused where the policy adds nothing to the scene.
     """
 
     policy: str

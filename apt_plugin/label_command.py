@@ -41,10 +41,10 @@ def run(policy: str, labelled: str, unlabelled: str, host: str, how: Ask, output
 
 def write(labels: Labels, how: Ask, folder: Path) -> None:
     """`labels.json`: every episode with its likeliest instruction, the next one and how sure the policy is."""
-    rows = zip(labels.task, labels.likeliest, labels.second, labels.sure, strict=True)
+    rows = zip(labels.episode, labels.task, labels.likeliest, labels.second, labels.sure, strict=True)
     episodes = [
-        {"task": task, "likeliest": best, "second": second, "sure": round(float(sure), 4)}
-        for task, best, second, sure in rows
+        {"episode": episode, "task": task, "likeliest": best, "second": second, "sure": round(float(sure), 4)}
+        for episode, task, best, second, sure in rows
     ]
     calibration = {name: None if value != value else value for name, value in vars(labels.calibration).items()}
     files.write_json(folder / LABELS, {"asked": vars(how), "calibration": calibration, "episodes": episodes})

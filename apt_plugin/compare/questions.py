@@ -158,11 +158,11 @@ def _trend(board: Board, question: Mapping[str, Any], configs: Configs) -> list[
     for arm in others:
         found = {place: board.difference(setting, budget, arm, first, splits) for setting, place in along}
         told = [f"{place:g} {'not run' if each is None else points(each)}" for place, each in found.items()]
-        signs = {verdict(each) for each in found.values() if each is not None}
-        if len([each for each in found.values() if each is not None]) < 2:
+        signs = [verdict(each) for each in found.values() if each is not None]
+        if len(signs) < 2:
             order = "not enough was run to tell"
         else:
-            order = "the ordering changes" if {"better", "worse"} <= signs else "the ordering does not turn round"
+            order = "the ordering changes" if {"better", "worse"} <= set(signs) else "the ordering does not turn round"
         out.append(f"{arm} minus {first} at {question['axis']} {'; '.join(told)}: {order}.")
     return out
 
@@ -227,7 +227,8 @@ def _fair(tuned: Mapping[str, Any], configs: Configs) -> list[str]:
                 told = f"as good on the seen split as the best, {found['rate']:g},"
             else:
                 told = f"worse by {100 * (best['seen'] - own['seen']):.0f} points than the best, {found['rate']:g},"
-            out.append(f"{setting}: {arm} runs at {ran:g}, {told} of {tried}.")
+            end = " (the best is an end of the sweep)" if best in (found["tried"][0], found["tried"][-1]) else ""
+            out.append(f"{setting}: {arm} runs at {ran:g}, {told} of {tried}{end}.")
     return out or ["Not run."]
 
 

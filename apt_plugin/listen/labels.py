@@ -96,8 +96,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Labels:
-    """One per unlabelled episode; `task` is "" where the policy is not sure enough, `likeliest` never."""
+    """One per episode that had no instruction, `episode` its number; `task` is "" where the policy is not sure enough,
+    `likeliest` never."""
 
+    episode: list[int]
     task: list[str]
     likeliest: list[str]
     second: list[str]
@@ -114,12 +116,20 @@ def label(labelled: Episodes, unlabelled: Episodes, how: Ask = Ask()) -> Labels:
     names = sorted({labelled.task[e] for e in spoken})
     if len(names) < 2:
         raise AptError(f"The labelled data have {len(names)} instruction(s): with fewer than two there is no choice.")
-    if not len(unlabelled.task):
-        raise AptError("The unlabelled data set has no episodes.")
+    silent = [e for e, text in enumerate(unlabelled.task) if not text.strip()]
+    if not silent:
+        raise AptError("The unlabelled data set has no episodes without an instruction: nothing is left to label.")
     picked = spread_over_tasks([labelled.task[e] for e in spoken], None, min(how.known, len(spoken) // 2), how.seed)
     known = [spoken[row] for row, _ in picked]
     others = sorted(set(spoken) - set(known))
-    calibration = calibrate(labelled, known, others, names, how)
+    if len({labelled.task[e] for e in others}) < 2:
+        raise AptError(f"{len(spoken)} labelled episodes are too few to calibrate on: up to half are kept for that.")
+    features = dict(zip(spoken, first_images(labelled, spoken), strict=True))
+
+    def probe_of(some: Sequence[int]) -> Probe:
+        return Probe(np.stack([features[e] for e in some]), [labelled.task[e] for e in some])
+
+    calibration = calibrate(labelled, known, probe_of(others), names, how)
     if not calibration.low > 0:  # NaN, too
         raise AptError(
             f"On {calibration.episodes} labelled episodes the scene alone finds {100 * calibration.scene:.0f} % of the "
@@ -127,23 +137,17 @@ def label(labelled: Episodes, unlabelled: Episodes, how: Ask = Ask()) -> Labels:
             f"({100 * calibration.low:+.0f} to {100 * calibration.high:+.0f} points): the policy does not listen well "
             "enough to label. apt-plugin listen says why; a policy trained longer on the labelled data may do."
         )
-    probe = Probe(first_images(labelled, spoken), [labelled.task[e] for e in spoken])
-    found = evidence(unlabelled, range(len(unlabelled.task)), probe, names, how, "labelling")
+    found = evidence(unlabelled, silent, probe_of(spoken), names, how, "labelling")
     chance = found.posterior(calibration.temperature)
     order = np.argsort(-chance, 1, kind="stable")
     sure = chance.max(1)
     best, second = ([row[i] for row, i in zip(found.texts, order[:, k], strict=True)] for k in (0, 1))
     kept = [text if p >= how.sure else "" for text, p in zip(best, sure, strict=True)]
-    return Labels(kept, best, second, sure, calibration)
+    return Labels(silent, kept, best, second, sure, calibration)
 
 
-def calibrate(
-    source: Episodes, known: Sequence[int], others: Sequence[int], names: Sequence[str], how: Ask
-) -> Calibration:
-    """The temperature under which the true instructions of `known` are likeliest; their probe knows `others` only."""
-    if len(set(source.task[e] for e in others)) < 2:
-        raise AptError(f"{len(known) + len(others)} labelled episodes are too few to calibrate on: half are held out.")
-    probe = Probe(first_images(source, others), [source.task[e] for e in others])
+def calibrate(source: Episodes, known: Sequence[int], probe: Probe, names: Sequence[str], how: Ask) -> Calibration:
+    """The temperature under which the true instructions of `known` are likeliest; the probe has not seen them."""
     found = evidence(source, known, probe, names, how, "calibrating")
     true = np.array([[text == source.task[e] for text in row] for e, row in zip(known, found.texts, strict=True)])
     spread = float(found.cost.std(1).mean()) + 1e-12
@@ -176,11 +180,9 @@ def evidence(
             listener = source.listener(some, how.frames)
             of = listener.frames.episode
             firsts = [int(np.flatnonzero(of == e)[0]) for e in some]
-            chance = probe.likely(listener.features(firsts), names)
-            order = np.argsort(-chance, 1, kind="stable")[:, : how.ask]
-            asked: list[list[str]] = [[str(names[int(i)]) for i in row] for row in order]
+            asked, likely = probe.likeliest(listener.features(firsts), names, how.ask)
             texts += asked
-            priors.append(np.log(np.take_along_axis(chance, order, 1).clip(1e-6)))
+            priors.append(likely)
             place = {e: row for row, e in enumerate(some)}
             losses = errors(listener, [asked[place[int(e)]] for e in of], how)
             costs.append(np.stack([losses[of == e].mean(0) for e in some]))

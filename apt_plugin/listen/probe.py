@@ -87,6 +87,13 @@ class Probe:
                 out[:, index] = chances[:, column[task]]
         return out
 
+    def likeliest(self, features: np.ndarray, names: Sequence[str], count: int) -> tuple[list[list[str]], np.ndarray]:
+        """The `count` likeliest of `names` for each of F rows of features, and log of their chances [F, count]."""
+        chance = self.likely(features, names)
+        order = np.argsort(-chance, 1, kind="stable")[:, :count]
+        texts = [[str(names[int(i)]) for i in row] for row in order]
+        return texts, np.log(np.take_along_axis(chance, order, 1).clip(1e-6))
+
 
 def _with_one(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.ones((len(x), 1))], 1)

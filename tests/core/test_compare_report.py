@@ -102,7 +102,10 @@ def test_a_baseline_is_fair_where_its_own_rate_is_as_good_as_the_best_of_its_swe
 
     assert "stock_frozen runs at 0.003, the best on the seen split of 0.001: 80 %, loss 0.100, " in told(0.8, 0.9, 0.7)
     assert "0.003, as good on the seen split as the best, 0.001, of" in told(0.91, 0.9, 0.7)
-    assert "0.003, worse by 8 points than the best, 0.009, of" in told(0.8, 0.87, 0.95)
+    worse = told(0.8, 0.87, 0.95)
+    assert "0.003, worse by 8 points than the best, 0.009, of" in worse
+    assert worse.endswith("(the best is an end of the sweep).")
+    assert "end of the sweep" not in told(0.8, 0.9, 0.7)
 
 
 def test_guided_evaluations_are_arms_of_their_own():

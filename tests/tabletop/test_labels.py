@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from apt_plugin.errors import AptError
-from apt_plugin.listen.labels import Ask, Evidence, calibrate, errors, label
+from apt_plugin.listen.labels import Ask, Evidence, calibrate, errors, first_images, label
+from apt_plugin.listen.probe import Probe
 from apt_plugin.tabletop.known import RULES, KnownListener
 from apt_plugin.tabletop.world import World
 
@@ -55,6 +56,15 @@ def test_a_policy_that_listens_labels_what_nobody_told_it() -> None:
     assert all(a != b for a, b in zip(made.likeliest, made.second, strict=True))
 
 
+def test_an_episode_that_has_an_instruction_keeps_it() -> None:
+    """A set that was half annotated by hand: those words are better than any guess, and must not be written over."""
+    mixed = Known("oracle", 12, 7, silent=True)
+    mixed.task = ["stir the soup", "", "stir the soup", *[""] * 9]
+    made = label(Known("oracle", 160, 1), mixed, QUIET)
+    assert made.episode == [1, *range(3, 12)]
+    assert len(made.task) == len(made.likeliest) == len(made.sure) == 10
+
+
 @pytest.mark.parametrize("rule", ["blind", "confused"])
 def test_a_policy_that_does_not_listen_is_refused(rule: str) -> None:
     """It would label by habit, and training on that would teach the habit under the name of the words."""
@@ -67,8 +77,9 @@ def test_the_temperature_is_the_one_under_which_the_truth_is_likeliest() -> None
     names = sorted(set(WORLD.training(160, 1).instructions()))
     found = {}
     for rule in ("oracle", "colour_only"):
-        source = Known(rule, 160, 1)
-        found[rule] = calibrate(source, range(0, 160, 2), range(1, 160, 2), names, QUIET)
+        source, others = Known(rule, 160, 1), range(1, 160, 2)
+        probe = Probe(first_images(source, others), [source.task[e] for e in others])
+        found[rule] = calibrate(source, range(0, 160, 2), probe, names, QUIET)
     assert found["oracle"].right > found["colour_only"].right
     assert found["oracle"].kept > 0.4
     assert found["colour_only"].kept < 0.2
@@ -91,7 +102,7 @@ def test_what_cannot_be_labelled_is_refused_by_name() -> None:
         label(one, silent, QUIET)
     empty = Known("oracle", 1, 7)
     empty.task = []
-    with pytest.raises(AptError, match="no episodes"):
+    with pytest.raises(AptError, match="no episodes without an instruction"):
         label(Known("oracle", 160, 1), empty, QUIET)
     with pytest.raises(AptError, match="ask 1: write 2 or more"):
         Ask(ask=1)

@@ -179,7 +179,6 @@ class Run:
         """
         setting = self.setting
         told = [arm_cost(arm), setting.sizes, setting.batch, setting.world, setting.grounding, setting.body]
-        told += ["labelling"] if arm.self_label else []
         path = self.out / "flops" / f"{digest(told)}.json"
         if not path.is_file():
             small = dataclasses.replace(setting, labelled=setting.batch, unlabelled=setting.batch)

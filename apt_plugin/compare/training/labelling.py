@@ -43,12 +43,9 @@ def ask(shown: Sequence[Any], hidden: Sequence[Any], told: Sequence[Sequence[str
         said = [text for each in alike for text in each.texts["true"][:: each.length]]
         names = sorted(set(said))
         probe = Probe(np.concatenate([features(each) for each in alike]), said)
-        chance = probe.likely(features(part), names)
-        order = np.argsort(-chance, 1, kind="stable")[:, :ASK]
-        texts = {f"{ASKED}{k}": _per_frame([names[i] for i in order[:, k]], part.length) for k in range(order.shape[1])}
-        about = [[names[i] for i in row].index(text) if text in {names[i] for i in row} else -1
-                 for row, text in zip(order, true, strict=True)]  # fmt: skip
-        likely = np.log(np.take_along_axis(chance, order, 1).clip(1e-6))
+        asked, likely = probe.likeliest(features(part), names, ASK)
+        texts = {f"{ASKED}{k}": _per_frame(texts, part.length) for k, texts in enumerate(zip(*asked, strict=True))}
+        about = [row.index(text) if text in row else -1 for row, text in zip(asked, true, strict=True)]
         out.append(dataclasses.replace(part, texts=part.texts | texts, truth=np.repeat(about, part.length),
                                        likely=np.repeat(likely, part.length, 0)))  # fmt: skip
     return out

@@ -57,8 +57,9 @@ def open_sets(
 
 
 def write_edit(labels: Labels, unlabelled: LerobotEpisodes, folder: Path) -> str:
-    """`edit.yaml`, and the host's command that carries it out. Episodes without a label get the empty instruction."""
-    tasks = {str(episode): text for episode, text in enumerate(labels.task)}
+    """`edit.yaml`, and the host's command that carries it out. Episodes without a label get the empty
+    instruction; those that had one keep it."""
+    tasks = {str(episode): text for episode, text in zip(labels.episode, labels.task, strict=True)}
     edit = {
         "repo_id": unlabelled.dataset.repo_id,
         "root": str(Path(unlabelled.dataset.root).absolute()),
