@@ -1,12 +1,11 @@
 """One process of tests/lerobot/test_groot_distributed.py: two optimiser steps on its share of four frames.
 
-Arguments: working directory, base checkpoint, Stage-1 checkpoint or "-", file to write.
+root: working directory; base: its checkpoint; prior: Stage-1 checkpoint or "-"; out: file to write.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 
 import torch
 import torch.distributed as dist
@@ -15,8 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.lerobot import tiny_groot as tiny
 
 
-def main() -> None:
-    root, base, prior, out = sys.argv[1:]
+def main(root: str, base: str, prior: str, out: str) -> None:
     os.chdir(root)
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -44,7 +42,3 @@ def main() -> None:
 
         save_file({n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}, out)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,30 +1,15 @@
-"""Two gloo processes under torchrun take the steps that one takes, in both stages."""
+"""Two gloo processes take the steps that one takes, in both stages."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("lerobot", reason="lerobot is not installed: its policies cannot run")
 
+from tests import ranks
+from tests.lerobot import groot_worker
 from tests.lerobot import tiny_groot as tiny
-
-HERE = Path(__file__).resolve().parents[2]
-
-
-def launch(processes: int, *arguments: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1",
-        "--master-port", str(29531 + processes), "-m", "tests.lerobot.groot_worker", *arguments,
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
@@ -38,7 +23,8 @@ def test_two_processes_equal_one(tmp_path, monkeypatch):
     start = dict(tiny.stage2(tmp_path / "s1", base).named_parameters())
     for prior in ("-", str(tmp_path / "s1")):
         for processes in (1, 2):
-            launch(processes, str(tmp_path), str(base), prior, str(tmp_path / f"{processes}.safetensors"))
+            out = str(tmp_path / f"{processes}.safetensors")
+            ranks.run(processes, tmp_path / "logs", groot_worker.main, str(tmp_path), str(base), prior, out)
         one, two = (load_file(tmp_path / f"{n}.safetensors") for n in (1, 2))
         assert one.keys() == two.keys()
         moved = 0.0

@@ -14,6 +14,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import mixing
 from apt_plugin.hosts.lerobot.checkpoints import is_whole, last_whole
 from apt_plugin.stages import read_record
+from tests import ranks
 from tests.lerobot import datasets
 from tests.lerobot.datasets import stage1, stage2
 
@@ -229,20 +230,12 @@ def test_stage1_refuses_lora(host, data, plain, tok: str, tmp_path: Path) -> Non
 
 def test_two_processes_equal_one_on_the_joined_batch(data, plain, tok: str, tmp_path: Path) -> None:
     """Noise from a global stream would differ between ranks; here it belongs to the frame and the step."""
-    one = stage1(data["labelled"], plain["pi05"], tok, tmp_path / "one", steps=2)
-    child = ["-m", "apt_plugin.hosts.lerobot", "lerobot-train"]
-    datasets.call(sys.executable, *child, *one, "--batch_size=8")
-    two = stage1(data["labelled"], plain["pi05"], tok, tmp_path / "two", steps=2)
-    datasets.call(
-        # --multi_gpu is what makes accelerate start two processes; on a CPU policy they are gloo ones (MULTI_CPU).
-        "apt-plugin", "run", "accelerate", "launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
-        "--mixed_precision=no", "--dynamo_backend=no", "lerobot-train",
-        *[f for f in two if not f.startswith(("--policy.type", "--policy.stage"))], "--policy.type=pi05",
-        "--recipe", "apt", "--apt.stage", "1",
-    )  # fmt: skip
-    a = load_file(tmp_path / "one/checkpoints/last" / WEIGHTS)
-    b = load_file(tmp_path / "two/stage1/checkpoints/last" / WEIGHTS)
-    state = tmp_path / "two/stage1/checkpoints/last/training_state/training_step.json"
+    for n in (1, 2):
+        flags = stage1(data["labelled"], plain["pi05"], tok, tmp_path / str(n), steps=2)
+        ranks.run(n, tmp_path / "logs", datasets.lerobot_train, *flags, f"--batch_size={8 // n}")
+    a = load_file(tmp_path / "1/checkpoints/last" / WEIGHTS)
+    b = load_file(tmp_path / "2/checkpoints/last" / WEIGHTS)
+    state = tmp_path / "2/checkpoints/last/training_state/training_step.json"
     assert json.loads(state.read_text())["num_processes"] == 2
     start = load_file(plain["pi05"] / "model.safetensors")
     assert any(not torch.equal(a[n], start[n]) for n in a)
