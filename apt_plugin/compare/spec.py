@@ -121,14 +121,18 @@ class Arm:
             raise AptError(f"{self.name}: self_label needs unlabelled frames in the batch; write unlabelled: 0.5.")
         if self.wait_for_labels and not self.self_label:
             raise AptError(f"{self.name}: wait_for_labels needs labels to wait for; write self_label: 0.3.")
-        if self.self_label and self.vlm_frozen_share:
-            raise AptError(f"{self.name}: self_label and vlm_frozen_share both cut the last stage; write one of them.")
         if self.insulate and not self.token_loss:
             raise AptError(f"{self.name}: an insulated VLM learns from its own loss only; write token_loss: 1.")
         if self.token_loss and (self.policy != "stock" or self.vlm != "full"):
             raise AptError(f"{self.name}: token_loss trains the VLM of a stock policy; write policy: stock, vlm: full.")
         if self.policy == "apt":
             self.resolved()
+
+    def labelling_steps(self, steps: int) -> list[int]:
+        """The steps of a last stage of so many at which unlabelled frames are labelled."""
+        first = round(self.self_label * steps)
+        every = (steps - first) / self.label_rounds
+        return [first + round(turn * every) for turn in range(self.label_rounds)] if self.self_label else []
 
     def resolved(self) -> Any:
         """The recipe of an APT arm.

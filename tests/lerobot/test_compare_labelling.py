@@ -116,6 +116,27 @@ def test_labels_are_asked_again_at_equal_distances(tmp_path, monkeypatch) -> Non
     assert run.labelling_of({"label": 2.0}) == 3 * 2.0 * SMALL.unlabelled
 
 
+def test_a_warm_vlm_is_let_go_once_the_labels_are_there(tmp_path, monkeypatch) -> None:
+    """The labels come from the policy that the frozen VLM made, from its kept prefixes; both then train on them."""
+    arm = dataclasses.replace(SELF, vlm="full", self_label=0.5, vlm_frozen_share=0.5, wait_for_labels=True)
+    run = job.Run(dataclasses.replace(SMALL, steps=4), arm, 0, 3e-3, tmp_path / "out", tmp_path / "run")
+    told, at = labelling.label, []
+
+    def label(trainer):
+        now = {n: p.clone() for n, p in trainer.body.policy.named_parameters()}
+        at.append((trainer.schedule.last_epoch, trainer.pool.prefixes is not None, now))
+        return told(trainer)
+
+    monkeypatch.setattr(labelling, "label", label)
+    before = {n: p.clone() for n, p in run.last_body(None).policy.named_parameters()}
+    body, _ = run.last_stage(4, None)
+    (step, kept, then), after = at[0], dict(body.policy.named_parameters())
+    assert (len(at), step, kept) == (1, 2, True)
+    vlm = [n for n in before if ".paligemma." in n]
+    assert all(torch.equal(before[n], then[n]) for n in vlm)
+    assert any(not torch.equal(then[n], after[n]) for n in vlm)
+
+
 def test_a_field_that_came_later_leaves_the_names_of_kept_results_alone() -> None:
     assert "wait_for_labels" not in content(SELF)
     assert content(dataclasses.replace(SELF, wait_for_labels=True)) == {**content(SELF), "wait_for_labels": True}

@@ -153,20 +153,16 @@ class Run:
         else:
             pool = self.pool(body, False)
         trainer = self.trainer(body, pool, steps, False)
-        if arm.self_label:
-            before = round(arm.self_label * steps)
-            ends = [before + round(n * (steps - before) / arm.label_rounds) for n in range(arm.label_rounds + 1)]
-            trainer.run(before)
-            for start, end in itertools.pairwise(ends):
-                trainer.labels, self.labels_right = labelling.label(trainer)
-                trainer.run(end - start, start)
-            return body, trainer.curve
+        asked = arm.labelling_steps(steps)
         if frozen:
             body.freeze_vlm(True)
-            trainer.run(frozen)
-            body.freeze_vlm(False)
-            trainer.pool.prefixes = None
-        trainer.run(steps - frozen, frozen)
+        for start, end in itertools.pairwise(sorted({0, frozen, *asked, steps})):
+            if start in asked:  # before the VLM is let go: the prefixes kept until then serve the questions too
+                trainer.labels, self.labels_right = labelling.label(trainer)
+            if frozen and start == frozen:
+                body.freeze_vlm(False)
+                trainer.pool.prefixes = None
+            trainer.run(end - start, start)
         return body, trainer.curve
 
     # -- cost --------------------------------------------------------------------------------------------
