@@ -24,6 +24,7 @@ OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the 
   apt-plugin label --policy CHECKPOINT --labelled A --unlabelled B    instructions for episodes that have none
   apt-plugin cache build|verify|info ...                              the frozen VLM's features on disk
   apt-plugin bench pi05                                               what each way of training and acting costs
+  apt-plugin tabletop data|test ...                                   a benchmark for your policy, of any host and size
   apt-plugin demo                                                     the whole thing in a tiny world, on this CPU
 
 `apt-plugin run --help` lists the recipe's flags; `apt-plugin run lerobot-train --recipe apt --help` the host's too.
@@ -267,11 +268,13 @@ def main() -> None:
             sys.exit(_run(argv[1:]))
         if argv[:1] == ["cache"]:
             sys.exit(_cache(argv[1:]))
+        known, prog, description = COMMANDS, "apt-plugin", OVERVIEW
+        if argv[:1] == ["tabletop"]:
+            from apt_plugin import tabletop_command as tabletop
+
+            known, prog, description, argv = tabletop.COMMANDS, "apt-plugin tabletop", tabletop.__doc__, argv[1:]
         command = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="apt-plugin",
-            description=OVERVIEW,
-            args=argv or ["--help"],
+            known, prog=prog, description=description, args=argv or ["--help"]
         )
         sys.exit(command())
     except AptError as error:

@@ -79,7 +79,7 @@ class Actor:
     postprocessor: Any
 
     @classmethod
-    def load(cls, directory: Path | str) -> "Actor":
+    def load(cls, directory: Path | str, device: str = "cpu") -> "Actor":
         """Load any lerobot policy directory whose type is registered: `pi05_tiny` and installed
         `lerobot_policy_*` packages are.
 
@@ -89,7 +89,7 @@ class Actor:
         import apt_plugin.tabletop.host.configuration_pi05_tiny  # noqa: F401  # registers the type
         from apt_plugin.hosts.lerobot.opening import open_policy
 
-        opened = open_policy(directory, "cpu")
+        opened = open_policy(directory, device)
         return cls(opened.policy, opened.preprocessor, opened.postprocessor)
 
     def reset(self) -> None:
@@ -106,7 +106,7 @@ class Actor:
             "task": list(tasks),
         }
         with torch.inference_mode():
-            return self.postprocessor(self.policy.select_action(self.preprocessor(batch))).numpy()
+            return self.postprocessor(self.policy.select_action(self.preprocessor(batch))).cpu().numpy()
 
 
 def play(actor, episodes: Episodes, told: Sequence[str] | None = None, keep: int = 0) -> tuple[np.ndarray, np.ndarray]:
