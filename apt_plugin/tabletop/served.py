@@ -8,6 +8,8 @@ Shape legend: `B` episodes of a batch, `P` image side in pixels.
 from __future__ import annotations
 
 import importlib
+import socket
+import time
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from apt_plugin.errors import AptError
 from apt_plugin.tabletop import arm, libero
 
+PATIENCE = 600.0  # seconds that a server may need to load a model
 LANGUAGE = "annotation.human.action.task_description"
 
 
@@ -52,9 +55,15 @@ class Served:
 class Openpi(Served):
     """A running `scripts/serve_policy.py`, of any config with openpi's LIBERO transforms."""
 
-    def __init__(self, host: str, port: int):
+    def __init__(self, host: str, port: int, patience: float = PATIENCE):
         super().__init__()
-        self.client = _module("openpi_client.websocket_client_policy").WebsocketClientPolicy(host, port)
+        client: Any = _module("openpi_client.websocket_client_policy").WebsocketClientPolicy
+        end = time.monotonic() + patience  # the client itself would wait for ever
+        while not _listens(host, port):
+            if time.monotonic() > end:
+                raise AptError(f"No openpi server answered at {host}:{port} within {patience:g} s.")
+            time.sleep(1)
+        self.client = client(host, port)
 
     def ask(self, images: np.ndarray, states: np.ndarray, tasks: list[str]) -> np.ndarray:
         answers = []
@@ -67,7 +76,7 @@ class Openpi(Served):
 class Gr00t(Served):
     """A running `gr00t/eval/run_gr00t_server.py` with a LIBERO embodiment."""
 
-    def __init__(self, host: str, port: int, patience: float = 600):
+    def __init__(self, host: str, port: int, patience: float = PATIENCE):
         super().__init__()
         client: Any = _module("gr00t.policy.server_client").PolicyClient
         self.client = client(host=host, port=port, timeout_ms=int(1000 * patience))
@@ -83,6 +92,14 @@ class Gr00t(Served):
         }
         answer, _ = self.client.get_action(seen)
         return np.concatenate([np.asarray(answer[name]) for name in (*libero.AXES, "gripper")], axis=2)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _module(name: str) -> Any:

@@ -77,7 +77,7 @@ def config(family: str) -> _config.TrainConfig:
         exp_name="e1",
         model=tiny.stock(family, max_token_len=150, action_dim=8),
         data=_config.LeRobotLiberoDataConfig(
-            repo_id="local/toy", base_config=_config.DataConfig(prompt_from_task=True)
+            repo_id=os.environ.get("APT_TEST_REPO", "local/toy"), base_config=_config.DataConfig(prompt_from_task=True)
         ),
         weight_loader=Opened(),
         lr_schedule=optimizer.CosineDecaySchedule(warmup_steps=2, peak_lr=1e-3, decay_steps=100, decay_lr=1e-4),

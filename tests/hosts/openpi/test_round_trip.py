@@ -59,10 +59,10 @@ def log_of(root: Path) -> str:
     return (root / "log.txt").read_text()[-3000:]
 
 
-def train(root: Path, stage: str, *more: str) -> subprocess.Popen:
+def train(root: Path, stage: str, *more: str, **env: str) -> subprocess.Popen:
     recipe = ["--recipe", "apt", "--apt.stage", stage, "--apt.noise_draws", "2", "--apt.gap_every", "1"]
     recipe += ["--apt.listen", "0"]
-    return start(root, str(SCRIPTS / "train.py"), f"tiny_{FAMILY}", *recipe, *more)
+    return start(root, str(SCRIPTS / "train.py"), f"tiny_{FAMILY}", *recipe, *more, **env)
 
 
 def wait_for(path: Path, process: subprocess.Popen, seconds: float = 1200) -> None:
@@ -206,20 +206,24 @@ def ask_server(root: Path, family: str, folder: Path, **more: str) -> tuple[dict
     return ask(process, port, root)
 
 
+def wait_for_server(process: subprocess.Popen, port: int, root: Path) -> None:
+    end = time.time() + 900
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5)
+            return
+        except OSError:
+            assert process.poll() is None, log_of(root)
+            assert time.time() < end
+            time.sleep(1)
+
+
 def ask(process: subprocess.Popen, port: int, root: Path) -> tuple[dict, np.ndarray]:
     """What a server that is starting says to openpi-client; the server is ended."""
     from openpi_client import websocket_client_policy
 
     try:
-        end = time.time() + 900
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5)
-                break
-            except OSError:
-                assert process.poll() is None, log_of(root)
-                assert time.time() < end
-                time.sleep(1)
+        wait_for_server(process, port, root)
         client = websocket_client_policy.WebsocketClientPolicy("127.0.0.1", port)
         return client.get_server_metadata()["apt"], client.infer(observation())["actions"]
     finally:
