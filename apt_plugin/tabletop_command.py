@@ -50,7 +50,8 @@ class Data:
                 writer = {"openpi": libero.write_openpi, "gr00t": libero.write_gr00t}[self.layout]
                 writer(root, self.world.training(count, seed), told)
             print(f"{count} episodes: {root}")
-        files.write_json(self.output / ABOUT, dataclasses.asdict(self) | {"output": ""})
+        about = {name: value for name, value in dataclasses.asdict(self).items() if name != "output"}
+        files.write_json(self.output / ABOUT, about)
         return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = multiprocessing.get_context("forkserver")
@@ -45,9 +46,7 @@ def run(world: int, logs: Path, program: Callable[..., None], *arguments: Any, t
     """
     logs.mkdir(parents=True, exist_ok=True)
     SERVER.set_forkserver_preload(PRELOAD)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     files = [logs / f"rank{rank}.log" for rank in range(world)]
     started = [
         SERVER.Process(target=_rank, args=(str(file), rank, world, port, program, arguments))

@@ -8,6 +8,7 @@ vision-action pairs for a language-free first stage.
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,14 @@ def reference_stats(world: World) -> dict[str, dict[str, np.ndarray]]:
     return stats
 
 
+def blocks(episodes: Episodes, labelled: bool, progress: bool = True) -> Iterator[Episodes]:
+    """A hundred episodes at a time, which bounds what is drawn at once; where chained ones are mixed in, the single
+    ones first."""
+    what = f"Writing {len(episodes)} {'demonstrations' if labelled else 'unlabelled pairs'}"
+    for first in track(range(0, len(episodes), 100), description=what, disable=not progress):
+        yield from episodes[first : first + 100].by_legs()
+
+
 def write(
     root: Path | str,
     episodes: Episodes,
@@ -121,31 +130,26 @@ def write(
     )
     noisy = datasets.is_progress_bar_enabled()  # its "Map" bar, once an episode
     datasets.disable_progress_bar()
-    block = 100  # episodes rendered at once; bounds memory
-    what = "demonstrations" if labelled else "unlabelled pairs"
-    for first in track(
-        range(0, len(episodes), block), description=f"Writing {len(episodes)} {what}", disable=not progress
-    ):
-        for some in episodes[first : first + block].by_legs():
-            images, states, actions = frames(some)
-            tasks = some.instructions() if labelled else [""] * len(some)
-            for row, task in enumerate(tasks):
-                for t in range(actions.shape[1]):
-                    dataset.add_frame(
-                        {
-                            CAMERA: images[row, t],
-                            "observation.state": states[row, t],
-                            "action": actions[row, t],
-                            "task": task,
-                        }
-                    )
-                dataset.save_episode()
+    for some in blocks(episodes, labelled, progress):
+        images, states, actions = frames(some)
+        tasks = some.instructions() if labelled else [""] * len(some)
+        for row, task in enumerate(tasks):
+            for t in range(actions.shape[1]):
+                dataset.add_frame(
+                    {
+                        CAMERA: images[row, t],
+                        "observation.state": states[row, t],
+                        "action": actions[row, t],
+                        "task": task,
+                    }
+                )
+            dataset.save_episode()
     if noisy:
         datasets.enable_progress_bar()
     dataset.finalize()
     if stats is not None:
         write_stats({**(dataset.meta.stats or {}), **stats}, root)
-    logger.info("wrote %d episodes (%s) to %s", len(episodes), what, root)
+    logger.info("wrote %d episodes (%s) to %s", len(episodes), "labelled" if labelled else "unlabelled", root)
     return root
 
 

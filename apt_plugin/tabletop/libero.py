@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from apt_plugin.errors import AptError
 from apt_plugin.files import write_json
-from apt_plugin.tabletop import data
+from apt_plugin.tabletop import arm, data
 from apt_plugin.tabletop.drawing import IMAGE_SIZE
 from apt_plugin.tabletop.episodes import Episodes
 
@@ -26,8 +25,9 @@ SCALE = 5
 SIDE = SCALE * IMAGE_SIZE
 CAMERAS = ("image", "wrist_image")
 AXES = ("x", "y", "z", "roll", "pitch", "yaw")
+PARTS = (*AXES, "gripper")  # as Isaac GR00T takes states and actions apart
+LANGUAGE = "human.action.task_description"  # its name for the instruction
 STATE, ACTION = 8, 7
-BLOCK = 100  # episodes drawn at once; bounds memory
 #: Isaac GR00T trains on a frame only where a whole chunk (16 actions in its LIBERO config) follows it: with so many
 #: still frames behind, those of the demonstration are the ones that count, and their chunks end at rest.
 STILL = 15
@@ -57,11 +57,6 @@ def poses(action: np.ndarray) -> np.ndarray:
     return np.concatenate([action[..., :2], action[..., 6:7]], axis=-1).astype(np.float32)
 
 
-def _blocks(episodes: Episodes, what: str) -> Any:
-    for first in track(range(0, len(episodes), BLOCK), description=f"Writing {len(episodes)} {what}"):
-        yield from episodes[first : first + BLOCK].by_legs()
-
-
 def write_openpi(root: Path, episodes: Episodes, labelled: bool) -> None:
     """A LeRobot data set with the names of openpi's LIBERO configs, through the lerobot beside openpi.
 
@@ -85,7 +80,7 @@ def write_openpi(root: Path, episodes: Episodes, labelled: bool) -> None:
         use_videos=False,
     )  # fmt: skip
     black = np.zeros((SIDE, SIDE, 3), np.uint8)
-    for some in _blocks(episodes, _what(labelled)):
+    for some in data.blocks(episodes, labelled):
         images, state, action = data.frames(some)
         for row, task in enumerate(some.instructions()):
             for t in range(action.shape[1]):
@@ -102,7 +97,7 @@ def write_gr00t(root: Path, episodes: Episodes, labelled: bool) -> None:
 
     texts: dict[str, int] = {}
     rows, total = [], 0
-    for some in _blocks(episodes, _what(labelled)):
+    for some in data.blocks(episodes, labelled):
         images, state, action = _resting(some)
         for row, task in enumerate(some.instructions()):
             length, episode = action.shape[1], len(rows)
@@ -125,14 +120,8 @@ def write_gr00t(root: Path, episodes: Episodes, labelled: bool) -> None:
     _describe(root / "meta", rows, texts, total, labelled)
 
 
-def _what(labelled: bool) -> str:
-    return "demonstrations" if labelled else "unlabelled pairs"
-
-
 def _resting(episodes: Episodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`data.frames`, and the gripper at rest where it ended."""
-    from apt_plugin.tabletop import arm
-
     images, state, action = data.frames(episodes)
     end = arm.step(state[:, -1], action[:, -1])
     still = lambda last: np.repeat(last[:, None], STILL, axis=1)  # noqa: E731
@@ -167,7 +156,7 @@ def _describe(meta: Path, rows: list[dict], texts: dict[str, int], frames: int, 
     }
     numbers = {"frame_index": "int64", "episode_index": "int64", "index": "int64", "timestamp": "float32"}
     if labelled:
-        layout["annotation"] = {"human.action.task_description": {"original_key": "task_index"}}
+        layout["annotation"] = {LANGUAGE: {"original_key": "task_index"}}
         numbers["task_index"] = "int64"
         lines = [json.dumps({"task_index": index, "task": text}) for text, index in texts.items()]
         (meta / "tasks.jsonl").write_text("\n".join(lines) + "\n")

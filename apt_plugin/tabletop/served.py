@@ -18,7 +18,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.tabletop import arm, libero
 
 PATIENCE = 600.0  # seconds that a server may need to load a model
-LANGUAGE = "annotation.human.action.task_description"
+LANGUAGE = f"annotation.{libero.LANGUAGE}"
 
 
 class Served:
@@ -91,7 +91,7 @@ class Gr00t(Served):
             "language": {LANGUAGE: [[task] for task in tasks]},
         }
         answer, _ = self.client.get_action(seen)
-        return np.concatenate([np.asarray(answer[name]) for name in (*libero.AXES, "gripper")], axis=2)
+        return np.concatenate([np.asarray(answer[name]) for name in libero.PARTS], axis=2)
 
 
 def _listens(host: str, port: int) -> bool:

@@ -7,7 +7,6 @@ from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,20 +16,15 @@ import pytest
 
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.stages import read_record
-from apt_plugin.tabletop import data, libero, served
+from apt_plugin.tabletop import arm, data, libero, served
 from apt_plugin.tabletop.rollout import evaluate
-from apt_plugin.tabletop.world import World
+from apt_plugin.tabletop.world import SPLITS, World
 from tests.hosts.gr00t import tiny
 from tests.oracle import Knowing
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow  # each starts real host processes
 WORLD = World()
-
-
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def plugin(where, *command, **options):
@@ -59,11 +53,14 @@ def test_the_hosts_loader_takes_the_frames_of_each_demonstration_and_no_others(s
     for row, text in enumerate(WORLD.training(4, 0).instructions()):
         step = extract_step_data(loader[row], 0, modality, tag)
         assert step.text == text
-        assert np.abs(step.images["image"][0].astype(int) - libero.pictures(images[row, 0])).mean() < 8
+        assert (
+            np.abs(step.images["image"][0].astype(int) - libero.pictures(images[row, 0])).mean() < 8
+        )  # the codec's loss
         assert not np.asarray(step.images["wrist_image"]).any()
-        seven = np.concatenate([step.actions[name] for name in (*libero.AXES, "gripper")], axis=1)
+        seven = np.concatenate([step.actions[name] for name in libero.PARTS], axis=1)
         np.testing.assert_allclose(seven[:2], libero.actions(actions[row]), atol=1e-6)
-        np.testing.assert_allclose(seven[2:, :2], np.repeat(actions[row, 1:, :2], 14, axis=0), atol=0.2)
+        rest = libero.actions(arm.step(states[row, -1:], actions[row, -1:]))
+        np.testing.assert_allclose(seven[2:], np.repeat(rest, 14, axis=0), atol=1e-6)
         np.testing.assert_allclose(step.states["x"][0], states[row, 0, :1], atol=1e-6)
     counts = [ShardedSingleStepDataset.get_effective_episode_length(_Sized(loader, 16), row) for row in range(4)]
     assert counts == [2, 2, 2, 2]
@@ -97,13 +94,13 @@ def test_an_oracle_behind_the_hosts_server_gets_every_episode(split):
 
         def _get_action(self, observation, options=None):
             seen = observation["state"]
-            states = np.concatenate([seen[name][:, 0] for name in (*libero.AXES, "gripper")], axis=1)
+            states = np.concatenate([seen[name][:, 0] for name in libero.PARTS], axis=1)
             tasks = [each[0] for each in observation["language"][served.LANGUAGE]]
             seven = self.knowing.answer(observation["video"]["image"][:, 0], states, tasks)
-            parts = {name: seven[..., at : at + 1] for at, name in enumerate((*libero.AXES, "gripper"))}
+            parts = {name: seven[..., at : at + 1] for at, name in enumerate(libero.PARTS)}
             return parts, {}
 
-    at = port()
+    at = free_port()
     server = PolicyServer(Oracle(strict=False), host="127.0.0.1", port=at)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -125,7 +122,7 @@ def test_both_stages_then_the_served_policy_on_every_split(where, sets):
     assert done.returncode == 0, done.stderr[-3000:]
     model = last_whole(out / "stage2")
     assert read_record(model).stage == 2
-    at = port()
+    at = free_port()
     server = plugin(
         where, "run", "gr00t/eval/run_gr00t_server.py", "--model-path", str(model), "--embodiment-tag", tiny.TAG,
         "--device", "cpu", "--host", "127.0.0.1", "--port", str(at), "--recipe", "apt", stdout=subprocess.DEVNULL,
@@ -138,5 +135,5 @@ def test_both_stages_then_the_served_policy_on_every_split(where, sets):
         os.killpg(server.pid, signal.SIGKILL)  # the launcher and the host's process
         server.wait()
     found = json.loads((where / "r.json").read_text())["splits"]
-    assert len(found) == 9
+    assert [row["split"] for row in found] == list(SPLITS)
     assert all(row["episodes"] == 2 and 0 <= row["success"] <= 1 for row in found)

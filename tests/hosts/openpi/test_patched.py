@@ -18,7 +18,8 @@ import pytest
 
 from apt_plugin import patching
 from apt_plugin.errors import AptError
-from tests.hosts.openpi.test_round_trip import ask, free_port
+from tests.hosts.openpi.test_round_trip import ask
+from tests.ports import free_port
 
 CHECKOUT = Path(openpi.__file__).parents[2]
 REPOSITORY = Path(__file__).parents[3]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import openpi
 import pytest
 
 from apt_plugin.stages import read_record
+from tests.ports import free_port
 
 SCRIPTS = Path(openpi.__file__).parents[2] / "scripts"
 REPOSITORY = Path(__file__).parents[3]
@@ -188,12 +188,6 @@ def test_stage_2_with_a_trained_vlm_takes_it_from_the_base_in_full_precision(roo
     )
     done = stock_python(root, code, str(first[0]))
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def ask_server(root: Path, family: str, folder: Path, **more: str) -> tuple[dict, np.ndarray]:

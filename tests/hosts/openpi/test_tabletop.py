@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from apt_plugin.stages import read_record
 from apt_plugin.tabletop import data, libero, served
 from apt_plugin.tabletop.rollout import evaluate
-from apt_plugin.tabletop.world import World
+from apt_plugin.tabletop.world import SPLITS, World
 from apt_plugin.tabletop_command import LABELLED, UNLABELLED
 from tests.hosts.openpi.test_round_trip import (
     FAMILY,
@@ -26,14 +25,9 @@ from tests.hosts.openpi.test_round_trip import (
     wait_for_server,
 )
 from tests.oracle import Knowing
+from tests.ports import free_port
 
 WORLD = World()
-
-
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +87,7 @@ def test_an_oracle_behind_openpis_server_gets_every_episode(split):
         def reset(self):
             pass
 
-    at = port()
+    at = free_port()
     server = WebsocketPolicyServer(Oracle(), "127.0.0.1", at)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     actor = served.connect(f"openpi:127.0.0.1:{at}")
@@ -116,7 +110,7 @@ def test_both_stages_then_the_served_policy_on_every_split(root, env):
     assert train(root, "both", *more, **env).wait() == 0, log_of(root)
     folder = root / f"checkpoints/tiny_{FAMILY}_apt2/e1/1"
     assert read_record(folder / "assets").stage == 2
-    at = port()
+    at = free_port()
     serve = [str(SCRIPTS / "serve_policy.py"), f"--port={at}", "policy:checkpoint"]
     process = start(root, *serve, f"--policy.config=tiny_{FAMILY}", f"--policy.dir={folder}", "--recipe", "apt", **env)
     try:
@@ -126,5 +120,5 @@ def test_both_stages_then_the_served_policy_on_every_split(root, env):
     finally:
         kill(process)
     found = json.loads((root / "r.json").read_text())["splits"]
-    assert len(found) == 9
+    assert [row["split"] for row in found] == list(SPLITS)
     assert all(row["episodes"] == 2 and 0 <= row["success"] <= 1 for row in found)
