@@ -79,8 +79,7 @@ def rank_correlation(pairs: Sequence[tuple[float, float]], seed: int = 0) -> tup
     values, rng = np.array(pairs, float), np.random.default_rng([seed, 33])
 
     def spearman(rows: np.ndarray) -> float:
-        # A value's rank is the mean place of its ties.
-        ranks = [np.mean([(c[:, None] > c).sum(1), (c[:, None] >= c).sum(1) - 1], axis=0) for c in rows.T]
+        ranks = [_ranks(column) for column in rows.T]
         if np.ptp(ranks[0]) == 0 or np.ptp(ranks[1]) == 0:
             return float("nan")
         return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
@@ -89,6 +88,12 @@ def rank_correlation(pairs: Sequence[tuple[float, float]], seed: int = 0) -> tup
     known = [each for each in drawn if np.isfinite(each)]
     low, high = np.percentile(known, [2.5, 97.5]) if known else (np.nan, np.nan)
     return spearman(values), float(low), float(high)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """A value's rank is the mean place of its ties."""
+    _, inverse, ties = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(ties) - (ties + 1) / 2)[inverse]
 
 
 def _resampled(arms: Sequence[Counts], seeds: Sequence[int], seed: int) -> list[np.ndarray]:

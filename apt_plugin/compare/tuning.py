@@ -29,12 +29,19 @@ def sweep(setting: Setting, arms: Sequence[Arm], seeds: int) -> list[Job]:
     ]
 
 
+def swept(configs: Configs, setting: Setting, names: Sequence[str]) -> list[Arm]:
+    """The arms to sweep. One that takes another's rate is swept where it is asked for by name: is that rate a fair one
+    for it too?"""
+    chosen = [configs.arms[name] for name in names or setting.arms or configs.arms]
+    return [arm for arm in chosen if not arm.lr and (names or not arm.rate_like)]
+
+
 def _default(setting: Setting, arm: Arm) -> float:
     return setting.lr_expert if arm.vlm == "frozen" else setting.lr_full
 
 
 def _nice(rate: float) -> float:
-    return float(f"{rate:.1g}")
+    return float(f"{rate:.2g}")  # the default itself is the middle one
 
 
 def choose_rate(rows: Sequence[dict[str, float]]) -> float:
@@ -59,8 +66,7 @@ def tune(
     tuned = files.read_json(folder / "tuned.json") if (folder / "tuned.json").is_file() else {}
     for name in settings or list(configs.settings)[:1]:
         setting = configs.settings[name]
-        chosen = [configs.arms[a] for a in arms or setting.arms or configs.arms]
-        chosen = [arm for arm in chosen if not arm.rate_like and not arm.lr]
+        chosen = swept(configs, setting, arms)
         jobs = sweep(setting, chosen, seeds or 1)
         work(jobs, out, processes, not quiet)
         shelf = Shelf(out)

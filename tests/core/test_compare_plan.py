@@ -29,13 +29,14 @@ def test_the_projects_own_files_are_read_and_round_trip(tmp_path):
 
 
 def test_questions_name_arms_and_settings_that_exist():
-    from apt_plugin.compare.questions import _names, check
+    from apt_plugin.compare.kinds import names
+    from apt_plugin.compare.questions import check
 
     configs = read(CONFIGS)
     for number, question in enumerate(configs.questions):
         check(question, number)
         for field in ("ours", "theirs", "arms"):
-            for name in _names(question.get(field, ())):
+            for name in names(question.get(field, ())):
                 assert name.partition(" @")[0] in configs.arms
         assert set(question.get("settings", ())) <= set(configs.settings)
 
@@ -165,3 +166,15 @@ def test_rates_are_chosen_by_seen_success_and_ties_by_loss():
             {"rate": 9e-3, "seen": 0.80, "loss": 0.05}]  # fmt: skip
     assert choose_rate(rows) == 3e-3
     assert final_loss([(i, 1.0) for i in range(18)] + [(18, 0.2), (19, 0.4)]) == pytest.approx(0.3)
+
+
+def test_the_rate_that_runs_take_is_one_of_those_swept():
+    """Rounded to one digit, 1.5e-3 was swept as 2e-3: nothing was said of the rate that the runs had."""
+    from apt_plugin.compare.tuning import sweep, swept
+
+    configs = read(Path(__file__).parents[2] / "configs" / "compare")
+    setting = configs.settings["random"]
+    full = swept(configs, setting, ["stock_full"])
+    assert [job.rate for job in sweep(setting, full, 1)] == [5e-4, 1.5e-3, 4.5e-3]
+    assert "dropout" not in [arm.name for arm in swept(configs, setting, [])]
+    assert [arm.name for arm in swept(configs, setting, ["dropout", "relabel_gentle"])] == ["dropout"]  # lr is fixed

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from apt_plugin import report
 from apt_plugin.compare import reporting
 from apt_plugin.compare.board import Board
+from apt_plugin.compare.kinds import places
 from apt_plugin.compare.plan import Configs, read
-from apt_plugin.compare.questions import answers, trend
+from apt_plugin.compare.questions import answers
 from apt_plugin.compare.spec import Arm, Setting
 from apt_plugin.errors import AptError
+from apt_plugin.files import write_json
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
 SPLITS = ("seen", "rare", "task", "object")
@@ -40,7 +43,11 @@ def configs(*questions) -> Configs:
 
 
 def ask(made: Board, **question) -> str:
-    return " ".join(answers(made, configs({"ask": "?", "settings": ["random"], **question}))[0][1])
+    return " ".join(answered(made, **question).told)
+
+
+def answered(made: Board, **question):
+    return answers(made, configs({"ask": "?", "settings": ["random"], **question}))[0][1]
 
 
 def test_a_clear_difference_is_said_and_a_small_one_is_not():
@@ -78,7 +85,7 @@ def test_a_trend_says_where_the_ordering_turns_and_what_is_missing():
     assert "; 3 +11 points" in told
     assert "9 not run: the ordering changes." in told
     assert told.endswith("absent minus old at size 1 not run; 3 not run; 9 not run: not enough was run to tell.")
-    assert trend(made, question) == {
+    assert places(made, question) == {
         "old": [(1.0, 0.42), (3.0, 0.51)],
         "new": [(1.0, pytest.approx(0.21)), (3.0, pytest.approx(0.62)), (9.0, 0.7)],
     }
@@ -86,10 +93,35 @@ def test_a_trend_says_where_the_ordering_turns_and_what_is_missing():
 
 def test_the_goal_needs_ten_points_over_the_best_baseline_on_every_split():
     rivals = {"stock_full": (20,) * 5, "stock_frozen": (30,) * 5, "null": (45,) * 5}
-    assert "reaches the goal over stock and over null" in ask(board(new=(60,) * 5, **rivals), kind="goal", arms=["new"])
-    told = ask(board(new=(50,) * 5, **rivals), kind="goal", arms=["new"])
-    assert "does not reach 10 points" in told
-    assert "2 of 6 comparisons fall short" in told  # the two unseen splits over null
+    reached = answered(board(new=(60,) * 5, **rivals), kind="goal", arms=["new"])
+    assert reached.short.startswith("random: new reaches 10 points over stock and over the best baseline (null)")
+    short = answered(board(new=(50,) * 5, **rivals), kind="goal", arms=["new", "absent"])
+    assert short.short.startswith("random: none of 1 arms reaches 10 points")
+    assert short.short.endswith("new is nearest, 2 of 6 comparisons short.")  # the two unseen splits over null
+    assert short.told[1].startswith("random: new is short over null on task +5 points (")
+    assert short.told[-1] == "random: not run: absent."
+
+
+def test_a_goal_that_no_arm_could_reach_says_so():
+    """The bar stands where nothing fits above it: a rival at 95 % leaves 5 points."""
+    rivals = {"stock_full": (95,) * 5, "stock_frozen": (30,) * 5}
+    told = ask(board(new=(100,) * 5, **rivals), kind="goal", arms=["new"])
+    assert "new is short over stock_full on task +5 points (" in told
+    assert ", of 5 possible; object +5 points (" in told
+
+
+def test_the_short_answer_counts_what_the_comparisons_say():
+    made = board(a=(60, 62, 58, 61, 59), b=(40, 41, 39, 42, 38), c=(58, 64, 55, 63, 57), d=(1,))
+    told = answered(made, kind="compare", ours="a", theirs=["b", "c", "d"])
+    few = "a: +20 against b in random (better), +1 against c in random (no difference shown), "
+    assert told.short == few + "+59 against d in random (too few seeds to say)."
+    many = answered(made, kind="compare", ours="a", theirs=["b", "c", "d", "b2", "b3"])
+    assert many.short == told.short  # what is missing is not counted
+    assert answered(made, kind="best", arms=["b", "a", "c"]).short.startswith("random: better than b: a +20 points (")
+    assert answered(made, kind="best", arms=["a", "b", "c"]).short == "random: nothing better than a."
+    made = board(a=(60,) * 3, **{f"b{n}": (40 + n,) * 3 for n in range(5)})
+    many = answered(made, kind="compare", ours="a", theirs=[f"b{n}" for n in range(5)])
+    assert many.short == "a: of 5 comparisons better in 5; +16 to +20 points."
 
 
 def test_a_baseline_is_fair_where_its_own_rate_is_as_good_as_the_best_of_its_sweep():
@@ -98,7 +130,7 @@ def test_a_baseline_is_fair_where_its_own_rate_is_as_good_as_the_best_of_its_swe
         tried = [{"rate": r, "seen": s, "loss": 0.1, "seeds": 1} for r, s in zip((1e-3, 3e-3, 9e-3), seen, strict=True)]
         best = max(tried, key=lambda row: row["seen"])
         tuned = {"random": {"stock_frozen": {"rate": best["rate"], "tried": tried}}}
-        return answers(board(a=(1,)), configs({"ask": "?", "kind": "fair"}), tuned)[0][1][0]
+        return answers(board(a=(1,)), configs({"ask": "?", "kind": "fair"}), tuned)[0][1].told[0]
 
     assert "stock_frozen runs at 0.003, the best on the seen split of 0.001: 80 %, loss 0.100, " in told(0.8, 0.9, 0.7)
     assert "0.003, as good on the seen split as the best, 0.001, of" in told(0.91, 0.9, 0.7)
@@ -145,9 +177,10 @@ COMMITTED = Path(__file__).parents[2] / "examples" / "compare" / "results.jsonl"
 
 @pytest.mark.skipif(not COMMITTED.is_file(), reason="no committed results yet: examples/compare/results.jsonl")
 def test_the_committed_report_follows_from_the_committed_results(tmp_path):
-    """Words and numbers, not the page: plots carry the drawing library's version."""
+    """Words and numbers, not the page: plots carry the drawing library's version, and drawing takes a minute."""
     from apt_plugin.compare.plan import results
 
-    reporting.write(results(COMMITTED), read(CONFIGS), tmp_path)
-    for name in ("report.txt", "report.json"):
-        assert (tmp_path / name).read_bytes() == (COMMITTED.parent / name).read_bytes()
+    built = reporting.sections(results(COMMITTED), read(CONFIGS))
+    write_json(tmp_path / "report.json", report.document(built))
+    assert (tmp_path / "report.json").read_bytes() == (COMMITTED.parent / "report.json").read_bytes()
+    assert reporting.text(built).encode() == (COMMITTED.parent / "report.txt").read_bytes()
