@@ -26,7 +26,11 @@ NEGATIVES = ("scene", "data")
 BUDGETS = ("steps", "flops")
 BODIES = ("pi05", "groot")
 WORDS = ("says", "group", "arms", "budgets", "seeds")
-LATER = {"wait_for_labels": False, "label_rounds": 1}  # fields that results were kept before, and what they were
+LATER = {
+    "wait_for_labels": False,
+    "label_rounds": 1,
+    "play": False,
+}  # fields that results were kept before, and what they were
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,10 @@ class Setting:
     Args:
         world, grounding: fields of `tabletop.world.World` and `tabletop.grounding.Grounding` that differ from theirs.
         sizes: of the model, over the tabletop's own.
-        labelled, unlabelled: numbers of episodes; steps, batch, warmup: of the stock arm; lr_expert, lr_full: peak
-            rates with a frozen and with a trained VLM, where none was tuned.
+        labelled, unlabelled: numbers of episodes; play: the unlabelled ones go for any object in view, each as often,
+            instead of for what the labelled ones go for.
+        steps, batch, warmup: of the stock arm.
+        lr_expert, lr_full: peak rates with a frozen and with a trained VLM, where none was tuned.
         vlm_seeds: number of grounded VLMs, used in turn by the seeds; episodes: tests a split.
         arms: names; empty: all. budgets: equal "steps", equal counted "flops".
     """
@@ -169,6 +175,7 @@ class Setting:
     sizes: Mapping[str, int] = field(default_factory=dict)
     labelled: int = 300
     unlabelled: int = 1500
+    play: bool = False
     batch: int = 32
     steps: int = 1500
     warmup: int = 50

@@ -43,7 +43,7 @@ from apt_plugin.tabletop.words import PLAIN, VERBS, other_forms, pair_name
 __all__ = ["CELLS", "OBJECTS", "SLOTS", "SPLITS", "VERBS", "Episodes", "Split", "World", "pair_name"]
 
 CELLS = 3  # the table is CELLS x CELLS; objects sit in cells, shifted by up to two pixels
-_TRAIN_STREAM, _FAMILY_STREAM = 1, 2
+_TRAIN_STREAM, _FAMILY_STREAM, _PLAY_STREAM = 1, 2, 3
 _BLOCK = 256
 
 
@@ -121,6 +121,17 @@ class World:
             return self.stage(rng, family, self.slots[family], named, np.zeros(size, int), fixed, then=then)
 
         return self._blocks(block, _TRAIN_STREAM, seed, count)
+
+    def play(self, count: int, seed: int = 0) -> Episodes:
+        """`count` episodes of play: training scenes, any object in view gone for, each as often. Their instructions say
+        what happens and are nobody's: half are about objects that no demonstration names here or anywhere."""
+
+        def block(rng, size: int) -> Episodes:
+            family, named = rng.integers(self.families, size=size), rng.integers(OBJECTS, size=size)
+            fixed = rng.random(size) < self.fixed_layouts
+            return self.stage(rng, family, self.slots[family], named, np.zeros(size, int), fixed)
+
+        return self._blocks(block, _PLAY_STREAM, seed, count)
 
     def tests(self, split: str, count: int, seed: int = 0) -> Episodes:
         """`count` episodes of a split of `SPLITS`; fewer are the first of more.

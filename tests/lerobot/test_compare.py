@@ -220,6 +220,20 @@ def test_insulation_cuts_the_experts_gradient(out, tmp_path):
     assert any(g is not None and g.abs().max() > 0 for g in torch.autograd.grad(total, vlm, allow_unused=True))
 
 
+def test_play_is_what_unlabelled_frames_show_and_labelled_ones_do_not(out, tmp_path):
+    """Play that reached the labelled part would name what no demonstration names; the splits would test memory."""
+    null = Arm("null", unlabelled=0.5)
+    pools = []
+    for play in (False, True):
+        run = a_run(out, tmp_path, null, play=play)
+        pools.append(run.pool(run.last_body(None), False))
+    told, played = (pool.shared[ACTION] for pool in pools)
+    labelled = pools[0].labelled
+    assert pools[1].labelled == labelled
+    assert torch.equal(told[:labelled], played[:labelled])
+    assert not torch.equal(told[labelled:], played[labelled:])
+
+
 def test_base_is_shared_by_what_the_lessons_do_not_know():
     """Settings that differ in what demonstrations name share their VLMs; other lessons or sizes do not."""
 

@@ -114,6 +114,20 @@ def test_usual_share_sets_the_entropy():
     assert World(usual_share=1.0, verbs=("reach",)).entropy_bits() == 0.0
 
 
+def test_play_goes_for_any_object_in_the_scenes_of_training_and_repeats_no_other_episode():
+    """Were play drawn from training's stream, a Stage 1 on it would have seen the labelled demonstrations; were a slot
+    favoured, it would hold the habit that it is there to lack."""
+    world = World()
+    play = world.play(8000)
+    shares = np.bincount(play.named, minlength=len(SLOTS)) / len(play)
+    assert shares == pytest.approx([0.25] * len(SLOTS), abs=0.02)
+    assert np.array_equal(play.pairs, world.slots[play.family])
+    starts = set(map(bytes, play.start))
+    assert not starts & set(map(bytes, world.training(8000).start))
+    assert not any(starts & set(map(bytes, world.tests(split, 1000).start)) for split in SPLITS)
+    assert np.array_equal(world.play(10).start, world.play(700).start[:10])
+
+
 def test_layouts_are_random_unless_asked_for():
     """Fixed layouts make language pointless (benchmark.md section 5); they must not slip in."""
     world = World(fixed_layouts=1.0)

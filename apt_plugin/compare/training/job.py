@@ -84,7 +84,8 @@ class Run:
             parts = every(self.world.training(setting.labelled, self.seed), True, negatives, self.seed)
             labelled = sum(map(len, parts))
         if need != "labelled":
-            told = self.world.training(setting.unlabelled, self.seed + 1000)
+            source = self.world.play if setting.play else self.world.training
+            told = source(setting.unlabelled, self.seed + 1000)
             hidden = every(told, False)
             if arm.self_label and not prior:
                 features = lambda frames: first_images(body, self.processors(body)[0], frames)  # noqa: E731
