@@ -74,8 +74,9 @@ class Trend:
         moved = f"loss {self.before:.4g} -> {self.after:.4g} over its last tenth ({drop:+.1f} % drop)"
         if self.improving:
             return (
-                f"The prior was STILL IMPROVING at the switch: {moved}. Switching too early is the commonest way "
-                "to lose what Stage 1 is for; give it more steps."
+                f"The prior was still improving at the switch: {moved}. More steps would make it a better prior, not "
+                "by itself a better listener: a Stage 1 of a quarter of all steps followed unseen instructions better "
+                "than one of a half (examples/compare.md)."
             )
         return f"The prior had levelled off at the switch: {moved}."
 

@@ -89,12 +89,12 @@ def noisy(means: np.ndarray, spread: float, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_loss_that_still_falls_is_called_so(seed: int) -> None:
-    """Switching too early is the commonest way to lose what Stage 1 is for."""
+    """Said, and no more than is known: a better prior was not a better listener in the comparison."""
     found = trend(noisy(np.linspace(2.0, 0.5, 400), 0.05, seed))
     assert found.enough
     assert found.improving
     assert found.before > found.after
-    assert "STILL IMPROVING" in found.sentence()
+    assert "still improving at the switch" in found.sentence()
     assert f"{found.before:.4g} -> {found.after:.4g}" in found.sentence()
 
 
