@@ -58,6 +58,10 @@ def show(labels: Labels, how: Ask, command: str) -> None:
         f"by the scene alone; {100 * made.kept:.0f} % were at least {how.sure:g} sure"
         + (f", {100 * made.kept_right:.0f} % of them right." if made.kept else ".")
     )
+    console.print(
+        f"Were their own instruction not asked, {100 * made.strangers:.0f} % would be as sure of another: so many "
+        "demonstrations of what no instruction says (play) get a label, a wrong one."
+    )
     kept = sum(bool(text) for text in labels.task)
     table = Table("instruction", "episodes", title=f"{kept} of {len(labels.task)} unlabelled episodes got one")
     for text, count in Counter(labels.task).most_common():

@@ -13,6 +13,7 @@ them: it followed unseen instructions far better than stock training where label
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -81,7 +82,8 @@ class Evidence:
 @dataclass(frozen=True)
 class Calibration:
     """On labelled episodes: share labelled right (by both, by the scene alone), their difference with its 95 %, and,
-    of those as `sure` as asked, the share and how many of them were right."""
+    of those as `sure` as asked, the share and how many of them were right; `strangers`: how many would be as sure of
+    another instruction were their own not asked, as a demonstration of what no instruction says is."""
 
     temperature: float
     episodes: int
@@ -92,6 +94,7 @@ class Calibration:
     high: float
     kept: float
     kept_right: float
+    strangers: float
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,11 @@ def calibrate(source: Episodes, known: Sequence[int], probe: Probe, names: Seque
     scene = true[:, 0].astype(float)
     low, high = bootstrap(lambda pick: float((right - scene)[pick].mean()), np.arange(len(right)), how.seed)
     sure = chance.max(1) >= how.sure
+    without = dataclasses.replace(found, prior=np.where(true, -np.inf, found.prior)).posterior(best)
     return Calibration(
         best, len(known), float(right.mean()), float(scene.mean()), float((right - scene).mean()), low, high,
         float(sure.mean()), float(right[sure].mean()) if sure.any() else float("nan"),
+        float((without.max(1) >= how.sure).mean()),
     )  # fmt: skip
 
 

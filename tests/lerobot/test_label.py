@@ -32,11 +32,12 @@ def test_the_hosts_own_edit_takes_the_labels(
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
     from lerobot.scripts import lerobot_edit_dataset
 
-    monkeypatch.setattr(labels, "calibrate", lambda *a: Calibration(0.01, 3, 1.0, 0.3, 0.7, 0.5, 0.9, 1.0, 1.0))
+    known = Calibration(0.01, 3, 1.0, 0.3, 0.7, 0.5, 0.9, 1.0, 1.0, 0.5)
+    monkeypatch.setattr(labels, "calibrate", lambda *a: known)
     labelled, bare = sets(data, tmp_path)
     made = label_command.run(str(likelihood), labelled, bare, "", QUIET, tmp_path / "out")
-    known = {"pick up the red cup", "push the blue block", "place green"}
-    assert set(made.likeliest) <= known
+    texts = {"pick up the red cup", "push the blue block", "place green"}
+    assert set(made.likeliest) <= texts
     told = json.loads((tmp_path / "out" / "labels.json").read_text())
     assert [row["task"] for row in told["episodes"]] == made.task
     edit = yaml.safe_load((tmp_path / "out" / "edit.yaml").read_text())

@@ -33,9 +33,14 @@ class Part:
         return self.whole.features([self.rows[f] for f in frames])
 
 
+class PlayWorld(World):
+    def training(self, count: int, seed: int = 0):
+        return self.play(count, seed)
+
+
 class Known:
-    def __init__(self, rule: str, count: int, seed: int, silent: bool = False):
-        self.whole = KnownListener(RULES[rule], WORLD, count, seed)
+    def __init__(self, rule: str, count: int, seed: int, silent: bool = False, world: World = WORLD):
+        self.whole = KnownListener(RULES[rule], world, count, seed)
         self.truth = list(self.whole.frames.task)
         self.task = [""] * count if silent else self.truth
 
@@ -54,6 +59,22 @@ def test_a_policy_that_listens_labels_what_nobody_told_it() -> None:
     assert all(text in ("", best) for text, best in zip(made.task, made.likeliest, strict=True))
     assert right[told].mean() >= right.mean()
     assert all(a != b for a, b in zip(made.likeliest, made.second, strict=True))
+
+
+def test_play_gets_wrong_labels_and_a_calibration_says_how_easily() -> None:
+    """Bayes chooses among what is asked: an object that nobody ever named gets the name of another, and the policy is
+    sure of it. What its labelled episodes do without their own instruction tells so beforehand."""
+    play = Known("oracle", 120, 7, silent=True, world=PlayWorld())
+    made = label(Known("oracle", 160, 1), play, QUIET)
+    said = set(WORLD.training(160, 1).instructions())
+    nameable = np.array([text in said for text in play.truth])
+    right = np.array([a == b for a, b in zip(made.likeliest, play.truth, strict=True)])
+    told = np.array([bool(text) for text in made.task])
+    assert right[nameable & told].mean() > 0.9
+    assert told[~nameable].mean() > 0.5
+    sure = [dataclasses.replace(QUIET, sure=share) for share in (0.5, 0.9)]
+    easily = [label(Known("oracle", 160, 1), Known("oracle", 8, 7, silent=True), how).calibration for how in sure]
+    assert easily[0].strangers > easily[1].strangers
 
 
 def test_an_episode_that_has_an_instruction_keeps_it() -> None:
