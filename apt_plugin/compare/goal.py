@@ -49,13 +49,15 @@ def _setting(board: Board, question: Question, configs: Configs, setting: str) -
                 out.append(f"{setting}: {nearest} is short over {theirs} on {'; '.join(each)}.")
         counted = ", ".join(f"{arm} {missing(arm)}" for arm in sorted(ours, key=missing) if arm != nearest)
         out += [f"{setting}: short in so many of {total}: {counted}."] if counted else []
-    absent = [arm for arm in asked if arm not in have]
-    return " ".join(out[: max(len(reached), 1)]), out + (
-        [f"{setting}: not run: {', '.join(absent)}."] if absent else []
-    )
+    sentence = " ".join(out[: max(len(reached), 1)])
+    if absent := [arm for arm in asked if arm not in have]:
+        out.append(f"{setting}: not run: {', '.join(absent)}.")
+    return sentence, out
 
 
-def _short(board: Board, setting: str, budget: str, arm: str, against: list[str], unseen: list[str], need: float):
+def _short(
+    board: Board, setting: str, budget: str, arm: str, against: list[str], unseen: list[str], need: float
+) -> dict[str, list[str]]:
     """Rival -> the splits on which the arm falls short of it, and by what; a rival too near 100 % for the bar is
     named as such."""
     out: dict[str, list[str]] = {}
