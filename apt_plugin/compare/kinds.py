@@ -68,6 +68,8 @@ def compare(board: Board, question: Question, configs: Configs) -> Answer:
     for setting in question["settings"]:
         for theirs in names(question["theirs"]):
             for ours in names(question["ours"]):
+                if ours == theirs:
+                    continue
                 found = board.difference(setting, budget, ours, theirs, splits)
                 if found is None:
                     missing.append(f"{setting}: {ours} against {theirs}")
