@@ -52,9 +52,11 @@ def splits_of(board: Board, question: Question) -> list[str]:
 
 def _counted(found: Mapping[tuple[str, str], Estimate]) -> str:
     """The comparisons of an arm by (setting, rival): each by itself where they are few, else counted."""
-    change = {key: f"{100 * each.value:+.0f}" for key, each in found.items()}
     if len(found) <= FEW:
-        return ", ".join(f"{change[s, a]} against {a} in {s} ({verdict(each)})" for (s, a), each in found.items())
+        return ", ".join(
+            f"{100 * each.value:+.0f} against {arm} in {setting} ({verdict(each)})"
+            for (setting, arm), each in found.items()
+        )
     said = ", ".join(f"{what} in {number}" for what, number in Counter(map(verdict, found.values())).most_common())
     low, high = (100 * pick(each.value for each in found.values()) for pick in (min, max))
     return f"of {len(found)} comparisons {said}; {low:+.0f} to {high:+.0f} points"
@@ -160,15 +162,16 @@ def fair(tuned: Mapping[str, Any], configs: Configs) -> Answer:
             ran = configs.rate(configs.settings[setting], configs.arms[arm])
             own = next((row for row in found["tried"] if row["rate"] == ran), None)
             top = next(row for row in found["tried"] if row["rate"] == found["rate"])
+            as_good = own is not None and own["seen"] >= top["seen"] - CLOSE
             if own is None:
                 what = "a rate that the sweep did not try"
             elif own is top:
                 what = "the best on the seen split"
-            elif own["seen"] >= top["seen"] - CLOSE:
+            elif as_good:
                 what = f"as good on the seen split as the best, {found['rate']:g},"
             else:
                 what = f"worse by {100 * (top['seen'] - own['seen']):.0f} points than the best, {found['rate']:g},"
-            (good if own is not None and own["seen"] >= top["seen"] - CLOSE else bad).append(arm)
+            (good if as_good else bad).append(arm)
             end = " (the best is an end of the sweep)" if top in (found["tried"][0], found["tried"][-1]) else ""
             told.append(f"{setting}: {arm} runs at {ran:g}, {what} of {tried}{end}.")
     if not told:
