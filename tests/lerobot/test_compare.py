@@ -15,7 +15,8 @@ from lerobot.utils.constants import ACTION
 from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 
 from apt_plugin.compare.spec import Arm, Stage1
-from apt_plugin.compare.training import base, job, policies
+from apt_plugin.compare.training import base, job, policies, testing
+from apt_plugin.tabletop.world import SPLITS
 from tests.lerobot.compare_cases import CONFIGS, SMALL, SMALL_GROOT
 
 STEPS = 3
@@ -116,14 +117,19 @@ def test_a_step_is_lerobot_trains_step_apt(out, tmp_path, stage):
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS.arms))
-def test_every_arm_trains_and_reports(out, name):
-    """Two steps a stage (four in one), rollouts, listen numbers and counted FLOPs, in one result."""
+def test_every_arm_trains_and_reports(out, name, monkeypatch):
+    """Two steps a stage (four in one), rollouts, listen numbers and counted FLOPs, in one result.
+
+    Acting is the same on every split, so two stand for the nine (test_arms_train_on_groot rolls out all).
+    """
+    monkeypatch.setattr(testing, "SPLITS", {split: SPLITS[split] for split in ("seen", "task")})
     arm = CONFIGS.arms[name]
     made = job.run(SMALL, arm, 0, "steps", CONFIGS.rate(SMALL, arm), out)
     first, last = made["steps"]
     share, extra = (arm.stage1.share, arm.stage1.extra) if arm.stage1 else (0, 0)
     assert first == round((share + extra) * SMALL.steps)
     assert last == SMALL.steps - round(share * SMALL.steps)
+    assert set(made["splits"]) == {"seen", "task"}
     assert set(made["splits"]["seen"]) == {"k", "n", "where"}
     assert all(0 <= split["k"] <= split["n"] == SMALL.episodes for split in made["splits"].values())
     assert set(made["guided"]) == {f"{scale:g}" for scale in arm.guidance[1:]}
@@ -145,6 +151,7 @@ def test_arms_train_on_groot(out, name):
     arm = CONFIGS.arms[name]
     made = job.run(SMALL_GROOT, arm, 0, "steps", 1e-3, out)
     assert sum(made["steps"]) == SMALL_GROOT.steps
+    assert set(made["splits"]) == set(SPLITS)
     assert all(0 <= split["k"] <= split["n"] for split in made["splits"].values())
     assert bool(made["gates"]) == (arm.policy == "apt")
 
@@ -218,6 +225,31 @@ def test_insulation_cuts_the_experts_gradient(out, tmp_path):
     vlm = [p for n, p in body.policy.named_parameters() if "language_model.layers.0" in n]
     assert all(g is None for g in torch.autograd.grad(plain, vlm, retain_graph=True, allow_unused=True))
     assert any(g is not None and g.abs().max() > 0 for g in torch.autograd.grad(total, vlm, allow_unused=True))
+
+
+def test_only_frames_with_words_of_their_own_are_contrasted(out, tmp_path):
+    """A frame without words has none to prefer: asking others about it would only cost, and dilute the rest."""
+    arm = Arm("a", unlabelled=0.5, contrast=0.1, negatives="data")
+    run = a_run(out, tmp_path, arm)
+    body = policies.stock(run.start, arm)
+    trainer = run.trainer(body, run.pool(body, False), 4, False)
+    rows = trainer._rows(0, 1)[0]
+    noise, time = trainer.body.draw(len(rows), 1)
+    asked = {}
+
+    def prefix(some, wording, real=trainer.prefix):
+        asked[wording] = some
+        return real(some, wording)
+
+    trainer.prefix = prefix
+    total, plain = trainer.loss(rows, None, noise, time)
+    told = rows < trainer.pool.labelled
+    assert 0 < told.sum() < len(rows)
+    assert {name for name, some in asked.items() if torch.equal(some, rows[told])} == {"other0", "other1"}
+    each = [trainer.errors(real, rows[told], noise[told], time[told])
+            for real in (trainer.prefix(rows[told], name) for name in ("true", "other0", "other1"))]  # fmt: skip
+    preferred = -torch.log_softmax(-torch.stack(each, 1) / arm.temperature, 1)[:, 0].mean()
+    torch.testing.assert_close(total, plain + arm.contrast * preferred)
 
 
 def test_play_is_what_unlabelled_frames_show_and_labelled_ones_do_not(out, tmp_path):

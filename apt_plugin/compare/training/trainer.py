@@ -151,9 +151,11 @@ class Trainer:
             if arm.ratio:
                 extra = extra + arm.ratio * losses.likelihood_ratio(each, without, arm.temperature).mean()
         if self.others:
-            every = torch.stack([each, *(errors(self.prefix(rows, other)) for other in self.others)], 1)
-            heard = rows < pool.labelled if dropped is None else (rows < pool.labelled) & ~dropped
-            made = losses.contrast(every, arm.temperature) * heard
+            told = rows < pool.labelled  # the others have no own instruction to prefer
+            noisy = rows[told], noise[told], time[told]
+            others = [self.errors(self.prefix(rows[told], other), *noisy) for other in self.others]
+            heard = torch.ones_like(rows[told], dtype=torch.bool) if dropped is None else ~dropped[told]
+            made = losses.contrast(torch.stack([each[told], *others], 1), arm.temperature) * heard
             extra = extra + arm.contrast * made.sum() / heard.sum().clamp_min(1)
         if arm.gate_push:
             extra = extra + arm.gate_push * losses.gate_push(self.body.gates())
