@@ -75,8 +75,8 @@ class Trend:
         if self.improving:
             return (
                 f"The prior was still improving at the switch: {moved}. More steps would make it a better prior, not "
-                "by itself a better listener: a Stage 1 of a quarter of all steps followed unseen instructions better "
-                "than one of a half (examples/compare.md)."
+                "by itself a better listener: the shorter Stage 1 was, down to a tenth of all steps, the better unseen "
+                "instructions were followed (examples/compare.md)."
             )
         return f"The prior had levelled off at the switch: {moved}."
 

@@ -35,10 +35,10 @@ class Demo:
     labelled: int = 300
     unlabelled: int = 1500  # vision-action pairs, task ""
     batch: int = 32
-    # A quarter for Stage 1: it followed 40 of a hundred unseen instructions, half of the steps 30 (+8 to +12 points, 5
-    # seeds: apt_short_prior in examples/compare).
-    stage1_steps: int = 450
-    stage2_steps: int = 1350
+    # A tenth for Stage 1: it followed 47 of a hundred unseen instructions, a quarter of the steps 40, half 30 (3 and 5
+    # seeds: apt_tenth_prior and apt_short_prior in examples/compare).
+    stage1_steps: int = 180
+    stage2_steps: int = 1620
     stock_steps: int = 1800  # stage1_steps + stage2_steps: "equal steps"
     warmup: int = 50
     lr_expert: float = 3e-3  # VLM frozen
@@ -72,7 +72,7 @@ QUICK = Demo(
     grounding=Grounding(steps=700),
     labelled=200,
     unlabelled=300,
-    stage1_steps=60,
+    stage1_steps=60,  # a tenth would end within the warm-up of the rate
     stage2_steps=190,
     stock_steps=250,
     rollouts=40,
