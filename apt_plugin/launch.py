@@ -4,7 +4,7 @@ Flags of ours:
     --recipe apt                    name the recipe; without it the host's command runs untouched
     --apt.stage 1|2|both            which stages (both)
     --apt.config FILE               a view of the recipe in YAML; flags override it
-    --apt.preset default|paper|release
+    --apt.preset default|paper|release|listening
     --apt.prove true|false          run the contracts on Stage 1's result before Stage 2 (true)
     --apt.listen FRAMES             after Stage 2, ask on so many frames whether the policy listens (32; 0: do not)
     --apt.stage1.<host flag> V      a flag of the host for Stage 1 only: its own data, steps, batch size, ...

@@ -13,6 +13,7 @@ import pytest
 from apt_plugin.compare.plan import Job, Shelf, gather, jobs, read, results
 from apt_plugin.compare.spec import Arm, Setting, Stage1, as_yaml, load, parse
 from apt_plugin.errors import AptError
+from apt_plugin.recipe import from_flat
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
 CORE = """stock_full stock_frozen warmup insulated dropout null likelihood_ratio insertion gated_one_stage apt apt_lora
@@ -26,6 +27,14 @@ def test_the_projects_own_files_are_read_and_round_trip(tmp_path):
         path = tmp_path / f"{spec.name}.yaml"
         path.write_text(as_yaml(spec))
         assert load(type(spec), path) == spec
+
+
+def test_the_listening_preset_is_the_arm_that_its_figure_is_of():
+    """The preset cites a run: an edit of either alone would leave a figure of something else."""
+    arm = read(CONFIGS).arms["apt_tenth_full"]
+    preset = from_flat({"preset": "listening"})
+    assert preset.guidance_scale in arm.guidance
+    assert arm.resolved() == dataclasses.replace(preset, guidance_scale=1.0, noise_draws=arm.draws)
 
 
 def test_questions_name_arms_and_settings_that_exist():
