@@ -35,11 +35,11 @@ class Demo:
     labelled: int = 300
     unlabelled: int = 1500  # vision-action pairs, task ""
     batch: int = 32
-    # A tenth for Stage 1: it followed 47 of a hundred unseen instructions, a quarter of the steps 40, half 30 (3 and 5
-    # seeds: apt_tenth_prior and apt_short_prior in examples/compare).
-    stage1_steps: int = 180
-    stage2_steps: int = 1620
-    stock_steps: int = 1800  # stage1_steps + stage2_steps: "equal steps"
+    # A tenth for Stage 1: it followed 48 of a hundred unseen instructions, a quarter of the steps 40, half 30 (5 seeds
+    # each: apt_tenth_prior and apt_short_prior in examples/compare).
+    stage1_steps: int = 120
+    stage2_steps: int = 1080
+    stock_steps: int = 1200  # stage1_steps + stage2_steps: "equal steps"
     warmup: int = 50
     lr_expert: float = 3e-3  # VLM frozen
     lr_full: float = 1.5e-3  # everything trained
