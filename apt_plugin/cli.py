@@ -181,7 +181,7 @@ class Demo:
     """A tabletop world, a tiny π0.5 of lerobot's own classes, both stages, proofs, rollouts and one HTML report."""
 
     quick: bool = False
-    """8 to 10 minutes on two cores instead of 15; too short to learn much, every step is the same."""
+    """8 to 10 minutes on two cores instead of 20; too short to learn much, every step is the same."""
     output: Path = Path("apt-demo")
     """Where data, checkpoints and the report go."""
     seed: int = 0
