@@ -97,13 +97,13 @@ class Recipe:
     expert: str = "upstream"
     # "slow" and the VLM's own rate multiply the host's learning rate. Tuning the VLM raised trained pairs
     # and destroyed unseen ones in a first trial (TASK 48 -> 0). Later, with half of the steps in Stage 1: 30
-    # (frozen), 29 (full) and 28 (lora) of a hundred unseen instructions; with a tenth 48 (frozen) and 66 (full at a
-    # tenth of the rate). Frozen stays the default for its price: full trains at the host's own memory and cannot
-    # be cached. Who has that memory writes preset "listening".
+    # (frozen), 29 (full, the expert at half of the rate) and 28 (lora) of a hundred unseen instructions; with a tenth
+    # 48 (frozen) and 66 (full). Frozen stays the default for its price: full trains at the host's own memory and
+    # cannot be cached. Who has that memory writes preset "listening".
     vlm: str = "frozen"
     vlm_lr_scale: float = 0.1
-    # "slow" 30, "freeze" 33 of a hundred, but frozen ones
-    # follow fewer trained instructions, 79 of a hundred instead of 90.
+    # "slow" 30, "freeze" 33 of a hundred, but frozen ones follow fewer trained instructions, 79 of a hundred
+    # instead of 90.
     inherited: str = "train"
     inherited_lr_scale: float = 0.1
     fusion_lr_scale: float = 1.0
@@ -180,7 +180,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Give Stage 1 a tenth of the steps with it: 70 of a hundred unseen instructions (5 seeds, apt_tenth_full @1.5 in
     # examples/compare) against 64 of stock training, 71 of a VLM that is frozen for the first third and 71 of the same
-    # policy without a Stage 1 (5 seeds). For 300 labelled demonstrations or more: of 100 it learned by heart, and
+    # policy without a Stage 1 (5 seeds). That is with 300 labelled demonstrations; with 100 it
     # followed 33 of a hundred against 60 of stock training (3 seeds).
     "listening": {"vlm": "full", "guidance_scale": 1.5},
 }
