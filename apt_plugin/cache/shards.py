@@ -70,11 +70,11 @@ def write_shard(
         joined = np.concatenate(arrays)
         tensors[name] = tensorfile.of_array(joined, field.dtype)
         tensors[f"{name}/ends"] = tensorfile.of_array(np.cumsum([len(array) for array in arrays], dtype=np.int64))
-    path = shard_path(folder, shard)
+    path, beside = shard_path(folder, shard), sidecar_path(folder, shard)
+    beside.unlink(missing_ok=True)  # of a shard that somebody deleted: it would vouch for bytes it has not seen
     tensorfile.write(path, tensors)
     size = path.stat().st_size
-    sidecar = {"sha256": files.sha256_of(path), "bytes": size, "entries": len(keys)}
-    files.write_json(sidecar_path(folder, shard), sidecar)
+    files.write_json(beside, {"sha256": files.sha256_of(path), "bytes": size, "entries": len(keys)})
     return size
 
 

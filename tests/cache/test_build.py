@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from safetensors.numpy import load_file
 from apt_plugin import files
 from apt_plugin.cache import Cache, Key, build, building, claims
 from apt_plugin.cache.building import discard, verify
+from apt_plugin.cache.shards import is_done
 from apt_plugin.cache.stamp import read_stamp
 from apt_plugin.errors import AptError
 from tests.cache import toy
@@ -86,6 +88,19 @@ def test_a_build_killed_20_times_resumes_to_the_same_bytes(tmp_path: Path) -> No
                 path.unlink()
     wait(start(folder, 200, 0.0))
     assert toy.contents(folder) == toy.contents(tmp_path / "whole")
+
+
+def test_the_sidecar_of_a_deleted_shard_does_not_vouch_for_the_next(tmp_path: Path, monkeypatch) -> None:
+    """Killed between the two files, the rewritten shard passed for done beside the sidecar of the deleted one."""
+    build(tmp_path, toy.plan(40))
+    (tmp_path / "shard-000001.safetensors").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_json", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path, toy.plan(40))
+    assert not is_done(tmp_path, 1)
+    build(tmp_path, toy.plan(40))
+    assert is_done(tmp_path, 1)
 
 
 @pytest.mark.slow
