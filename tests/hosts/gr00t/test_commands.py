@@ -157,13 +157,13 @@ def test_stage1_reads_data_without_any_language_and_stage2_refuses_it(where, tmp
 
 
 def test_stage2_trains_the_vlm_at_its_own_rate(where, run_of, tmp_path):
-    """vlm=full: the VLM moves, less than the head, and the record says that it did."""
+    """Preset listening: the VLM moves, less than the head, and the record says that it did."""
     from safetensors.torch import load_file
 
     prior = run_of / "stage1" / "checkpoint-4"
     done = tiny.finetune(
-        where, tmp_path, "--apt.stage", "2", "--apt.fusion.kind", "host", "--apt.vlm", "full", "--weight-decay", "0",
-        "--apt.vlm_lr_scale", "0.1", base=str(prior),
+        where, tmp_path, "--apt.stage", "2", "--apt.fusion.kind", "host", "--apt.preset", "listening",
+        "--weight-decay", "0", base=str(prior),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     folder = tmp_path / "stage2" / "checkpoint-4"

@@ -158,7 +158,7 @@ def test_stage_1_may_start_from_stage_1_and_not_from_stage_2(first, second, monk
 
 def test_stage_2_with_a_trained_vlm_takes_it_from_the_base_in_full_precision(root, first):
     """Stage 1 keeps the VLM in bfloat16; a Stage 2 that trains it must not start from rounded values."""
-    more = ["--exp-name=full", "--num-train-steps=2", "--apt.vlm", "full", "--apt.stage2.from", str(first[0])]
+    more = ["--exp-name=full", "--num-train-steps=2", "--apt.preset", "listening", "--apt.stage2.from", str(first[0])]
     assert train(root, "2", *more).wait() == 0, log_of(root)
     record = read_record(root / f"checkpoints/tiny_{FAMILY}_apt2/full/1/assets")
     assert record.vlm != record.vlm_start  # it trains
