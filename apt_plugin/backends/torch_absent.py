@@ -16,13 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from apt_plugin import freeze, tensorfile
+from apt_plugin.backends.torch_bytes import SAFE, TORCH, as_bytes
 from apt_plugin.errors import AptError
-
-SAFE = {
-    torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
-TORCH = {name: dtype for dtype, name in SAFE.items()}
 
 
 class Absent(nn.Module):
@@ -126,8 +121,6 @@ class Vlm:
 
     def digest(self, here: Mapping[str, Tensor] = MappingProxyType({})) -> str:
         """`torch_params.digest` of these parameters and of those `here` (in memory), one read at a time."""
-        from apt_plugin.backends.torch_params import as_bytes
-
         names = sorted([*(name for name, spec in self.specs.items() if spec.parameter), *here])
 
         def items() -> Iterator[tuple]:
@@ -139,8 +132,6 @@ class Vlm:
 
     def stored(self) -> dict[str, tensorfile.Tensor]:
         """What a checkpoint holds of them: of tied names one, see `kept`."""
-        from apt_plugin.backends.torch_params import as_bytes
-
         out = {}
         for name, spec in self.specs.items():
             if name == self._stored(name):

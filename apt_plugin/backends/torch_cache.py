@@ -1,4 +1,4 @@
-"""Cache entries as torch tensors: to disk, back, and compared with what a model computes now.
+"""Cache entries as torch tensors: collated, taken out of a batch, compared with what a model computes now.
 
 B batch
 """
@@ -12,24 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apt_plugin.backends.torch_absent import TORCH
+from apt_plugin.backends.torch_bytes import to_torch
 from apt_plugin.cache import Cache, Key
 from apt_plugin.cache.shards import Entry
 
 PREFIX = "apt_cache."  # the cached arrays among a model's inputs
 TRIED = 8  # batches, at most, that `recompute` looks at
-
-
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A tensor as it is stored; BF16 travels as uint16 in numpy."""
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor.view(torch.int16).numpy().view("<u2") if tensor.dtype == torch.bfloat16 else tensor.numpy()
-
-
-def to_torch(array: np.ndarray, dtype: str) -> Tensor:
-    """A stored array as a tensor of its own; `dtype` is safetensors' name."""
-    tensor = torch.from_numpy(np.array(array.view(np.int16) if dtype == "BF16" else array))
-    return tensor.view(TORCH[dtype]) if dtype == "BF16" else tensor
 
 
 def collate(cache: Cache, keys: Sequence[Key]) -> dict[str, Tensor]:

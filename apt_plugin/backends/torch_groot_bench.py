@@ -15,7 +15,7 @@ import torch
 from apt_plugin.backends import torch_groot_cache
 from apt_plugin.backends.torch_absent import Absent
 from apt_plugin.backends.torch_bench import flops
-from apt_plugin.backends.torch_cache import to_torch
+from apt_plugin.backends.torch_bytes import to_torch
 from apt_plugin.backends.torch_groot import adapt, adapter_mask
 from apt_plugin.backends.torch_groot_dit import Features
 from apt_plugin.bench.table import Row

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apt_plugin.backends.torch_absent import SAFE
-from apt_plugin.backends.torch_cache import to_numpy
+from apt_plugin.backends.torch_bytes import SAFE, to_numpy
 from apt_plugin.backends.torch_groot import Layout
 from apt_plugin.backends.torch_groot_flow import GrootFlow
 from apt_plugin.cache import Field

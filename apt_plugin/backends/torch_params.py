@@ -11,12 +11,8 @@ from torch import Tensor, nn
 
 from apt_plugin import freeze
 from apt_plugin.backends.torch_absent import Vlm
+from apt_plugin.backends.torch_bytes import as_bytes
 from apt_plugin.stages import check_shared
-
-
-def as_bytes(tensor: Tensor) -> torch.Tensor:
-    """Raw bytes of a tensor as uint8 on the CPU (numpy knows no bfloat16)."""
-    return tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
 
 
 def digest(named: Iterable[tuple[str, Tensor]]) -> str:

@@ -145,7 +145,7 @@ def test_videos_are_not_decoded_either(tmp_path: Path, monkeypatch) -> None:
     from lerobot.datasets import dataset_reader
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    from apt_plugin.hosts.lerobot.cache import without_images
+    from apt_plugin.hosts.lerobot.cache_data import without_images
 
     dataset = LeRobotDataset("test/video", root=datasets.write(tmp_path / "video", ["go"], episodes=2, videos=True))
     before = dataset[3]

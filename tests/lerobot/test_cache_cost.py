@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from apt_plugin.hosts.lerobot import cache, cache_groot, cache_pi
+from apt_plugin.backends.torch_bytes import to_torch
+from apt_plugin.hosts.lerobot import cache_data, cache_groot, cache_pi
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from tests.lerobot import tiny
 from tests.lerobot.test_cost import SIZES, count, floor, sized_plain  # noqa: F401
@@ -33,9 +34,9 @@ def cached(policy: Any, batch: dict[str, Any], kind: str) -> dict[str, Any]:
     }
     out = {k: v for k, v in batch.items() if not k.startswith("observation.images") and k != "pixel_values"}
     for name in entries[0]:
-        rows = [cache.to_torch(entry[name], dtypes.get(name, "F32")) for entry in entries]
-        out[f"{cache.PREFIX}{name}"] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        out[f"{cache.PREFIX}{name}.length"] = torch.tensor([len(row) for row in rows])
+        rows = [to_torch(entry[name], dtypes.get(name, "F32")) for entry in entries]
+        out[f"{cache_data.PREFIX}{name}"] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        out[f"{cache_data.PREFIX}{name}.length"] = torch.tensor([len(row) for row in rows])
     return out
 
 

@@ -96,7 +96,7 @@ def test_the_switch_is_exact_and_the_record_keeps_the_hash(where: Path, tmp_path
     with torch.no_grad():
         first, second = (policy(batch)[0] for policy in (one, two))
     torch.testing.assert_close(first, second, atol=2e-3, rtol=2e-3)  # two layouts: words stand behind the images
-    from apt_plugin.hosts.lerobot.records import vlm_digest
+    from apt_plugin.hosts.lerobot.groups import vlm_digest
     from apt_plugin.stages import read_record
 
     assert vlm_digest(two) == read_record(tmp_path / "s1").vlm

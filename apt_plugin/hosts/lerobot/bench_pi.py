@@ -16,7 +16,7 @@ from lerobot.policies.factory import get_policy_class
 from apt_plugin.backends.torch_bench import flops
 from apt_plugin.bench.rows import Made, rows_of
 from apt_plugin.bench.table import Row
-from apt_plugin.hosts.lerobot import cache_pi
+from apt_plugin.hosts.lerobot.absent_pi import put_outline
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.groups import set_trainable
 from apt_plugin.hosts.lerobot.sizes import TINY, sized
@@ -152,7 +152,7 @@ class Bench:
         if vlm == "frozen":
             row.floor = row.draws * one + (0 if cached else once)
         if cached:
-            cache_pi.put_outline(flow, "kv")
+            put_outline(flow, "kv")
         elif vlm == "lora":
             policy = policy.wrap_with_peft(peft_cli_overrides={"method_type": "LORA"})
 

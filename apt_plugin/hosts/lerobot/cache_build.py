@@ -20,7 +20,7 @@ from apt_plugin.backends.torch_cache import recompute
 from apt_plugin.cache import Cache, Key, Plan, Worker, build, building, check_stamp
 from apt_plugin.cache.stamp import STAMP, read_stamp
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import cache, cache_groot, cache_pi
+from apt_plugin.hosts.lerobot import cache, cache_data, cache_groot, cache_pi
 from apt_plugin.hosts.lerobot.cache_stamp import stamp_of
 
 BATCH = 8
@@ -75,11 +75,11 @@ class Encoder:
         cache.check_run(cfg)
         self.cfg, self.policy, self.preprocessor = cfg, policy.eval(), preprocessor
         self.folder, self.datasets = cache.folder_of(config), [d for d in datasets if d is not None]
-        choice = cache.check_choice(config, cache.augmentation_of(cfg, preprocessor))
+        choice = cache_data.check_choice(config, cache_data.augmentation_of(cfg, preprocessor))
         self.views = choice["views"] if isinstance(choice, dict) else 0
         if not self.views:
             for dataset in self.datasets:
-                for source in cache.sources_of(dataset):
+                for source in cache_data.sources_of(dataset):
                     source.clear_image_transforms()
         self.kind = self._kind()
         self.places = self._places(self.kind)
@@ -107,8 +107,8 @@ class Encoder:
         return "kv" if guesses["kv"].total <= guesses["kv"].free / 2 else "vision"
 
     def _places(self, kind: str) -> dict[Key, tuple[Any, int]]:
-        words = cache.keyed_by_words(self.policy.config, kind)
-        return cache.keys_of(self.datasets, words, max(self.views, 1))
+        words = cache_data.keyed_by_words(self.policy.config, kind)
+        return cache_data.keys_of(self.datasets, words, max(self.views, 1))
 
     def compute(self, keys: Sequence[Key]) -> list[dict[str, np.ndarray]]:
         return self._encode(keys, self.kind)[0]

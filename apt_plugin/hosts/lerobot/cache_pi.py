@@ -9,25 +9,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apt_plugin.backends.torch_absent import SAFE, Absent
-from apt_plugin.backends.torch_cache import to_numpy
+from apt_plugin.backends.torch_bytes import SAFE, to_numpy
 from apt_plugin.backends.torch_pi import PrefixCache
 from apt_plugin.cache import Field
-from apt_plugin.hosts.lerobot import cache
+from apt_plugin.hosts.lerobot.cache_data import keyed_by_words
 from apt_plugin.hosts.lerobot.flow import PromptBatch
-from apt_plugin.hosts.lerobot.sizes import replaced
-
-_VLM = "PaliGemmaForConditionalGenerationWithPiGemma"
-
 
 # -- writing ----------------------------------------------------------------------------------------------
 
@@ -44,7 +36,7 @@ def encode(policy: Any, batch: dict[str, Any], kind: str) -> tuple[list[dict[str
     prefix = policy.model.prefix(images, masks, PromptBatch.of(batch))
     k, v = (torch.stack(part, 1).transpose(2, 3).flatten(1, 1) for part in (prefix.k, prefix.v))  # [B, N, S, G, C]
     k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, N, G, C]
-    spoken = prefix.spoken if cache.keyed_by_words(policy.config, kind) else torch.zeros_like(prefix.spoken)
+    spoken = prefix.spoken if keyed_by_words(policy.config, kind) else torch.zeros_like(prefix.spoken)
     entries = []
     for b in range(k.shape[0]):
         read = prefix.kept[b] | spoken[b]
@@ -77,48 +69,3 @@ def images_of(policy: Any, fields: dict[str, Tensor]) -> tuple[list[Tensor], lis
     there = torch.ones(tokens.shape[0], dtype=torch.bool, device=tokens.device)
     masks = [there] * len(images) + [~there] * (cameras - len(images))
     return images + [torch.zeros_like(images[0])] * (cameras - len(images)), masks
-
-
-# -- leaving the VLM out ----------------------------------------------------------------------------------
-
-
-def outline(config: Any, host: ModuleType) -> Any:
-    """While active, the host builds its VLM as an outline (meta device) where the cache makes it needless."""
-    active = cache.active_for(config)
-    return _on_meta(host) if active is not None and active.kind == "kv" else nullcontext()
-
-
-@contextmanager
-def _on_meta(host: ModuleType) -> Iterator[None]:
-    build = getattr(host, _VLM)
-
-    def make(config: Any) -> Any:
-        with torch.device("meta"):
-            return build(config=config)
-
-    with replaced(host, _VLM, make):
-        yield
-
-
-def take_out(flow: Any) -> None:
-    """Put outlines where the modules stood that a cached run never calls."""
-    active = cache.active_for(flow.config)
-    if active is not None:
-        put_outline(flow, active.kind)
-
-
-def put_outline(flow: Any, kind: str) -> None:
-    """The same for a flow of any origin; the modules are gone afterwards."""
-    pwe = flow.paligemma_with_expert
-    if kind == "vision":
-        inner = pwe.paligemma.model
-        inner.vision_tower = Absent(inner.vision_tower.to("meta"))
-        inner.multi_modal_projector = Absent(inner.multi_modal_projector.to("meta"))
-        pwe.embed_image = lambda tokens: tokens  # what stands in the images' place has been embedded
-        return
-    absent = Absent(pwe.paligemma.to("meta"))
-    language: Any = absent.module.model.language_model  # type: ignore[union-attr]
-    rotary = type(language.rotary_emb)(config=language.config)  # the expert turns its queries by it
-    language.rotary_emb = rotary
-    absent.keep("rotary", rotary)
-    pwe.paligemma = absent

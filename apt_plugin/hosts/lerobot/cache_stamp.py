@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from apt_plugin.backends.torch_params import as_bytes
+from apt_plugin.backends.torch_bytes import as_bytes
 from apt_plugin.cache.stamp import files_of
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot import cache, records
+from apt_plugin.hosts.lerobot import cache_data
+from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.loading import family_of
 
 
@@ -24,19 +25,19 @@ def stamp_of(cfg: Any, policy: Any, dataset: Any, preprocessor: Any, kind: str) 
         cfg: lerobot's TrainPipelineConfig; dataset: the host's data set, or a mix.
     """
     config = policy.config
-    words = cache.keyed_by_words(config, kind)
+    words = cache_data.keyed_by_words(config, kind)
     return {
         "policy": family_of(config.type),
         "kind": kind,
         "key": "frame and instruction" if words else "frame",
-        "encoder": records.vlm_digest(policy),
+        "encoder": vlm_digest(policy),
         "dtype": compute_dtype(config),
         "layers": layers_of(policy, kind),
         "prefix": config.recipe.prefix,
         "images": {name: list(feature.shape) for name, feature in config.image_features.items()},
         "processor": processor_settings(config, preprocessor, kind),
-        "augmentation": cache.check_choice(config, cache.augmentation_of(cfg, preprocessor)),
-        "dataset": [identity(source) for source in cache.sources_of(dataset)],
+        "augmentation": cache_data.check_choice(config, cache_data.augmentation_of(cfg, preprocessor)),
+        "dataset": [identity(source) for source in cache_data.sources_of(dataset)],
         "host": f"lerobot {HOSTS['lerobot'].version()}",
         "transformers": importlib.metadata.version("transformers"),
         "torch": torch.__version__.partition("+")[0],

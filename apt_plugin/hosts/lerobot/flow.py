@@ -20,6 +20,7 @@ from apt_plugin.backends.torch_draws import seeded
 from apt_plugin.backends.torch_fusion import build_fusion
 from apt_plugin.backends.torch_pi import PrefixCache, Suffix, expert_pass, prefix_pass
 from apt_plugin.fusion import fusion_sites
+from apt_plugin.hosts.lerobot.absent_pi import take_out
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
 from apt_plugin.language import prefix_rules
 from apt_plugin.stages import LIKELIHOOD, PRIOR
@@ -88,8 +89,6 @@ class AptFlow(HostFlow):
 
     def __init__(self, config: Any, rtc_processor: Any = None):
         super().__init__(config, rtc_processor=rtc_processor)
-        from apt_plugin.hosts.lerobot.cache_pi import take_out  # it imports this module
-
         take_out(self)
         self.apt_stage, self.apt_recipe = config.stage, config.recipe
         self.apt_fusion = None

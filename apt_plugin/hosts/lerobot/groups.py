@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from apt_plugin import freeze
+from apt_plugin.backends import torch_params
 from apt_plugin.stages import LIKELIHOOD
 
 VLM = (".paligemma.", ".backbone.")  # π, GR00T
@@ -22,6 +23,13 @@ def part_of(name: str) -> str:
     if freeze.added(name):
         return "gate" if name.endswith("gate.w") else "fusion"
     return "inherited"
+
+
+def vlm_digest(policy: Any) -> str:
+    """SHA-256 over the VLM's parameters as they are now (LoRA's own left out), in memory or in their file."""
+    here = {n: p for n, p in policy.named_parameters() if part_of(n) == "vlm"}
+    absent = getattr(policy, "apt_absent", None)
+    return torch_params.digest(here.items()) if absent is None else absent.digest(here)
 
 
 def set_trainable(policy: nn.Module, config: Any) -> None:

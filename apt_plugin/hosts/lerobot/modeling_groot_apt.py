@@ -22,8 +22,9 @@ from apt_plugin.backends.torch_groot_flow import apt_class
 from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
 from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import cache, cache_groot, loading, records
+from apt_plugin.hosts.lerobot import cache, cache_data, cache_groot, loading, records
 from apt_plugin.hosts.lerobot.configuration_groot_apt import GrootAptConfig
+from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.hosts.lerobot.policy import AptPolicy
 from apt_plugin.hub import local_folder
@@ -134,10 +135,10 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
             NonFiniteError: naming the step and the loss term.
         """
         if self.training and self.apt_vlm_start is None:
-            self.apt_vlm_start = records.vlm_digest(self)
+            self.apt_vlm_start = vlm_digest(self)
         flow, recipe, two = self.model, self.config.recipe, self.config.stage == LIKELIHOOD
         backbone, action = flow.prepare_input(self._filter_groot_inputs(batch, include_action=True))
-        if (cached := cache.fields_of(batch)) is not None:
+        if (cached := cache_data.fields_of(batch)) is not None:
             backbone = {cache_groot.FIELDS: cached}
         step = self.apt_step if self.training else -1  # the same draws at every evaluation, in both stages
         index = batch.get("index")

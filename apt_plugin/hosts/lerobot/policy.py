@@ -19,9 +19,9 @@ from apt_plugin import freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import cache, cache_pi, loading, records
+from apt_plugin.hosts.lerobot import absent_pi, cache, cache_data, cache_pi, loading, records
 from apt_plugin.hosts.lerobot.flow import PromptBatch
-from apt_plugin.hosts.lerobot.groups import optimizer_groups, set_trainable, trainable_share
+from apt_plugin.hosts.lerobot.groups import optimizer_groups, set_trainable, trainable_share, vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, WEIGHTS
 from apt_plugin.hosts.lerobot.noise import draw
 from apt_plugin.hosts.lerobot.sizes import replaced, sized
@@ -52,7 +52,7 @@ class AptPolicy(HostPolicy):
         # The host's own switch freezes the VLM and keeps it in eval mode. It is derived, never inherited: a
         # Stage-2 policy rebuilt from a Stage-1 config would otherwise keep Stage 1's freezing.
         config.train_expert_only = config.vlm_mode != "full"
-        with sized(config.sizes), replaced(self.host, *self.flow), cache_pi.outline(config, self.host):
+        with sized(config.sizes), replaced(self.host, *self.flow), absent_pi.outline(config, self.host):
             super().__init__(config, **kwargs)
         self.apt_absent = cache.leave_out(self)
         self.model.to(config.device)
@@ -117,9 +117,9 @@ class AptPolicy(HostPolicy):
             NonFiniteError: naming the step and the loss term.
         """
         if self.training and self.apt_vlm_start is None:
-            self.apt_vlm_start = records.vlm_digest(self)
+            self.apt_vlm_start = vlm_digest(self)
         recipe, two = self.config.recipe, self.config.stage == LIKELIHOOD
-        cached = cache.fields_of(batch)
+        cached = cache_data.fields_of(batch)
         if cached is None:
             images, img_masks = self._preprocess_images(batch)
         else:

@@ -18,7 +18,7 @@ from torch import Tensor
 from apt_plugin import freeze
 from apt_plugin.backends.torch_params import shapes
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import loading, records, register
+from apt_plugin.hosts.lerobot import groups, loading, register
 from apt_plugin.hosts.lerobot.checkpoints import refuses_without_plugin
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, POLICIES, PREPROCESSOR, WEIGHTS
@@ -136,7 +136,7 @@ class LerobotSubject:
         return norms
 
     def vlm_digest(self) -> str:
-        return records.vlm_digest(self.policy)
+        return groups.vlm_digest(self.policy)
 
     def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
         ours = {n: s for n, s in shapes(self.policy).items() if not freeze.added(n)}

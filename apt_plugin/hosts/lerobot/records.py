@@ -14,16 +14,9 @@ from apt_plugin.backends import torch_absent, torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import loading, training
-from apt_plugin.hosts.lerobot.groups import part_of
+from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.stages import LIKELIHOOD, Record
-
-
-def vlm_digest(policy: Any) -> str:
-    """SHA-256 over the VLM's parameters as they are now (LoRA's own left out), in memory or in their file."""
-    here = {n: p for n, p in policy.named_parameters() if part_of(n) == "vlm"}
-    absent = getattr(policy, "apt_absent", None)
-    return torch_params.digest(here.items()) if absent is None else absent.digest(here)
 
 
 def check_data(config: Any, dataset_meta: Any) -> None:

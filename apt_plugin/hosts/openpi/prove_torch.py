@@ -24,7 +24,7 @@ from apt_plugin.backends import torch_params
 from apt_plugin.hosts.openpi import records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.optim import AptOptimizer
-from apt_plugin.hosts.openpi.prove import changed_names, make_batch, run_rules, snapshot
+from apt_plugin.hosts.openpi.prove_batch import changed_names, make_batch, run_rules, snapshot
 from apt_plugin.hosts.openpi.torch_model import AptPI0Pytorch, part_of
 from apt_plugin.proofs import Outcome
 from apt_plugin.stages import LIKELIHOOD
