@@ -31,7 +31,7 @@ def test_the_projects_own_files_are_read_and_round_trip(tmp_path):
 
 def test_the_listening_preset_is_the_arm_that_its_figure_is_of():
     """The preset cites a run: an edit of either alone would leave a figure of something else."""
-    arm = read(CONFIGS).arms["apt_tenth_full"]
+    arm = read(CONFIGS).arms["apt_tenth_even"]
     preset = from_flat({"preset": "listening"})
     assert preset.guidance_scale in arm.guidance
     assert arm.resolved() == dataclasses.replace(preset, guidance_scale=1.0, noise_draws=arm.draws)

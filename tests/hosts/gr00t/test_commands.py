@@ -157,7 +157,7 @@ def test_stage1_reads_data_without_any_language_and_stage2_refuses_it(where, tmp
 
 
 def test_stage2_trains_the_vlm_at_its_own_rate(where, run_of, tmp_path):
-    """Preset listening: the VLM moves, less than the head, and the record says that it did."""
+    """Preset listening: the VLM moves, at half of the head's rate, and the record says that it did."""
     from safetensors.torch import load_file
 
     prior = run_of / "stage1" / "checkpoint-4"
@@ -174,8 +174,9 @@ def test_stage2_trains_the_vlm_at_its_own_rate(where, run_of, tmp_path):
         part: max(float((after[n] - before[n]).abs().max()) for n in before if part in n)
         for part in ("language_model.layers.", ".visual.", "action_head.")
     }
-    assert 0 < moved["language_model.layers."] < 0.5 * moved["action_head."]
-    assert 0 < moved[".visual."] < 0.5 * moved["action_head."]
+    # Adam's first steps move a parameter by about the rate, and single ones by somewhat more.
+    assert 0 < moved["language_model.layers."] < 0.75 * moved["action_head."]
+    assert 0 < moved[".visual."] < 0.75 * moved["action_head."]
 
 
 def test_host_command_through_the_modality_flag(where, tmp_path):
