@@ -1,4 +1,4 @@
-"""What trains, and how fast: requires_grad and optimizer groups from the recipe."""
+"""The parts of a policy: which is the VLM and its digest, what trains, and how fast by the recipe."""
 
 from __future__ import annotations
 
