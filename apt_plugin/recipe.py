@@ -180,7 +180,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # Give Stage 1 a tenth of the steps with it: 70 of a hundred unseen instructions (5 seeds, apt_tenth_even @1.5 in
     # examples/compare) against 64 of stock training, 71 of a VLM that is frozen for the first third and 71 of the same
-    # policy without a Stage 1 (3 seeds), with 300 labelled demonstrations. With 100: 52 (5 seeds) against 60 and,
+    # policy without a Stage 1 (5 seeds), with 300 labelled demonstrations. With 100: 52 (5 seeds) against 60 and,
     # without a Stage 1, 62 (5); at a tenth of the rate, the default of `vlm_lr_scale`, a VLM learned too little
     # from those: 33.
     "listening": {"vlm": "full", "vlm_lr_scale": 0.5, "guidance_scale": 1.5},

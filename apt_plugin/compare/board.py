@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from apt_plugin.compare.plan import Configs, Job
+from apt_plugin.compare.spec import content, digest
 from apt_plugin.compare.stats import Counts, Estimate, difference, pooled, rate
 from apt_plugin.errors import AptError
 from apt_plugin.tabletop.world import SPLITS
@@ -30,8 +31,38 @@ def current(found: Sequence[Mapping[str, Any]], configs: Configs) -> list[Mappin
     return kept
 
 
+def shared(found: Sequence[Mapping[str, Any]], configs: Configs) -> list[Mapping[str, Any]]:
+    """`found`, and each run once more in settings where it would be the same run and others were run to stand beside.
+
+    Settings that differ in their unlabelled demonstrations alone are one world to an arm that sees none of those: its
+    runs agree there to the last bit. Such a copy says `of`, the setting that was run; a run of a setting's own is left.
+    """
+    there = {(each["setting"], each["budget"], each["arm"], each["seed"]) for each in found}
+    ran = {(each["setting"], each["budget"]) for each in found}
+    alike: dict[str, list[str]] = {}
+    for name in configs.settings:
+        alike.setdefault(_labelled_part(configs, name), []).append(name)
+    out = list(found)
+    for each in found:
+        setting, arm = each["setting"], configs.arms.get(each["arm"])
+        if arm is None or arm.sees_unlabelled or setting not in configs.settings:
+            continue
+        for other in alike[_labelled_part(configs, setting)]:
+            own, cell = configs.settings[other], (other, each["budget"], arm.name, each["seed"])
+            same_rate = configs.rate(own, arm) == configs.rate(configs.settings[setting], arm)
+            if cell not in there and cell[:2] in ran and same_rate and (not own.arms or arm.name in own.arms):
+                there.add(cell)
+                out.append({**each, "setting": other, "of": setting})
+    return out
+
+
+def _labelled_part(configs: Configs, name: str) -> str:
+    """What an arm without unlabelled demonstrations sees of a setting."""
+    return digest({**content(configs.settings[name]), "name": "", "unlabelled": 0, "play": False})
+
+
 class Board:
-    """Every result by (setting, budget, arm).
+    """Every result by (setting, budget, arm); `shared` ones are no runs of their own.
 
     Raises:
         AptError: two results for one run.
@@ -50,6 +81,11 @@ class Board:
         self.settings = list(dict.fromkeys(name for name, _, _ in self.runs))
         there = dict.fromkeys(split for each in found for split in each["splits"])
         self.splits = [*(split for split in SPLITS if split in there), *(s for s in there if s not in SPLITS)]
+
+    @property
+    def made(self) -> Iterable[Mapping[str, Any]]:
+        """Every run once, without copies of it in other settings."""
+        return (run for runs in self.runs.values() for run in runs.values() if "of" not in run)
 
     @property
     def unseen(self) -> list[str]:

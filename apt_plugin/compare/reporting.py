@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from apt_plugin import files, report
-from apt_plugin.compare.board import Board
+from apt_plugin.compare.board import Board, shared
 from apt_plugin.compare.kinds import places
 from apt_plugin.compare.plan import Configs
 from apt_plugin.compare.questions import answers
@@ -36,9 +36,8 @@ def write(found: Sequence[Mapping[str, Any]], configs: Configs, folder: Path) ->
 
 def sections(found: Sequence[Mapping[str, Any]], configs: Configs) -> list[Any]:
     """Everything `report.write` needs."""
-    board, sweeps = Board(found), configs.folder / "tuned.json"
-    runs = sum(len(each) for each in board.runs.values())
-    facts = {"settings": ", ".join(board.settings), "runs": str(runs), "reference": REFERENCE}
+    board, sweeps = Board(shared(found, configs)), configs.folder / "tuned.json"
+    facts = {"settings": ", ".join(board.settings), "runs": str(sum(1 for _ in board.made)), "reference": REFERENCE}
     out: list[Any] = [report.Title("The recipe against its rivals on a tabletop, in the host's own code", facts)]
     answered = answers(board, configs, files.read_json(sweeps) if sweeps.is_file() else {})
     out.append(report.Verdict([f"{ask} {answer.short}" for ask, answer in answered]))
@@ -67,13 +66,12 @@ def _trends(board: Board, configs: Configs) -> list[Any]:
 def _predictors(board: Board) -> list[Any]:
     """Which of `listen`'s numbers, taken on held-out frames, goes with success on unseen splits: over all runs."""
     points: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in PREDICTORS}
-    for (setting, _, _), runs in board.runs.items():
-        for run in runs.values():
-            counts = [run["splits"][split] for split in board.unseen if split in run["splits"]]
-            success = sum(c["k"] for c in counts) / max(sum(c["n"] for c in counts), 1)
-            for name in PREDICTORS:
-                if run["listen"].get(name) is not None:
-                    points[name].setdefault(setting, []).append((run["listen"][name], success))
+    for run in board.made:
+        counts = [run["splits"][split] for split in board.unseen if split in run["splits"]]
+        success = sum(c["k"] for c in counts) / max(sum(c["n"] for c in counts), 1)
+        for name in PREDICTORS:
+            if run["listen"].get(name) is not None:
+                points[name].setdefault(run["setting"], []).append((run["listen"][name], success))
     rows, plots = [], []
     for name, groups in points.items():
         every = [pair for group in groups.values() for pair in group]

@@ -132,6 +132,11 @@ class Arm:
         if self.policy == "apt":
             self.resolved()
 
+    @property
+    def sees_unlabelled(self) -> bool:
+        """Whether any unlabelled demonstration has a part in training."""
+        return bool(self.unlabelled) or (self.stage1 is not None and self.stage1.data != "labelled")
+
     def labelling_steps(self, steps: int) -> list[int]:
         """The steps of a last stage of so many at which unlabelled frames are labelled."""
         first = round(self.self_label * steps)

@@ -8,11 +8,12 @@ import pytest
 
 from apt_plugin import report
 from apt_plugin.compare import reporting
-from apt_plugin.compare.board import Board
+from apt_plugin.compare.board import Board, shared
 from apt_plugin.compare.kinds import places
 from apt_plugin.compare.plan import Configs, read
 from apt_plugin.compare.questions import answers
-from apt_plugin.compare.spec import Arm, Setting
+from apt_plugin.compare.spec import Arm, Setting, Stage1
+from apt_plugin.compare.stats import Estimate
 from apt_plugin.errors import AptError
 from apt_plugin.files import write_json
 
@@ -64,6 +65,24 @@ def test_missing_results_are_said_to_be_missing():
     assert ask(made, kind="best", arms=["a", "b"]) == "random: not run."
     assert ask(made, kind="goal", arms=["new"]) == "random: not run."
     assert ask(made, kind="fair") == "Not run."
+
+
+def test_a_run_that_sees_no_unlabelled_data_stands_in_settings_that_differ_in_those_alone():
+    """Else a comparison in `play` asks for an hour of runs that agree with those of `random` to the last bit."""
+    arms = {"words": Arm("words"), "mixed": Arm("mixed", unlabelled=0.5), "two": Arm("two", stage1=Stage1())}
+    others = Setting("play", play=True), Setting("few", labelled=100), Setting("idle", unlabelled=9)
+    settings = {each.name: each for each in (Setting("random"), *others)}
+    configs = Configs(Path(), arms, settings, {"play": {}}, [])
+    ran = [result(arm, 0, 50) for arm in arms] + [result("two", 0, 40, setting) for setting in ("play", "few")]
+    copies = shared(ran, configs)[len(ran) :]
+    assert [(each["setting"], each["arm"], each["of"]) for each in copies] == [("play", "words", "random")]
+    made = Board(shared(ran, configs))
+    assert made.difference("play", "steps", "two", "words", ["task"]).value == pytest.approx(-0.1)
+    assert len(list(made.made)) == len(ran)
+    own = [*ran, result("words", 0, 70, "play")]
+    assert shared(own, configs) == own
+    tuned = Configs(Path(), arms, settings, {"play": {"words": 1e-4}}, [])
+    assert shared(ran, tuned) == ran
 
 
 def test_two_seeds_are_too_few_to_say():
@@ -186,3 +205,46 @@ def test_the_committed_report_follows_from_the_committed_results(tmp_path):
     write_json(tmp_path / "report.json", report.document(built))
     assert (tmp_path / "report.json").read_bytes() == (COMMITTED.parent / "report.json").read_bytes()
     assert reporting.text(built).encode() == (COMMITTED.parent / "report.txt").read_bytes()
+
+
+@pytest.mark.skipif(not COMMITTED.is_file(), reason="no committed results yet: examples/compare/results.jsonl")
+def test_the_tables_that_people_read_follow_from_the_committed_results():
+    """README and findings are prose around figures; one that nobody recomputes would soon be of other runs."""
+    from apt_plugin.compare.plan import results
+
+    root = COMMITTED.parents[2]
+    made = Board(shared(results(COMMITTED), read(CONFIGS)))
+    cells = 0
+    for table in _tables((root / "README.md").read_text()):
+        for row in table:
+            for setting in ("random", "little", "fixed"):
+                found = made.rate(setting, "steps", row["arm"], made.unseen)
+                cells += 1
+                assert row[setting] == ("" if found is None else _interval(found)), (row["arm"], setting)
+    for table, setting in zip(_tables((root / "examples/findings.md").read_text()), ("random", "little"), strict=True):
+        for row in table:
+            found = made.rate(setting, "steps", row["arm"], made.unseen)
+            cells += 1
+            assert found is not None
+            assert (row["unseen (95 %)"], row["seeds"]) == (_interval(found), str(found.seeds)), (row["arm"], setting)
+    assert cells > 50
+
+
+def _interval(found: Estimate) -> str:
+    return f"{100 * found.value:.0f} ({100 * found.low:.0f} to {100 * found.high:.0f})"
+
+
+def _tables(text: str) -> list[list[dict[str, str]]]:
+    """The tables of a page whose first column is an arm, as mappings from header to cell."""
+    tables: list[list[dict[str, str]]] = []
+    header: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip(" `") for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if cells and cells[0] == "arm":
+            header = cells
+            tables.append([])
+        elif cells and header and not cells[0].startswith("---"):
+            tables[-1].append(dict(zip(header, cells, strict=True)))
+        elif not cells:
+            header = []
+    return tables

@@ -116,6 +116,19 @@ def test_both_stages_without_the_launcher(data, plain, tok: str, tmp_path: Path)
     assert read_record(checkpoints / "last/pretrained_model").stage == 2
 
 
+def test_a_stage1_of_one_step_is_the_gated_policy_without_a_stage1(host, data, plain, tok: str, tmp_path: Path) -> None:
+    """The README's way to train the gates on the base checkpoint's own expert: Stage 2 starts one AdamW step from it,
+    which moves no weight by more than the rate and its decay."""
+    rate = 1e-5
+    host(*stage1(data["labelled"], plain["pi05"], tok, tmp_path / "a", steps=1), f"--policy.optimizer_lr={rate}")
+    prior = tmp_path / "a/checkpoints/last/pretrained_model"
+    before, after = load_file(plain["pi05"] / "model.safetensors"), load_file(prior / "model.safetensors")
+    moved = max(float((after[n].float() - before[n].float()).abs().max()) for n in before)
+    assert 0 < moved <= 1.1 * rate
+    host(*stage2(data["labelled"], prior, tok, tmp_path / "b", steps=2))
+    assert read_record(tmp_path / "b/checkpoints/last/pretrained_model").stage == 2
+
+
 def test_stage2_refuses_data_without_words(host, trained: Path, data, tok: str, tmp_path: Path) -> None:
     prior = trained / "last" / "pretrained_model"
     with pytest.raises(AptError, match=r"has 1 task\(s\), all of them empty"):
