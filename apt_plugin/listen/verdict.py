@@ -67,8 +67,9 @@ def judge(scores: Mapping[str, Score], ambiguity: Ambiguity | None) -> Verdict:
                 f"Other words do move the action ({moved.value:.2f} of what noise does), but not to what they say."
             )
         advice.append(
-            "The data need language and the policy does not use it: train Stage 2 longer, keep the VLM frozen, mix in "
-            "counterfactual instructions; at inference try --guidance (guidance_scale above 1)."
+            "The data need language and the policy does not use it: train longer with words and shorter without, train "
+            "the VLM too once the expert has learned something (--apt.preset listening), add demonstrations that "
+            "differ in nothing but the words; at inference try --guidance (guidance_scale above 1)."
         )
         return Verdict(DEAF, why, advice)
     heart = scores.get("foreign")

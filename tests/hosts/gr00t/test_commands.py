@@ -127,6 +127,15 @@ def test_stock_server_refuses_our_checkpoint(where, run_of):
     assert "Gr00tN1d7Apt" in done.stderr
 
 
+def test_the_gates_train_without_a_stage1(where, tmp_path):
+    """A Stage 1 of one step, with the VLM trained: what the README advises first."""
+    flags = ["--apt.preset", "listening", "--apt.stage1.max-steps", "1", "--apt.stage1.save-steps", "1"]
+    done = tiny.finetune(where, tmp_path / "out", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read_record(tmp_path / "out/stage1/checkpoint-1").steps == 1
+    assert read_record(tmp_path / "out/stage2/checkpoint-4").stage == 2
+
+
 def test_help_shows_the_hosts_flags_and_ours(where):
     done = run(where, "-m", "apt_plugin", "run", "-m", "gr00t.experiment.launch_finetune", "--recipe", "apt", "--help")
     assert done.returncode == 0, done.stderr[-2000:]
