@@ -9,7 +9,7 @@ import pytest
 from apt_plugin import report
 from apt_plugin.compare import reporting
 from apt_plugin.compare.board import Board, shared
-from apt_plugin.compare.kinds import places
+from apt_plugin.compare.kinds import names, places
 from apt_plugin.compare.plan import Configs, read
 from apt_plugin.compare.questions import answers
 from apt_plugin.compare.spec import Arm, Setting, Stage1
@@ -205,6 +205,24 @@ def test_the_committed_report_follows_from_the_committed_results(tmp_path):
     write_json(tmp_path / "report.json", report.document(built))
     assert (tmp_path / "report.json").read_bytes() == (COMMITTED.parent / "report.json").read_bytes()
     assert reporting.text(built).encode() == (COMMITTED.parent / "report.txt").read_bytes()
+
+
+@pytest.mark.skipif(not COMMITTED.is_file(), reason="no committed results yet: examples/compare/results.jsonl")
+def test_every_question_rests_on_five_seeds():
+    """A question that names an arm nobody ran enough of would be answered by the noise of one or two seeds."""
+    from apt_plugin.compare.plan import results
+
+    configs = read(CONFIGS)
+    made = Board(shared(results(COMMITTED), configs))
+    few = {
+        (question["ask"], setting, arm): seeds
+        for question in configs.questions
+        for setting in [*question.get("settings", []), *question.get("along", {})]
+        for field in ("ours", "theirs", "arms")
+        for arm in names(question.get(field, []))
+        if (seeds := len(made.counts(setting, question.get("budget", "steps"), arm, "task"))) < 5
+    }
+    assert not few
 
 
 @pytest.mark.skipif(not COMMITTED.is_file(), reason="no committed results yet: examples/compare/results.jsonl")
