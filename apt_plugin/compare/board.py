@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from apt_plugin.compare.plan import Configs, Job
-from apt_plugin.compare.spec import content, digest
+from apt_plugin.compare.spec import Setting, content
 from apt_plugin.compare.stats import Counts, Estimate, difference, pooled, rate
 from apt_plugin.errors import AptError
 from apt_plugin.tabletop.world import SPLITS
@@ -39,26 +39,24 @@ def shared(found: Sequence[Mapping[str, Any]], configs: Configs) -> list[Mapping
     """
     there = {(each["setting"], each["budget"], each["arm"], each["seed"]) for each in found}
     ran = {(each["setting"], each["budget"]) for each in found}
-    alike: dict[str, list[str]] = {}
-    for name in configs.settings:
-        alike.setdefault(_labelled_part(configs, name), []).append(name)
+    labelled = {name: _labelled_part(setting) for name, setting in configs.settings.items()}
     out = list(found)
     for each in found:
         setting, arm = each["setting"], configs.arms.get(each["arm"])
         if arm is None or arm.sees_unlabelled or setting not in configs.settings:
             continue
-        for other in alike[_labelled_part(configs, setting)]:
-            own, cell = configs.settings[other], (other, each["budget"], arm.name, each["seed"])
-            same_rate = configs.rate(own, arm) == configs.rate(configs.settings[setting], arm)
-            if cell not in there and cell[:2] in ran and same_rate and (not own.arms or arm.name in own.arms):
+        for other, own in configs.settings.items():
+            cell = (other, each["budget"], arm.name, each["seed"])
+            same = labelled[other] == labelled[setting] and configs.rate(own, arm) == each["rate"]
+            if same and cell not in there and cell[:2] in ran and (not own.arms or arm.name in own.arms):
                 there.add(cell)
                 out.append({**each, "setting": other, "of": setting})
     return out
 
 
-def _labelled_part(configs: Configs, name: str) -> str:
+def _labelled_part(setting: Setting) -> dict[str, Any]:
     """What an arm without unlabelled demonstrations sees of a setting."""
-    return digest({**content(configs.settings[name]), "name": "", "unlabelled": 0, "play": False})
+    return {**content(setting), "name": "", "unlabelled": 0, "play": False}
 
 
 class Board:

@@ -72,17 +72,19 @@ def test_a_run_that_sees_no_unlabelled_data_stands_in_settings_that_differ_in_th
     arms = {"words": Arm("words"), "mixed": Arm("mixed", unlabelled=0.5), "two": Arm("two", stage1=Stage1())}
     others = Setting("play", play=True), Setting("few", labelled=100), Setting("idle", unlabelled=9)
     settings = {each.name: each for each in (Setting("random"), *others)}
-    configs = Configs(Path(), arms, settings, {"play": {}}, [])
+    configs = Configs(Path(), arms, settings, {"*": dict.fromkeys(arms, 1e-3)}, [])  # the rate of `result`
     ran = [result(arm, 0, 50) for arm in arms] + [result("two", 0, 40, setting) for setting in ("play", "few")]
     copies = shared(ran, configs)[len(ran) :]
     assert [(each["setting"], each["arm"], each["of"]) for each in copies] == [("play", "words", "random")]
     made = Board(shared(ran, configs))
-    assert made.difference("play", "steps", "two", "words", ["task"]).value == pytest.approx(-0.1)
+    found = made.difference("play", "steps", "two", "words", ["task"])
+    assert found is not None
+    assert found.value == pytest.approx(-0.1)
     assert len(list(made.made)) == len(ran)
     own = [*ran, result("words", 0, 70, "play")]
     assert shared(own, configs) == own
-    tuned = Configs(Path(), arms, settings, {"play": {"words": 1e-4}}, [])
-    assert shared(ran, tuned) == ran
+    other_rate = Configs(Path(), arms, settings, {"play": {"words": 1e-4}}, [])
+    assert shared(ran, other_rate) == ran
 
 
 def test_two_seeds_are_too_few_to_say():
