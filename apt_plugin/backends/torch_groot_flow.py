@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from apt_plugin import freeze
+from apt_plugin import freeze, parts
 from apt_plugin.backends import torch_draws
 from apt_plugin.backends.torch_fusion import FusionStack
 from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask, arrange, padding_mask, tap_layers, vlm_states
 from apt_plugin.backends.torch_groot_dit import AptDiT, Features, build_fusions, sites_of, stage_frozen
-from apt_plugin.backends.torch_groot_groups import part_of
+from apt_plugin.backends.torch_groot_groups import in_vlm
 from apt_plugin.backends.torch_groot_guidance import guided
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
@@ -120,9 +120,7 @@ class GrootFlow(HostModel):
         dit = self.action_head.model
         frozen = {f"action_head.model.{name}" for name in stage_frozen(dit, recipe.fusion if two else None)}
         named = dict(self.named_parameters())  # type: ignore[attr-defined]
-        frozen |= freeze.matching(recipe.freeze, named) if recipe.freeze else set()
-        if two and recipe.inherited == "freeze":
-            frozen |= {name for name in named if part_of(name) == "inherited"}
+        frozen |= parts.frozen_names(named, recipe, self.apt_stage, in_vlm)
         for name, parameter in named.items():
             if name in frozen:
                 parameter.requires_grad_(False)

@@ -7,39 +7,32 @@ from typing import Any
 
 from torch import nn
 
-from apt_plugin import freeze
+from apt_plugin import parts
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
-from apt_plugin.stages import LIKELIHOOD
+
+
+def in_vlm(name: str) -> bool:
+    """Whether a parameter is the VLM's, by its name in any GR00T."""
+    return ".backbone." in f".{name}"
 
 
 def part_of(name: str) -> str:
-    """vlm | gate | fusion | inherited, by parameter name."""
-    if ".backbone." in f".{name}":
-        return "vlm"
-    if freeze.added(name):
-        return "gate" if name.endswith("gate.w") else "fusion"
-    return "inherited"
+    """See `parts.part_of`."""
+    return parts.part_of(name, in_vlm)
 
 
 def parameter_groups(
     named: Mapping[str, nn.Parameter], recipe: Recipe, stage: int, rate: float, decayed: set[str]
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: own rates for VLM, slow inherited layers and fusion; gates and `named - decayed` undecayed.
-
-    Weight decay would pull gates to their start.
-    """
-    scale = {"vlm": recipe.vlm_lr_scale, "inherited": 1.0}
-    scale["fusion"] = scale["gate"] = recipe.fusion_lr_scale
-    if stage == LIKELIHOOD and recipe.inherited == "slow":
-        scale["inherited"] = recipe.inherited_lr_scale
-    groups: dict[
-        tuple[float, bool], list
-    ] = {}  # by what the optimizer sees: one group of gates alone is tiny, see below
+    """Optimizer groups: own rates for VLM, slow inherited layers and fusion; gates and `named - decayed` undecayed."""
+    scale = parts.rate_scales(recipe, stage)
+    # By what the optimizer sees: one group of gates alone is tiny, see below.
+    groups: dict[tuple[float, bool], list] = {}
     for name, parameter in named.items():
         if parameter.requires_grad:
             part = part_of(name)
-            groups.setdefault((rate * scale[part], name in decayed and part != "gate"), []).append(parameter)
+            groups.setdefault((rate * scale[part], name in decayed and parts.decays(part)), []).append(parameter)
     return [
         {"params": parameters, "lr": lr, **({} if decays else {"weight_decay": 0.0})}
         for (lr, decays), parameters in groups.items()

@@ -16,12 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.listen import base_digest, open_listener
-from apt_plugin.hosts.lerobot.sizes import TINY, replaced, sized
+from apt_plugin.hosts.lerobot.sizes import TINY, sized
 from apt_plugin.listen import Settings, interval, listen
 from apt_plugin.listen.instructions import plan
 from apt_plugin.listen.measure import draw, listen_in, noised
 from apt_plugin.listen.pages import console
 from apt_plugin.listen_command import run
+from apt_plugin.run.replace import replaced
 from tests.lerobot import datasets, tiny, tiny_groot, tiny_smolvla
 
 QUIET = Settings(draws=2, progress=False)

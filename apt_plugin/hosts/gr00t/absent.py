@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from apt_plugin.backends.torch_absent import Absent, Vlm
 from apt_plugin.hub import local_folder
+from apt_plugin.run.replace import Replacements
 
 
 class _Unread:
@@ -42,16 +43,14 @@ def outlined() -> Iterator[None]:
 
         return make
 
-    gr00t_n1d7.get_backbone_cls = get_backbone_cls
-    qwen3_backbone.Qwen3VLForConditionalGeneration = _Unread(vlm)
-    cls = gr00t_n1d7.Gr00tN1d7
-    ignored, cls._keys_to_ignore_on_load_unexpected = cls._keys_to_ignore_on_load_unexpected, [r"^backbone\."]
+    outline = Replacements()
     try:
+        outline.set(gr00t_n1d7, "get_backbone_cls", get_backbone_cls)
+        outline.set(qwen3_backbone, "Qwen3VLForConditionalGeneration", _Unread(vlm))
+        outline.set(gr00t_n1d7.Gr00tN1d7, "_keys_to_ignore_on_load_unexpected", [r"^backbone\."])
         yield
     finally:
-        gr00t_n1d7.get_backbone_cls = choose
-        qwen3_backbone.Qwen3VLForConditionalGeneration = vlm
-        cls._keys_to_ignore_on_load_unexpected = ignored
+        outline.restore()
 
 
 def find(model: Any, checkpoint: str) -> Vlm:

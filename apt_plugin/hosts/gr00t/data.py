@@ -10,15 +10,15 @@ from __future__ import annotations
 import functools
 import io
 import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from apt_plugin.errors import AptError
+from apt_plugin.run.replace import Replacements
 
 CONSTANT = ""  # an empty instruction: the chat template's own tokens remain
-_INSTALLED: dict[str, Any] = {}
+_INSTALLED = Replacements()
 
 
 def _constant_prompt(host: Any, images: Any, language: str) -> Any:
@@ -67,10 +67,7 @@ def install(blank: Iterable[str] = (), unlabelled: bool = False) -> None:
         return
     blanked = {Path(path).resolve() for path in blank}
     cls = host.LeRobotEpisodeLoader
-    _INSTALLED.update(parquet=cls._load_parquet_data, tasks=cls.create_language_from_meta)
-    missing = object()
-    _INSTALLED["open"] = vars(host).get("open", missing)
-    _INSTALLED["missing"] = missing
+    read, tasks = cls._load_parquet_data, cls.create_language_from_meta
 
     def without(loader: Any) -> bool:
         if Path(loader.dataset_path).resolve() in blanked:
@@ -84,11 +81,11 @@ def install(blank: Iterable[str] = (), unlabelled: bool = False) -> None:
 
     def load_parquet(loader: Any, episode_index: int) -> Any:
         if not without(loader):
-            return _INSTALLED["parquet"](loader, episode_index)
+            return read(loader, episode_index)
         configs = loader.modality_configs
         loader.modality_configs = {k: v for k, v in configs.items() if k != "language"}
         try:
-            frame = _INSTALLED["parquet"](loader, episode_index)
+            frame = read(loader, episode_index)
         finally:
             loader.modality_configs = configs
         for key in configs["language"].modality_keys if "language" in configs else []:
@@ -99,27 +96,19 @@ def install(blank: Iterable[str] = (), unlabelled: bool = False) -> None:
     def language_from_meta(loader: Any, episode_meta: dict, nframes: int, lang_key: str) -> list[str]:
         if without(loader) or (unlabelled and not episode_meta.get("tasks" if lang_key == "task" else "sub_tasks")):
             return [CONSTANT] * nframes
-        return _INSTALLED["tasks"](loader, episode_meta, nframes, lang_key)
+        return tasks(loader, episode_meta, nframes, lang_key)
 
     def opened(file: Any, *args: Any, **kwargs: Any) -> Any:
         if Path(file).name == host.LEROBOT_TASKS_FILENAME and not Path(file).exists():
             return io.StringIO("")  # no task table: no instruction, which is what the empty map says
         return open(file, *args, **kwargs)
 
-    cls._load_parquet_data, cls.create_language_from_meta = load_parquet, language_from_meta
+    _INSTALLED.set(cls, "_load_parquet_data", load_parquet)
+    _INSTALLED.set(cls, "create_language_from_meta", language_from_meta)
     if unlabelled:
-        host.open = opened  # type: ignore[attr-defined]
-    logging.info("APT: replaced LeRobotEpisodeLoader._load_parquet_data and create_language_from_meta")
+        _INSTALLED.set(host, "open", opened, new=True)
 
 
 def uninstall() -> None:
     """Put the host's functions back."""
-    from gr00t.data.dataset import lerobot_episode_loader as host
-
-    if not _INSTALLED:
-        return
-    host.LeRobotEpisodeLoader._load_parquet_data = _INSTALLED["parquet"]
-    host.LeRobotEpisodeLoader.create_language_from_meta = _INSTALLED["tasks"]
-    if _INSTALLED["open"] is _INSTALLED["missing"]:
-        vars(host).pop("open", None)
-    _INSTALLED.clear()
+    _INSTALLED.restore()

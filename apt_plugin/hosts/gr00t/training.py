@@ -27,9 +27,11 @@ from apt_plugin.hosts.gr00t import absent, cache, cache_build, cache_stamp, data
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
 from apt_plugin.recipe import Recipe
+from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD, PRIOR, Record
 
 _ACTIVE: dict[str, Any] = {}
+_REPLACED = Replacements()
 
 
 def install(recipe: Recipe, stage: int, building: str = "") -> None:
@@ -48,11 +50,9 @@ def install(recipe: Recipe, stage: int, building: str = "") -> None:
     if recipe.mix.repo_id and not recipe.mix.root:
         raise AptError("Isaac GR00T reads data from folders: write mix.root=<folder> instead of mix.repo_id.")
     distributed.start_group()
-    if not _ACTIVE:
-        _ACTIVE["pipeline"], _ACTIVE["trainer"] = MODEL_REGISTRY[Gr00tN1d7Config], experiment.Gr00tTrainer
-        MODEL_REGISTRY[Gr00tN1d7Config] = AptPipeline
-        experiment.Gr00tTrainer = AptTrainer
-        logging.info("APT: replaced MODEL_REGISTRY[Gr00tN1d7Config] and gr00t.experiment.experiment.Gr00tTrainer")
+    if not _REPLACED:
+        _REPLACED.set(MODEL_REGISTRY, Gr00tN1d7Config, AptPipeline)
+        _REPLACED.set(experiment, "Gr00tTrainer", AptTrainer)
     _ACTIVE["recipe"], _ACTIVE["stage"], _ACTIVE["building"] = recipe, stage, building
     if recipe.prefix == "native":
         logging.warning(
@@ -63,9 +63,8 @@ def install(recipe: Recipe, stage: int, building: str = "") -> None:
 
 def uninstall() -> None:
     """Put the host's names back."""
-    if _ACTIVE:
-        MODEL_REGISTRY[Gr00tN1d7Config], experiment.Gr00tTrainer = _ACTIVE["pipeline"], _ACTIVE["trainer"]
-        _ACTIVE.clear()
+    _ACTIVE.clear()
+    _REPLACED.restore()
     data.uninstall()
 
 

@@ -11,7 +11,7 @@ import torch
 
 from apt_plugin.backends.torch_absent import Absent
 from apt_plugin.hosts.lerobot import cache
-from apt_plugin.hosts.lerobot.sizes import replaced
+from apt_plugin.run.replace import replaced
 
 _VLM = "PaliGemmaForConditionalGenerationWithPiGemma"
 
@@ -30,7 +30,7 @@ def _on_meta(host: ModuleType) -> Iterator[None]:
         with torch.device("meta"):
             return build(config=config)
 
-    with replaced(host, _VLM, make):
+    with replaced(host, _VLM, make, over=True):  # in front of the sizes of a small model
         yield
 
 

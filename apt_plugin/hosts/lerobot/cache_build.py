@@ -182,16 +182,10 @@ class Encoder:
 
 def main(mode: str, run: Any) -> None:
     """Run the host's training entry point with building in place of training; exits with 1 on problems."""
-    from lerobot.scripts import lerobot_train
-
     from apt_plugin.hosts.lerobot import training
 
     job = Building(mode)
-    training.install()
-    names = ("make_pre_post_processors", "make_optimizer_and_scheduler")
-    before = {name: getattr(lerobot_train, name) for name in names}
-    lerobot_train.make_pre_post_processors = job.checked(before["make_pre_post_processors"])
-    lerobot_train.make_optimizer_and_scheduler = job.instead_of_training(before["make_optimizer_and_scheduler"])
+    training.install({"make_pre_post_processors": job.checked, "make_optimizer_and_scheduler": job.instead_of_training})
     cache.building = job
     try:
         run()
@@ -199,8 +193,6 @@ def main(mode: str, run: Any) -> None:
         pass
     finally:
         cache.building = None
-        for name, value in before.items():
-            setattr(lerobot_train, name, value)
         training.uninstall()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

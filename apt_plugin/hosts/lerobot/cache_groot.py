@@ -14,7 +14,7 @@ from apt_plugin.backends.torch_absent import Absent
 from apt_plugin.backends.torch_groot_cache import FIELDS, CachedGrootFlow
 from apt_plugin.cache import Field
 from apt_plugin.hosts.lerobot import cache
-from apt_plugin.hosts.lerobot.sizes import replaced
+from apt_plugin.run.replace import replaced
 
 __all__ = ["FIELDS", "CachedGrootFlow", "encode", "outline"]
 

@@ -7,22 +7,22 @@ from typing import Any
 
 from torch import nn
 
-from apt_plugin import freeze
+from apt_plugin import parts
 from apt_plugin.backends import torch_params
-from apt_plugin.stages import LIKELIHOOD
 
 VLM = (".paligemma.", ".backbone.")  # π, GR00T
 # Its embedding table was removed by the host, so its output head never sees a gradient.
 UNUSED = "gemma_expert.lm_head."
 
 
+def in_vlm(name: str) -> bool:
+    """Whether a parameter is the VLM's, by its name in lerobot."""
+    return any(part in name for part in VLM)
+
+
 def part_of(name: str) -> str:
-    """vlm | gate | fusion | inherited, by parameter name."""
-    if any(part in name for part in VLM):
-        return "vlm"
-    if freeze.added(name):
-        return "gate" if name.endswith("gate.w") else "fusion"
-    return "inherited"
+    """See `parts.part_of`."""
+    return parts.part_of(name, in_vlm)
 
 
 def vlm_digest(policy: Any) -> str:
@@ -38,14 +38,10 @@ def set_trainable(policy: nn.Module, config: Any) -> None:
     Raises:
         AptError: a freeze pattern of the recipe that matches nothing.
     """
-    recipe, two = config.recipe, config.stage == LIKELIHOOD
     named = dict(policy.named_parameters())
     absent = getattr(policy, "apt_absent", None)
-    names = [*named, *(absent.specs if absent else ())]
-    frozen = freeze.matching(recipe.freeze, names) & named.keys() if recipe.freeze else set()
+    frozen = parts.frozen_names(named, config.recipe, config.stage, in_vlm, absent.specs if absent else ())
     frozen |= {name for name in named if UNUSED in name}
-    if two and recipe.inherited == "freeze":
-        frozen |= {name for name in named if part_of(name) == "inherited"}
     for name in frozen:
         named[name].requires_grad_(False)
 
@@ -53,13 +49,9 @@ def set_trainable(policy: nn.Module, config: Any) -> None:
 def optimizer_groups(policy: nn.Module, config: Any) -> list[dict[str, Any]]:
     """Parameter groups for the host's AdamW: own rates for VLM, slow inherited layers and fusion; gates undecayed.
 
-    Weight decay would pull gates to their start and lets the release's gates drift to 0.5.
+    The order of the groups is part of a checkpoint: a resumed optimizer finds its moments by it.
     """
-    recipe, rate = config.recipe, config.optimizer_lr
-    scale = {"vlm": recipe.vlm_lr_scale, "inherited": 1.0}
-    scale["fusion"] = scale["gate"] = recipe.fusion_lr_scale
-    if config.stage == LIKELIHOOD and recipe.inherited == "slow":
-        scale["inherited"] = recipe.inherited_lr_scale
+    rate, scale = config.optimizer_lr, parts.rate_scales(config.recipe, config.stage)
     groups: dict[str, list] = {"inherited": [], "fusion": [], "gate": [], "vlm": []}
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad:
@@ -68,7 +60,7 @@ def optimizer_groups(policy: nn.Module, config: Any) -> list[dict[str, Any]]:
     for part, parameters in groups.items():
         if parameters:
             group: dict[str, Any] = {"params": parameters, "lr": rate * scale[part]}
-            if part == "gate":
+            if not parts.decays(part):
                 group["weight_decay"] = 0.0
             out.append(group)
     return out

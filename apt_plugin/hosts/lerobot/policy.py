@@ -24,8 +24,9 @@ from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.groups import optimizer_groups, set_trainable, trainable_share, vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, WEIGHTS
 from apt_plugin.hosts.lerobot.noise import draw
-from apt_plugin.hosts.lerobot.sizes import replaced, sized
+from apt_plugin.hosts.lerobot.sizes import sized
 from apt_plugin.listen.interval import interval_numbers
+from apt_plugin.run.replace import replaced
 from apt_plugin.stages import LIKELIHOOD
 
 if TYPE_CHECKING:  # a mixin: the host's policy stands behind it

@@ -29,8 +29,8 @@ from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TO
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION, PALIGEMMA, POLICIES, PREPROCESSOR
-from apt_plugin.hosts.lerobot.sizes import replaced
 from apt_plugin.language import arrange, clean, pi0_segments, pi05_segments
+from apt_plugin.run.replace import replaced
 from apt_plugin.stages import LIKELIHOOD
 
 # Host steps that write the prompt as one string; ours needs the task and the state apart.

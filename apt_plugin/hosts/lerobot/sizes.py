@@ -14,13 +14,12 @@ time.
 
 import difflib
 import importlib
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from apt_plugin.run.replace import replaced
 
 #: Sizes for tests: about 0.2 M parameters, most of them in 4 + 4 transformer layers.
 TINY: dict[str, int] = {
@@ -72,29 +71,6 @@ def complete(sizes: Mapping[str, int]) -> dict[str, int]:
             f"'vision_width' ({full['vision_width']}) must be a multiple of 'vision_heads' ({full['vision_heads']})."
         )
     return full
-
-
-@contextmanager
-def replaced(module: ModuleType, name: str, value: Any) -> Iterator[Any]:
-    """Bind `module.name` to `value` for the duration of the block; yields what was there. Restores also after
-    an error.
-
-    Raises:
-        AttributeError: the module has no such name, i.e. the host has changed and replacing would silently do
-            nothing.
-    """
-    if not hasattr(module, name):
-        raise AttributeError(
-            f"{module.__name__} has no {name!r} to replace: this host version differs from the tested one."
-        )
-    before = getattr(module, name)
-    logger.info("replaced %s.%s by %s", module.__name__, name, getattr(value, "__qualname__", value))
-    setattr(module, name, value)
-    try:
-        yield before
-    finally:
-        setattr(module, name, before)
-        logger.debug("restored %s.%s", module.__name__, name)
 
 
 @contextmanager

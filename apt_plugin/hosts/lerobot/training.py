@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from apt_plugin import files
 from apt_plugin.hosts.lerobot import cache, mixing, order
+from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
 
-_INSTALLED: dict[str, Any] = {}
+_INSTALLED = Replacements()
 
 
 def installed() -> bool:
@@ -25,8 +27,12 @@ def installed() -> bool:
     return bool(_INSTALLED)
 
 
-def install() -> None:
-    """Rebind, once per process."""
+def install(around: Mapping[str, Callable[[Any], Any]] | None = None) -> None:
+    """Rebind, once per process.
+
+    Args:
+        around: name in the host's script -> what wraps it outermost, for a process that does something else there.
+    """
     from lerobot.scripts import lerobot_train
 
     if _INSTALLED:
@@ -39,19 +45,15 @@ def install() -> None:
         "EpisodeAwareSampler": order.exact_sampler,
     }
     for name, wrap in wraps.items():
-        _INSTALLED[name] = getattr(lerobot_train, name)
-        setattr(lerobot_train, name, wrap(_INSTALLED[name]))
-        logging.info("APT: replaced lerobot.scripts.lerobot_train.%s", name)
+        _INSTALLED.wrap(lerobot_train, name, wrap)
+    for name, wrap in (around or {}).items():
+        _INSTALLED.wrap(lerobot_train, name, wrap, over=name in wraps)
 
 
 def uninstall() -> None:
     """Put the host's functions back."""
-    from lerobot.scripts import lerobot_train
-
     cache.close()
-    while _INSTALLED:
-        name, value = _INSTALLED.popitem()
-        setattr(lerobot_train, name, value)
+    _INSTALLED.restore()
 
 
 def _datasets(host: Any) -> Any:

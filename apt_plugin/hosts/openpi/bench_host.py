@@ -30,6 +30,7 @@ from openpi.training import config as _config
 from openpi.training import sharding
 
 from apt_plugin.errors import AptError
+from apt_plugin.run.replace import Replacements
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,13 @@ def sized(size: Size) -> Iterator[None]:
         ),
         (_model, "preprocess_observation", lambda rng, obs, *, train=False: ready(rng, obs, image_keys=cameras)),
     )
-    before = [(module, name, getattr(module, name)) for module, name, _ in values]
+    sizes = Replacements()
     try:
         for module, name, value in values:
-            setattr(module, name, value)
+            sizes.set(module, name, value)
         yield
     finally:
-        for module, name, value in before:
-            setattr(module, name, value)
+        sizes.restore()
 
 
 def host_trainer() -> Any:

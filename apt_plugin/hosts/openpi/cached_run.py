@@ -17,6 +17,7 @@ from apt_plugin.hosts.openpi import cached
 from apt_plugin.hosts.openpi.cached_data import CachedDataset
 from apt_plugin.hosts.openpi.cached_stamp import stamp_of
 from apt_plugin.hosts.openpi.cached_state import Outline, replicated
+from apt_plugin.run.replace import Replacements
 
 
 @dataclass
@@ -34,10 +35,9 @@ class Active:
     def __post_init__(self) -> None:
         self.outline = Outline(self.config, self.kind)
 
-    def install(self, replace: Any) -> None:
+    def install(self, replacements: Replacements) -> None:
         """Rebind the host's loader classes for the life of the process."""
-        torch_loader = replace(data_loader, "TorchDataLoader", None)
-        host = replace(data_loader, "DataLoaderImpl", None)
+        torch_loader, host = data_loader.TorchDataLoader, data_loader.DataLoaderImpl
         words = cached.keyed_by_words(self.config.model, self.kind)
 
         def from_cache(dataset: Any, *args: Any, **more: Any) -> Any:
@@ -53,7 +53,8 @@ class Active:
                 for batch in self._data_loader:
                     yield cached.of_batch(batch), batch["actions"]
 
-        data_loader.TorchDataLoader, data_loader.DataLoaderImpl = from_cache, loader
+        replacements.set(data_loader, "TorchDataLoader", from_cache)
+        replacements.set(data_loader, "DataLoaderImpl", loader)
         logging.info("APT: %d entries from %s; no image is decoded.", len(self.cache), self.cache.folder)
 
     def check(self, encoder: str) -> None:

@@ -15,6 +15,7 @@ from openpi.training import data_loader
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt, FillPrompt
+from apt_plugin.run.replace import Replacements
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +97,9 @@ def mixed(data: _config.DataConfig, mix: Any) -> MixedData:
     return MixedData(**fields, blank=blank, share=mix.share)
 
 
-def install(replace: Any) -> None:
+def install(replacements: Replacements) -> None:
     """Rebind the two functions; data that is not mixed passes through them unchanged."""
-    create = replace(data_loader, "create_torch_dataset", None)
-    transform = replace(data_loader, "transform_dataset", None)
+    create, transform = data_loader.create_torch_dataset, data_loader.transform_dataset
 
     def create_torch_dataset(data: Any, action_horizon: int, model_config: Any) -> Any:
         own = create(data, action_horizon, model_config)
@@ -114,4 +114,5 @@ def install(replace: Any) -> None:
                 transform(dataset.blank, data.blank, skip_norm_stats=skip_norm_stats))  # fmt: skip
         return Mixed(*both, data.share)
 
-    data_loader.create_torch_dataset, data_loader.transform_dataset = create_torch_dataset, transform_dataset
+    replacements.set(data_loader, "create_torch_dataset", create_torch_dataset)
+    replacements.set(data_loader, "transform_dataset", transform_dataset)

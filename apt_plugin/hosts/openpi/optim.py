@@ -12,9 +12,8 @@ import jax
 import optax
 from openpi.training import optimizer
 
-from apt_plugin.freeze import added
+from apt_plugin import parts
 from apt_plugin.recipe import Recipe
-from apt_plugin.stages import LIKELIHOOD
 
 
 def path_of(keys: Any) -> str:
@@ -23,39 +22,32 @@ def path_of(keys: Any) -> str:
     return "/".join(part for part in parts if part != "value")
 
 
+def in_vlm(path: str) -> bool:
+    """Whether a parameter is the VLM's, by its path in openpi's JAX tree: the expert is the second of each pair."""
+    return path.startswith("PaliGemma/") and "_1" not in path.partition("llm")[2]
+
+
 def part_of(path: str) -> str:
-    """vlm | gate | fusion | inherited, by parameter path."""
-    if added(path):
-        return "gate" if path.endswith("gate/w") else "fusion"
-    return "vlm" if path.startswith("PaliGemma/") and "_1" not in path.partition("llm")[2] else "inherited"
+    """See `parts.part_of`."""
+    return parts.part_of(path, in_vlm)
 
 
 @dataclasses.dataclass(frozen=True)
 class AptOptimizer(optimizer.OptimizerConfig):
-    """The run's own optimiser with the recipe's rates; gates take no weight decay.
-
-    Decay would pull gates to their start, which for half-open ones is not closed.
-    """
+    """The run's own optimiser with the recipe's rates; gates take no weight decay."""
 
     inner: optimizer.OptimizerConfig
     stage: int
     recipe: Recipe
 
     def scales(self) -> dict[str, float]:
-        recipe, two = self.recipe, self.stage == LIKELIHOOD
-        slow = two and recipe.inherited == "slow"
-        return {
-            "vlm": recipe.vlm_lr_scale,
-            "inherited": recipe.inherited_lr_scale if slow else 1.0,
-            "fusion": recipe.fusion_lr_scale,
-            "gate": recipe.fusion_lr_scale,
-        }
+        return parts.rate_scales(self.recipe, self.stage)
 
     def create(self, lr: optax.ScalarOrSchedule, weight_decay_mask: Any = None) -> optax.GradientTransformation:
         scales = self.scales()
 
         def decays(params: Any) -> Any:
-            return jax.tree_util.tree_map_with_path(lambda keys, _: part_of(path_of(keys)) != "gate", params)
+            return jax.tree_util.tree_map_with_path(lambda keys, _: parts.decays(part_of(path_of(keys))), params)
 
         def scale(updates: Any, params: Any = None) -> Any:
             return jax.tree_util.tree_map_with_path(lambda keys, u: u * scales[part_of(path_of(keys))], updates)

@@ -15,7 +15,7 @@ from openpi.models_pytorch import pi0_pytorch
 from openpi.models_pytorch import preprocessing_pytorch as _preprocessing
 from torch import Tensor
 
-from apt_plugin import freeze
+from apt_plugin import parts
 from apt_plugin.backends.torch_fusion import build_fusion
 from apt_plugin.backends.torch_pi import PrefixCache, Suffix, expert_pass, prefix_pass
 from apt_plugin.errors import AptError
@@ -28,11 +28,14 @@ MARK = "apt_plugin_checkpoint"
 UNUSED = "gemma_expert.lm_head."  # the host dropped its embedding, so this head never sees a gradient
 
 
+def in_vlm(name: str) -> bool:
+    """Whether a parameter is the VLM's, by its name in openpi's PyTorch port."""
+    return ".paligemma." in f".{name}"
+
+
 def part_of(name: str) -> str:
-    """vlm | gate | fusion | inherited, by parameter name."""
-    if freeze.added(name):
-        return "gate" if name.endswith("gate.w") else "fusion"
-    return "vlm" if ".paligemma." in f".{name}" else "inherited"
+    """See `parts.part_of`."""
+    return parts.part_of(name, in_vlm)
 
 
 class AptPI0Pytorch(pi0_pytorch.PI0Pytorch):
@@ -66,13 +69,11 @@ class AptPI0Pytorch(pi0_pytorch.PI0Pytorch):
 
     def _set_trainable(self, config: Any) -> None:
         """The host's trainer ignores freeze filters; its optimiser skips what has no gradient."""
-        recipe, named = config.apt_recipe, dict(self.named_parameters())
-        frozen = freeze.matching(recipe.freeze, named) if recipe.freeze else set()
+        named = dict(self.named_parameters())
+        frozen = parts.frozen_names(named, config.apt_recipe, self.apt.stage, in_vlm)
         frozen |= {name for name in named if UNUSED in name}
         if config.vlm_mode == "frozen":
             frozen |= {name for name in named if part_of(name) == "vlm"}
-        if self.apt.stage == LIKELIHOOD and recipe.inherited == "freeze":
-            frozen |= {name for name in named if part_of(name) == "inherited"}
         for name in frozen:
             named[name].requires_grad_(False)
 

@@ -22,7 +22,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import loading, records
 from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch, part_of
-from apt_plugin.hosts.openpi.training import GAP, mix_data, replace
+from apt_plugin.hosts.openpi.training import GAP, REPLACED, mix_data
 from apt_plugin.stages import LIKELIHOOD, Record, write_record
 
 WEIGHTS = "model.safetensors"
@@ -173,15 +173,13 @@ def run_stage(script: Any, config: Any, prior: Any) -> None:
 
 def install(script: Any, run: TorchRun) -> None:
     mix_data(run.config)
-    replace(pi0_pytorch, "PI0Pytorch", run.build)
-    host = replace(script, "safetensors", None).torch
-    script.safetensors = types.SimpleNamespace(
-        torch=types.SimpleNamespace(
-            load_model=lambda model, path, **more: run.load(host, model, path, **more),
-            save_model=lambda model, path: run.save(host, model, path),
-        )
+    REPLACED.set(pi0_pytorch, "PI0Pytorch", run.build)
+    host = script.safetensors.torch
+    files_of = types.SimpleNamespace(
+        load_model=lambda model, path, **more: run.load(host, model, path, **more),
+        save_model=lambda model, path: run.save(host, model, path),
     )
-    before = replace(torch.optim, "AdamW", None)
+    REPLACED.set(script, "safetensors", types.SimpleNamespace(torch=files_of))
     # The groups need the model's names, and the loop builds the optimiser after the model.
-    torch.optim.AdamW = lambda params, **more: run.adamw(before)(params, **more)  # type: ignore[assignment, misc]
+    REPLACED.wrap(torch.optim, "AdamW", lambda before: lambda params, **more: run.adamw(before)(params, **more))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

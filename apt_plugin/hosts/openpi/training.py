@@ -20,37 +20,13 @@ from flax import nnx
 
 from apt_plugin import stages
 from apt_plugin.backends import jax_fusion
-from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi.mark import marked, unmarked_state
 from apt_plugin.hosts.openpi.records import Run, vlm_digest
+from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
 
-_REPLACED: list[tuple[Any, str, Any]] = []
+REPLACED = Replacements()
 GAP = "blank_gap_train"
-
-
-def replace(module: Any, name: str, value: Any) -> Any:
-    """Rebind `module.name`, log it, remember what was there; returns that.
-
-    Raises:
-        AptError: the module has no such name (another version of the host), or it was replaced already.
-    """
-    if not hasattr(module, name):
-        raise AptError(f"{module.__name__} has no {name!r}: this openpi differs from the tested one.")
-    if any(m is module and n == name for m, n, _ in _REPLACED):
-        raise AptError(f"{module.__name__}.{name} is replaced already: two claims on one name.")
-    before = getattr(module, name)
-    _REPLACED.append((module, name, before))
-    setattr(module, name, value)
-    logging.info("APT: replaced %s.%s", module.__name__, name)
-    return before
-
-
-def restore() -> None:
-    """Put everything back."""
-    while _REPLACED:
-        module, name, before = _REPLACED.pop()
-        setattr(module, name, before)
 
 
 def mix_data(config: Any) -> None:
@@ -58,7 +34,7 @@ def mix_data(config: Any) -> None:
     from apt_plugin.hosts.openpi import mix
 
     if config.model.apt_stage == LIKELIHOOD and config.model.apt_recipe.mix.share > 0:
-        mix.install(replace)
+        mix.install(REPLACED)
 
 
 def install(script: Any, run: Run) -> None:
@@ -67,13 +43,14 @@ def install(script: Any, run: Run) -> None:
 
     mix_data(run.config)
     if run.cached is not None:
-        run.cached.install(replace)
-    script.train_step = _step(replace(script, "train_step", None))
-    script.init_train_state = _start(replace(script, "init_train_state", None), run)
-    host_utils = replace(script, "common_utils", None)
-    script.common_utils = types.SimpleNamespace(stack_forest=_stacked(host_utils.stack_forest, run))
-    checkpoints.save_state = _save(replace(checkpoints, "save_state", None), run)
-    checkpoints.restore_state = _resumed(replace(checkpoints, "restore_state", None), run)
+        run.cached.install(REPLACED)
+    REPLACED.wrap(script, "train_step", _step)
+    REPLACED.wrap(script, "init_train_state", lambda host: _start(host, run))
+    REPLACED.wrap(
+        script, "common_utils", lambda host: types.SimpleNamespace(stack_forest=_stacked(host.stack_forest, run))
+    )
+    REPLACED.wrap(checkpoints, "save_state", lambda host: _save(host, run))
+    REPLACED.wrap(checkpoints, "restore_state", lambda host: _resumed(host, run))
 
 
 def _step(host: Any) -> Any:

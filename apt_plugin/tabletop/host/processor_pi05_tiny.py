@@ -2,7 +2,7 @@
 
 from lerobot.policies.pi05 import processor_pi05
 
-from apt_plugin.hosts.lerobot.sizes import replaced
+from apt_plugin.run.replace import replaced
 from apt_plugin.tabletop.host.configuration_pi05_tiny import PI05TinyConfig
 
 

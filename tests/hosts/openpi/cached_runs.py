@@ -41,7 +41,7 @@ def go(
     try:
         (child.train if do == "train" else child.cache)(SCRIPT, job)
     finally:
-        training.restore()
+        training.REPLACED.restore()
     return preload.ROOT / "checkpoints" / f"tiny_pi0_apt{stage}" / exp
 
 

@@ -76,7 +76,7 @@ def stock(tmp_path, monkeypatch):
         normalize.save(tmp_path / "assets" / "toy_pi0" / repo, stats(scale))
     config = libero("pi0", assets_base_dir=str(tmp_path / "assets"), batch_size=4, num_workers=0)
     yield dataclasses.replace(config, exp_name="e"), opened
-    training.restore()
+    training.REPLACED.restore()
 
 
 def other_data(stock: _config.TrainConfig, repo: str) -> _config.TrainConfig:
@@ -120,7 +120,7 @@ def test_stage_2_mixes_in_silent_data_by_its_share(stock, share):
     config, opened = stock
     recipe = from_flat({"mix.repo_id": PLAY, "mix.share": share})
     mixed = derive(config, 2, recipe)
-    mix.install(training.replace)
+    mix.install(training.REPLACED)
     loader = data_loader.create_data_loader(mixed, framework="pytorch", num_batches=200)
     assert set(opened) == {"me/toy", PLAY}
     frames = loader._data_loader._data_loader.dataset
@@ -136,7 +136,7 @@ def test_stage_2_mixes_in_silent_data_by_its_share(stock, share):
 
 def test_a_run_without_mix_reads_as_before(stock):
     config, opened = stock
-    mix.install(training.replace)
+    mix.install(training.REPLACED)
     _, batches = samples(derive(config, 2, from_flat({})), 2)
     assert set(opened) == {"me/toy"}
     assert all(obs.token_loss_mask.any(-1).all() for obs, _ in batches)
@@ -223,7 +223,7 @@ def test_workers_that_import_the_launcher_again_deliver_the_same_samples(tmp_pat
         "if __name__ == '__main__':\n"
         "    recipe = from_flat({'mix.repo_id': preload.PLAY, 'mix.share': 0.5})\n"
         "    made = derive(config.get_config('tiny_pi0'), 2, recipe)\n"
-        "    mix.install(training.replace)\n"
+        "    mix.install(training.REPLACED)\n"
         "    batches = []\n"
         "    for workers in (0, 2):\n"
         "        chosen = dataclasses.replace(made, num_workers=workers)\n"

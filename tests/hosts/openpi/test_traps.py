@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import pickle
 import types
 from pathlib import Path
@@ -262,19 +261,6 @@ def test_groups_have_their_own_rates_and_gates_no_decay():
     np.testing.assert_allclose(updates["PaliGemma"]["llm"]["layers"]["a_1"], -0.75, rtol=1e-4)
     np.testing.assert_allclose(updates["apt_fusion"]["q_proj"]["kernel"], -3.0, rtol=1e-4)
     np.testing.assert_allclose(updates["apt_fusion"]["gate"]["w"], -2.0, rtol=1e-4)
-
-
-def test_two_claims_on_one_name_are_an_error_and_all_is_put_back(caplog):
-    caplog.set_level(logging.INFO)
-    module = types.SimpleNamespace(__name__="host", step=1)
-    assert training.replace(module, "step", 2) == 1
-    assert "replaced host.step" in caplog.text
-    with pytest.raises(AptError, match="two claims"):
-        training.replace(module, "step", 3)
-    training.restore()
-    assert module.step == 1
-    with pytest.raises(AptError, match="has no 'gone'"):
-        training.replace(module, "gone", 1)
 
 
 def test_the_command_line_is_taken_apart(tmp_path):
