@@ -28,6 +28,8 @@ LAYERS = {"backends": BACKENDS, "hosts": HOST, "cli": TOP, "doctor": TOP, "__mai
 
 def layer_of(module: str) -> int:
     """Of a dotted name inside apt_plugin, e.g. "apt_plugin.hosts.lerobot.flow"."""
+    if module.startswith("apt_plugin.hosts.adapter"):
+        return CORE  # the contract: it stands beside the hosts and knows none
     part = [*module.split("."), ""][1]
     return LAYERS.get(part, CORE)
 

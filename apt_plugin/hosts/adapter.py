@@ -1,0 +1,134 @@
+"""What the plugin asks of a host: everything, and nothing that is not here.
+
+Five rooms in every `hosts/<name>/` answer it: adapter (this contract), data, model, checkpoint, training. A host that
+cannot do something says why (`unsupported`); nobody asks by `hasattr`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from apt_plugin.launch import Request
+    from apt_plugin.proofs import Subject
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process to start.
+
+    Args:
+        argv: program and arguments.
+        env: what its environment has beside this process's.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return " ".join(self.argv)
+
+
+class Stages(Protocol):
+    """One training command of a host as the recipe's stages: which processes, where their results lie.
+
+    `run.staged` carries it out; stages are "1" and "2".
+    """
+
+    output: Path
+    """The run's folder: proofs, the listening answer and the report go there."""
+    resume: bool
+    """Whether the command goes on with a run."""
+    own_launch: str
+    """How to write this host's command with a distributed launcher inside, for the message that asks for it."""
+
+    def command(self, stage: str) -> Command:
+        """The process that trains a stage; called once its Stage 1, where it needs one, is there.
+
+        Raises:
+            AptError: flags that cannot be followed, or no Stage 1 to start from.
+        """
+        ...
+
+    def cache_command(self, stage: str, action: str) -> Command:
+        """The process that builds ("build") or compares ("verify") a stage's feature cache.
+
+        Raises:
+            AptError: this trainer reads no cache.
+        """
+        ...
+
+    def result(self, stage: str) -> Path | None:
+        """The newest whole checkpoint that a stage left, as `apt-plugin prove` opens it; None before there is one."""
+        ...
+
+    def record_folder(self, result: Path) -> Path:
+        """Where `apt.json` lies in a result."""
+        ...
+
+    def finished(self, stage: str) -> bool:
+        """Whether a resumed run has nothing left to do in this stage."""
+        ...
+
+    def listen_flags(self) -> Sequence[str]:
+        """The flags by which `apt-plugin listen` finds Stage 2's data."""
+        ...
+
+
+class Adapter(Protocol):
+    """A host, as the commands see it."""
+
+    name: str
+    policies: Mapping[str, str]
+    """The host's model -> ours."""
+    families: Sequence[str]
+    """What `apt-plugin bench` may be asked for."""
+    unsupported: Mapping[str, str]
+    """Command -> why this host has none."""
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether a checkpoint folder, stock or APT, was written by this host. Reads files only."""
+        ...
+
+    def stages(self, request: Request) -> Stages | None:
+        """The stages of a training command; None for any other program of the host.
+
+        Raises:
+            AptError: no program of this host in the command, or flags that cannot be followed.
+        """
+        ...
+
+    def start(self, request: Request) -> Command:
+        """The process of a program that trains nothing (or of any, where no recipe is named)."""
+        ...
+
+    def open_subject(self, folder: Path, device: str | None) -> Subject:
+        """A checkpoint of ours, for the proofs."""
+        ...
+
+    def open_listener(self, policy: str, dataset: str, **options: Any) -> Any:
+        """Any policy of the host on its data, for `listen`."""
+        ...
+
+    def base_digest(self, base: str, **options: Any) -> str:
+        """`freeze.digest` of a base checkpoint's VLM, as the listener hashes its own."""
+        ...
+
+    def bench(self, **fields: Any) -> int:
+        """Print the table of what training and acting cost."""
+        ...
+
+    def export(self, folder: Path, output: Path) -> None:
+        """Write a stock checkpoint where folding is exact.
+
+        Raises:
+            AptError: it is not, with the reason.
+        """
+        ...
+
+    def notes(self) -> Sequence[str]:
+        """Lines for `apt-plugin doctor`."""
+        ...

@@ -1,0 +1,112 @@
+"""One run of the recipe: Stage 1, its proofs, the switch, Stage 2, listening, one report. The same for every host.
+
+Each stage is a fresh process of the host's own script: nothing of Stage 1 stays in memory, a distributed engine is set
+up once per stage, and either stage is resumed by the host's own means.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.adapter import Command, Stages
+from apt_plugin.launch import Request
+from apt_plugin.report.run import write_run
+from apt_plugin.stages import Record, read_record
+
+logger = logging.getLogger(__name__)
+WANTED = {"1": ("1",), "2": ("2",), "both": ("1", "2")}
+PROOFS = "proofs.json"
+
+
+def call(command: Command) -> int:
+    """Start a process and wait for it; its exit status."""
+    return subprocess.call(list(command.argv), env={**os.environ, **command.env})
+
+
+class Staged:
+    """A training command of one host, carried out.
+
+    Args:
+        run: starts a process and waits for it.
+    """
+
+    def __init__(self, host: Stages, request: Request, run: Callable[[Command], int] = call):
+        self.host, self.request, self._run = host, request, run
+        self.wanted = WANTED[request.stage]
+        if "WORLD_SIZE" in os.environ and len(self.wanted) == 2:
+            raise AptError(
+                "Both stages cannot share one distributed launch. Put the launcher inside: apt-plugin run "
+                f"{host.own_launch} ... --recipe apt, or name one stage: --apt.stage 1."
+            )
+
+    def train(self) -> int:
+        """Everything; the exit status of the first process that failed, or 0."""
+        for stage in self.wanted:
+            if self.host.finished(stage):
+                logger.info("APT: Stage %s is finished in %s, going on.", stage, self.host.result(stage))
+            elif status := self._stage(stage):
+                return status
+        if "2" in self.wanted:
+            self._listen()
+        write_run(self.host.output, self.records())
+        return 0
+
+    def _stage(self, stage: str) -> int:
+        if stage == "2" and len(self.wanted) == 2 and self.request.prove and (status := self._prove()):
+            return status
+        command = self.host.command(stage)
+        if self.request.caches(stage) and (status := self._run(self.host.cache_command(stage, "build"))):
+            return status
+        logger.info("APT: Stage %s: %s", stage, command)
+        return self._run(command)
+
+    def records(self) -> dict[int, Record]:
+        """Stage -> the record of its newest whole checkpoint."""
+        found = {stage: self.host.result(stage) for stage in ("1", "2")}
+        return {int(stage): read_record(self.host.record_folder(path)) for stage, path in found.items() if path}
+
+    def _prove(self) -> int:
+        """The contracts on Stage 1's result, in a process of its own; Stage 2 starts only when they hold."""
+        prior = self.host.result("1")
+        if prior is None:
+            raise AptError(f"Stage 1 ended and left no whole checkpoint under {self.host.output}; see its log above.")
+        return self._ours("proofs", "prove", str(prior), "--json", str(self.host.output / PROOFS))
+
+    def _listen(self) -> None:
+        """Does the result listen? An answer that cannot be had does not fail a finished run."""
+        policy = self.host.result("2")
+        if policy is None or not self.request.listen:
+            return
+        flags = ["--policy", str(policy), "--output", str(self.host.output), "--frames", str(self.request.listen)]
+        if self._ours("listen", "listen", *flags, *self.host.listen_flags()):
+            logger.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
+
+    def _ours(self, what: str, *arguments: str) -> int:
+        command = Command([sys.executable, "-m", "apt_plugin", *arguments])
+        logger.info("APT: %s: %s", what, command)
+        return self._run(command)
+
+    def cache(self, action: str) -> int:
+        """`apt-plugin cache build|verify` of every stage whose cache can be made now; the worst exit status."""
+        if self.request.recipe is None or not self.request.recipe.cache:
+            raise AptError(f"Which cache? Write --apt.cache DIR behind apt-plugin cache {action} ... --recipe apt.")
+        worst = 0
+        for stage in self.wanted:
+            if not self.request.caches(stage):
+                logger.info("APT: Stage %s trains the VLM and reads no cache.", stage)
+            elif stage == "2" and len(self.wanted) == 2 and self.host.result("1") is None:
+                logger.info("APT: Stage 2's cache starts from Stage 1's result; the run makes it between the stages.")
+            else:
+                worst = max(worst, abs(self._run(self.host.cache_command(stage, action))))
+        return worst
+
+
+def folder_of(output: Path, stage: str) -> Path:
+    """Where a stage's own run lies, on hosts that take an output folder."""
+    return output / f"stage{stage}"

@@ -1,0 +1,157 @@
+"""The one staged run, on a host that is a folder: which processes, in which order, and what stops it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.adapter import Command
+from apt_plugin.launch import split
+from apt_plugin.recipe import Recipe
+from apt_plugin.run.staged import Staged, call
+from apt_plugin.run.state import StageState
+from apt_plugin.stages import write_record
+
+
+@dataclasses.dataclass
+class Host:
+    """Its training process is `train N`; running it leaves a checkpoint."""
+
+    output: Path
+    resume: bool = False
+    done: tuple[str, ...] = ()
+    own_launch: str = "torchrun train"
+
+    def command(self, stage):
+        return Command(["train", stage])
+
+    def cache_command(self, stage, action):
+        return Command([action, stage])
+
+    def result(self, stage):
+        path = self.output / f"stage{stage}"
+        return path if path.is_dir() else None
+
+    def record_folder(self, result):
+        return result
+
+    def finished(self, stage):
+        return stage in self.done
+
+    def listen_flags(self):
+        return ["--dataset", "frames"]
+
+
+class Processes:
+    """Notes what is started and does what a stage would leave behind."""
+
+    def __init__(self, host, fails=""):
+        self.host, self.fails, self.started = host, fails, []
+
+    def __call__(self, command):
+        words = [word for word in command.argv if word not in (sys.executable, "-m", "apt_plugin")]
+        self.started.append(" ".join(words[:2]) if words[0] in ("train", "build", "verify") else words[0])
+        if self.started[-1] == self.fails:
+            return 3
+        if words[0] == "train":
+            leave(self.host.output, words[1])
+        return 0
+
+
+def leave(output, stage):
+    state = StageState(int(stage), Recipe(), "pi05", "toy 1")
+    record = state.record(vlm="a" * 64, weights="b" * 64, layout="c" * 64, steps=1)
+    (output / f"stage{stage}").mkdir(parents=True, exist_ok=True)
+    write_record(output / f"stage{stage}", record)
+
+
+def staged(tmp_path, *flags, fails="", **host):
+    made = Host(tmp_path, **host)
+    processes = Processes(made, fails)
+    return Staged(made, split(["train", "--recipe", "apt", *flags]), processes), processes
+
+
+def test_both_stages_proofs_listening_and_one_report(tmp_path):
+    run, processes = staged(tmp_path)
+    assert run.train() == 0
+    assert processes.started == ["train 1", "prove", "train 2", "listen"]
+    assert (tmp_path / "apt_report.html").is_file()
+    assert json.loads((tmp_path / "apt_report.json").read_text())
+    assert sorted(run.records()) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "started"),
+    [
+        (["--apt.stage=1"], ["train 1"]),
+        (["--apt.stage=2"], ["train 2", "listen"]),
+        (["--apt.prove=false", "--apt.listen=0"], ["train 1", "train 2"]),
+        (["--apt.cache=/tmp/c"], ["build 1", "train 1", "prove", "build 2", "train 2", "listen"]),
+        (["--apt.cache=/tmp/c", "--apt.vlm=full"], ["build 1", "train 1", "prove", "train 2", "listen"]),
+    ],
+)
+def test_what_is_started_follows_the_flags(tmp_path, flags, started):
+    run, processes = staged(tmp_path, *flags)
+    assert run.train() == 0
+    assert processes.started == started
+
+
+@pytest.mark.parametrize(
+    ("fails", "status", "started"),
+    [
+        ("train 1", 3, ["train 1"]),
+        ("prove", 3, ["train 1", "prove"]),
+        ("train 2", 3, ["train 1", "prove", "train 2"]),
+        ("listen", 0, ["train 1", "prove", "train 2", "listen"]),  # the run itself is finished and whole
+    ],
+)
+def test_a_process_that_fails_ends_the_run_but_for_listening(tmp_path, fails, status, started):
+    run, processes = staged(tmp_path, fails=fails)
+    assert run.train() == status
+    assert processes.started == started
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path):
+    leave(tmp_path, "1")
+    run, processes = staged(tmp_path, done=("1",), resume=True)
+    assert run.train() == 0
+    assert processes.started == ["prove", "train 2", "listen"]
+
+
+def test_a_stage_that_leaves_nothing_is_told(tmp_path):
+    run, _ = staged(tmp_path)
+    run._run = lambda command: 0
+    with pytest.raises(AptError, match="left no whole checkpoint"):
+        run.train()
+
+
+def test_both_stages_in_one_distributed_launch_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(AptError, match=r"apt-plugin run torchrun train \.\.\. --recipe apt"):
+        staged(tmp_path)
+    staged(tmp_path, "--apt.stage=1")
+
+
+def test_caches_that_can_be_made_now(tmp_path):
+    run, processes = staged(tmp_path, "--apt.cache=/tmp/c")
+    assert run.cache("build") == 0
+    assert processes.started == ["build 1"]
+    leave(tmp_path, "1")
+    assert run.cache("verify") == 0
+    assert processes.started[1:] == ["verify 1", "verify 2"]
+    run, processes = staged(tmp_path, "--apt.cache=/tmp/c", fails="verify 1")
+    assert run.cache("verify") == 3
+    assert processes.started == ["verify 1", "verify 2"]  # the second is looked at all the same
+    with pytest.raises(AptError, match="Which cache"):
+        staged(tmp_path)[0].cache("build")
+
+
+def test_a_command_has_an_environment_of_its_own(monkeypatch):
+    monkeypatch.setenv("APT_TEST_OURS", "kept")
+    script = "import os, sys; sys.exit(os.environ['APT_TEST_OURS'] + os.environ['APT_TEST_MORE'] != 'keptmore')"
+    assert call(Command([sys.executable, "-c", script], {"APT_TEST_MORE": "more"})) == 0
