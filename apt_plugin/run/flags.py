@@ -72,7 +72,7 @@ class Flags:
         return cls(tuple(given), tuple(head), switches=switches)
 
     def get(self, name: str) -> str | None:
-        """The last value of a flag: "true" without one, "false" for a switch that is off; None where it is not given."""
+        """The last value of a flag: "true" without one, "false" for a switch that is off; None where there is none."""
         found = None
         for flag in self.given:
             if _plain(flag.name) == _plain(name):
