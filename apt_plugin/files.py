@@ -124,6 +124,25 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The files of a folder's weights: `name`, or the shards that `<name>.index.json` lists in its place.
+
+    Raises:
+        AptError: an index that lists no file of this folder.
+    """
+    index = folder / f"{name}.index.json"
+    if (folder / name).is_file() or not index.is_file():
+        return [folder / name]
+    value = read_json(index)
+    shards = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise AptError(f"{index} names no file of weights (no weight_map): it was edited or cut. Download it anew.")
+    names = sorted({str(shard) for shard in shards.values()})
+    if outside := [shard for shard in names if Path(shard).name != shard]:
+        raise AptError(f"{index} names {outside[0]}, which is not beside it: shards lie in the index's own folder.")
+    return [folder / shard for shard in names]
+
+
 def check_safetensors(path: Path, sha256: str | None = None) -> None:
     """Refuse a missing, truncated or tampered safetensors file before any tensor of it is used.
 

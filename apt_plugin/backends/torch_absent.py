@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from apt_plugin import freeze, tensorfile
+from apt_plugin.backends import torch_ties
 from apt_plugin.backends.torch_bytes import SAFE, TORCH, as_bytes
 from apt_plugin.errors import AptError
 
@@ -63,6 +64,7 @@ class Vlm:
     specs: dict[str, Spec]  # the policy's names, as state_dict() would have them
     tied: dict[str, set[str]]  # name -> all names of the same tensor
     sources: dict[str, tuple[tensorfile.TensorFile, str]] = field(default_factory=dict)
+    declared: dict[str, set[str]] = field(default_factory=dict)  # the same by the model's config, see `torch_ties`
     # Names by which a checkpoint stores tied tensors; empty: the first, as safetensors' own torch writer keeps it.
     kept: set[str] = field(default_factory=set)
 
@@ -75,6 +77,7 @@ class Vlm:
         """
         specs: dict[str, Spec] = {}
         tied: dict[str, set[str]] = {}
+        declared: dict[str, set[str]] = {}
         for path, absent in policy.named_modules():
             if isinstance(absent, Absent):
                 parameters = {name for name, _ in absent.module.named_parameters()}
@@ -84,17 +87,23 @@ class Vlm:
                     specs[f"{path}.{name}"] = Spec(tuple(tensor.shape), dtype, name in parameters)
                     owners.setdefault(id(tensor), set()).add(f"{path}.{name}")
                 tied |= {name: names for names in owners.values() for name in names}
-        return cls(specs, tied) if specs else None
+                for name, names in torch_ties.declared(absent.module).items():
+                    declared[f"{path}.{name}"] = {f"{path}.{each}" for each in names}
+        return cls(specs, tied, declared=declared) if specs else None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: spec.shape for name, spec in self.specs.items()}
 
-    def locate(self, files: Sequence[Path], rename: Mapping[str, str]) -> None:
+    def locate(
+        self, files: Sequence[Path], rename: Mapping[str, str],
+        twins: Mapping[str, set[str]] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         """Find every tensor in the checkpoint, which stays mapped: it may be deleted while the run goes on.
 
         Args:
             rename: name in the files -> name in the policy (identity where absent).
+            twins: name -> names of one tensor of which the files may hold one.
 
         Raises:
             AptError: a tensor that no file has, or has in another shape.
@@ -110,6 +119,9 @@ class Vlm:
                             f"{path} holds {name} as {file.shape(key)}, the model as {self.specs[own].shape}."
                         )
                     self.sources[own] = (file, key)
+        for name in self.specs.keys() - self.sources.keys():
+            found = next((self.sources[n] for n in twins.get(name, ()) if n in self.sources), None)
+            self.sources |= {name: found} if found else {}
         if missing := sorted(self.specs.keys() - self.sources.keys()):
             raise AptError(f"{files[0]} lacks {len(missing)} tensors of the VLM (e.g. {missing[0]}).")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from apt_plugin import freeze
+from apt_plugin.backends import torch_ties
 from apt_plugin.backends.torch_absent import Vlm
 from apt_plugin.backends.torch_bytes import as_bytes
 from apt_plugin.stages import check_shared
@@ -70,16 +71,18 @@ def check_tree(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where: 
 
 
 def load_shared(
-    module: nn.Module, path: Path, rename: Mapping[str, str], skip: Iterable[str] = (), fresh: Iterable[str] = (),
-    absent: Vlm | None = None,
+    module: nn.Module, path: Path | Sequence[Path], rename: Mapping[str, str], skip: Iterable[str] = (),
+    fresh: Iterable[str] = (), absent: Vlm | None = None, published: bool = False,
 ) -> list[str]:  # fmt: skip
     """Copy every tensor of `path` into `module`, after checking that nothing is left over on either side.
 
     Args:
+        path: one file, or the shards of one checkpoint.
         rename: name in the file -> name in the module (identity where absent).
         skip: module names that keep their initial values on purpose (a fresh expert).
         fresh: module names that the file is known to lack (Stage 2's fusion).
         absent: tensors that stay in the file; checked as the others, and found in it from now on.
+        published: weights of others, where of two tensors that the model's config ties one may be stored.
 
     Returns:
         Names that were loaded.
@@ -92,19 +95,25 @@ def load_shared(
     tied = aliases(module)
     if absent is not None:
         own |= absent.shapes
-    stored = {rename.get(name, name): (name, shape) for name, shape in file_shapes(path).items()}
+    paths = [path] if isinstance(path, Path) else list(path)
+    stored = {rename.get(key, key): (file, key, shape) for file in paths for key, shape in file_shapes(file).items()}
+    twins = (torch_ties.declared(module) | (absent.declared if absent else {})) if published else {}
+    for name, names in twins.items():
+        if name not in stored and (twin := next((n for n in names if n in stored), None)) is not None:
+            stored[name] = stored[twin]
     present = {other for name in stored if name in tied for other in tied[name]}
     missing = set(own) - present - skip - fresh
     unexpected = set(stored) - set(own)
-    differ = {n: (s, own[n]) for n, (_, s) in stored.items() if n in own and n not in skip and s != own[n]}
-    check_shared(missing, unexpected, differ, path)
+    differ = {n: (s, own[n]) for n, (_, _, s) in stored.items() if n in own and n not in skip and s != own[n]}
+    check_shared(missing, unexpected, differ, paths[0] if len(paths) == 1 else paths[0].parent)
     state = module.state_dict()
     loaded = []
-    with safe_open(path, framework="pt") as file, torch.no_grad():
-        for name, (key, _) in stored.items():
-            if name not in skip and name in state:
-                state[name].copy_(file.get_tensor(key))
-                loaded.append(name)
+    for file in paths:
+        with safe_open(file, framework="pt") as tensors, torch.no_grad():
+            for name, (holder, key, _) in stored.items():
+                if holder == file and name not in skip and name in state:
+                    state[name].copy_(tensors.get_tensor(key))
+                    loaded.append(name)
     if absent is not None:
-        absent.locate([path], rename)
+        absent.locate(paths, rename, twins)
     return loaded

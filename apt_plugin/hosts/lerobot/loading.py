@@ -26,6 +26,10 @@ class Source:
     kind: str  # "host": plain lerobot weights; "prior": Stage 1 for a Stage 2; "same": our own, same stage
     record: Record | None
 
+    @property
+    def files(self) -> list[Path]:
+        return files.weight_files(self.folder, WEIGHTS)
+
 
 def config_of(path: str | Path, **given: Any) -> Any:
     """The policy config of a checkpoint; `given`: what the caller of the host's from_pretrained wrote."""
@@ -63,7 +67,8 @@ def inspect(path: str | Path, config: Any, **download: Any) -> Source:
             check_stage1(folder, family, config.recipe, WEIGHTS)  # has no apt.json: says what to do
         if (folder / RECORD).exists():
             raise AptError(f"{folder} has an {RECORD} but calls itself {kind!r}: its config.json was edited.")
-        files.check_safetensors(folder / WEIGHTS)
+        for path in files.weight_files(folder, WEIGHTS):
+            files.check_safetensors(path)
         return Source(folder, "host", None)
     if kind in POLICIES.values():
         read_record(folder)
@@ -78,11 +83,11 @@ def _is_sized(kind: str | None, family: str) -> bool:
     return kind is not None and kind.startswith(f"{family}_") and kind not in POLICIES.values()
 
 
-def host_renames(folder: Path, policy: Any) -> dict[str, str]:
+def host_renames(paths: list[Path], policy: Any) -> dict[str, str]:
     """Key in the file -> key in the model, for openpi-born checkpoints that lack lerobot's `model.` prefix."""
     from apt_plugin.backends.torch_params import file_shapes
 
-    stored = file_shapes(folder / WEIGHTS)
+    stored = [name for path in paths for name in file_shapes(path)]
     old = {"time_mlp_in": "action_time_mlp_in", "time_mlp_out": "action_time_mlp_out"}
     if family_of(policy.config.type) == "pi05":
         old = {new: name for name, new in old.items()}

@@ -25,7 +25,6 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import cache, cache_data, cache_groot, loading, records
 from apt_plugin.hosts.lerobot.configuration_groot_apt import GrootAptConfig
 from apt_plugin.hosts.lerobot.groups import vlm_digest
-from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.hosts.lerobot.policy import AptPolicy
 from apt_plugin.hub import local_folder
 from apt_plugin.stages import LIKELIHOOD, PRIOR
@@ -116,7 +115,8 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         if source.kind == "host" and config.recipe.expert == "fresh":
             skip = {name for name in names if ".backbone." not in name}
         fresh = {name for name in names if "apt_" in name} if source.kind == "prior" else set()
-        loaded = torch_params.load_shared(policy, source.folder / WEIGHTS, {}, skip, fresh, policy.apt_absent)
+        host = source.kind == "host"
+        loaded = torch_params.load_shared(policy, source.files, {}, skip, fresh, policy.apt_absent, host)
         loading.log_source(source, policy, loaded, skip | fresh)
         records.restore(policy, source)
         policy.name_or_path = str(source.folder)

@@ -22,7 +22,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import absent_pi, cache, cache_data, cache_pi, loading, records
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.groups import optimizer_groups, set_trainable, trainable_share, vlm_digest
-from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, WEIGHTS
+from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS
 from apt_plugin.hosts.lerobot.noise import draw
 from apt_plugin.hosts.lerobot.sizes import sized
 from apt_plugin.listen.interval import interval_numbers
@@ -86,8 +86,9 @@ class AptPolicy(HostPolicy):
         if source.kind == "host" and config.recipe.expert == "fresh":
             skip = loading.expert_keys(names)
         fresh = {name for name in names if freeze.added(name)} if source.kind == "prior" else set()
-        renames = loading.host_renames(source.folder, policy) if source.kind == "host" else {}
-        loaded = torch_params.load_shared(policy, source.folder / WEIGHTS, renames, skip, fresh, policy.apt_absent)
+        host = source.kind == "host"
+        renames = loading.host_renames(source.files, policy) if host else {}
+        loaded = torch_params.load_shared(policy, source.files, renames, skip, fresh, policy.apt_absent, host)
         loading.log_source(source, policy, loaded, skip | fresh)
         records.restore(policy, source)
         policy.name_or_path = str(source.folder)  # PEFT notes the base model under this name

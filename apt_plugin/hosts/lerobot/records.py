@@ -13,23 +13,25 @@ from apt_plugin import files, freeze, stages
 from apt_plugin.backends import torch_absent, torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot import loading, training
+from apt_plugin.hosts.lerobot import loading, renaming, training
 from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.stages import LIKELIHOOD, Record
 
 
 def check_data(config: Any, dataset_meta: Any) -> None:
-    """Stage 2 needs words to learn: refuse a data set without any before a model is built.
+    """What the recipe needs of a data set, before a model is built.
 
     Raises:
-        AptError: no task at all, or only empty ones.
+        AptError: cameras under other names; for Stage 2 no task at all, or only empty ones; what needs the launcher.
     """
     if dataset_meta is not None and config.recipe.cache and not training.installed():
         raise AptError(
             "recipe.cache needs the launcher, which takes the images out of the training script's data: apt-plugin run "
             "lerobot-train ... --recipe apt --apt.cache DIR. Without it: --policy.recipe.cache=''."
         )
+    if dataset_meta is not None:
+        renaming.check_cameras(config, dataset_meta.features)
     if config.stage != LIKELIHOOD or dataset_meta is None:
         return
     if config.recipe.mix.share > 0 and not training.installed():

@@ -15,7 +15,7 @@ from typing import Any
 from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from apt_plugin import files
-from apt_plugin.hosts.lerobot import cache, mixing, order
+from apt_plugin.hosts.lerobot import cache, mixing, order, renaming
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
 
@@ -41,7 +41,8 @@ def install(around: Mapping[str, Callable[[Any], Any]] | None = None) -> None:
         "make_train_eval_datasets": _datasets,
         "save_checkpoint": _whole_checkpoint,
         "update_last_checkpoint": _whole_link,
-        "make_pre_post_processors": cache.checked,
+        "make_policy": renaming.policy,
+        "make_pre_post_processors": lambda host: cache.checked(renaming.processors(host)),
         "EpisodeAwareSampler": order.exact_sampler,
     }
     for name, wrap in wraps.items():
