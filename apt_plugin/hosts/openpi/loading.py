@@ -52,6 +52,15 @@ def checkpoint_of(path: str | Path) -> Path:
     )
 
 
+def holds_record(path: str | Path) -> bool:
+    """Whether an APT checkpoint is there, or a run of them."""
+    try:
+        checkpoint_of(path)
+    except AptError:
+        return False
+    return True
+
+
 def record_of(path: str | Path) -> tuple[Path, Record]:
     folder = checkpoint_of(path)
     return folder, read_record(folder / "assets")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import loading
+from apt_plugin.hosts.openpi.facts import facts_of
 from apt_plugin.hosts.openpi.names import ASSETS, MODEL
 from apt_plugin.hosts.openpi.optim import part_of
 from apt_plugin.stages import NonFiniteError, Record, read_record, write_record
@@ -70,6 +72,11 @@ class Run:
     def stock_name(self) -> str:
         return self.config.data.stock_name
 
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        data = self.config.data
+        return facts_of(self.config.model, data.inner, Path(self.config.assets_dirs).parent / data.stock_name)
+
     def check(self, params: Any, step: int) -> str:
         """The VLM's digest, after refusing what must not be saved.
 
@@ -111,6 +118,7 @@ class Run:
             weights=_digest(loading.flat(params)),
             curve=copy.deepcopy(self.curve),
             stage1=self.stage1,
+            facts=self.facts,
         )
 
         def write(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Imported in front of the host's script by the round-trip tests (APT_PRELOAD): small models, a made-up data set,
 configs `tiny_pi0` and `tiny_pi05` with the host's LIBERO transforms, and a server that listens on loopback alone.
 
-The host's own `pi0_libero` and `pi05_libero` keep their names, data, model settings and base, in small sizes: their base
+The host's own `pi0_libero` and `pi05_libero` keep their names, data, model settings and base, in small sizes: the base
 is written where openpi's download cache keeps it, in the layout that openpi publishes.
 """
 
@@ -136,11 +136,10 @@ def _fix_noise() -> None:
 
     ready = preprocessing_pytorch.preprocess_observation_pytorch
     preprocessing_pytorch.preprocess_observation_pytorch = lambda obs, *, train=False: ready(obs, train=False)
-    one = np.random.default_rng(0)
-    draw = torch.from_numpy(one.standard_normal((2, 5, 8)).astype(np.float32))  # K draws of a chunk
 
-    def sample_noise(self, shape, device):
-        return (draw if len(shape) == 4 else draw[0]).expand(shape).clone()
+    def sample_noise(self, shape, device):  # [B, K, T, A] or [B, T, A]
+        draw = np.random.default_rng(0).standard_normal(tuple(shape)[1:]).astype(np.float32)
+        return torch.from_numpy(draw).expand(shape).clone()
 
     pi0_pytorch.PI0Pytorch.sample_noise = sample_noise
     pi0_pytorch.PI0Pytorch.sample_time = lambda self, n, device: torch.full((n,), 0.5)
