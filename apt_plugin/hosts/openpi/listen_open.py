@@ -17,12 +17,11 @@ from apt_plugin.errors import AptError, choose
 from apt_plugin.hosts.openpi import loading, preload, records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.listen_models import JaxPolicy, TorchPolicy
+from apt_plugin.hosts.openpi.loading import PARAMS, WEIGHTS
 from apt_plugin.hosts.openpi.names import ASSETS
 from apt_plugin.hosts.openpi.trained import as_trained
 from apt_plugin.recipe import Mix, Recipe
 from apt_plugin.stages import PRIOR, RECORD, Record
-
-PARAMS, WEIGHTS = "params", "model.safetensors"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from openpi.models import model as _model
 from openpi.models import pi0_config
 from openpi.training import optimizer
 
-from apt_plugin.errors import AptError
 from apt_plugin.freeze import added
 from apt_plugin.hosts.openpi import loading, preload, records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
@@ -168,12 +167,11 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     folder, record = loading.record_of(path.parent if path.name == "assets" else path)
     del device  # jax picks (JAX_PLATFORMS chooses); PyTorch proofs are eager float32 on the CPU
     stock = records.model_config(folder)
+    loading.check_weights(folder, record)
     if (folder / "model.safetensors").is_file():
         from apt_plugin.hosts.openpi.prove_torch import open_torch
 
         return open_torch(folder, record, _tokenizer.PaligemmaTokenizer(stock.max_token_len))
-    if not (folder / "params").is_dir():
-        raise AptError(f"{folder} holds neither JAX parameters (params) nor model.safetensors.")
     config = dataclasses.replace(apt_config(stock, record.stage, record.recipe), dtype="float32")
     params = loading.read_params(folder / "params", dtype=jnp.float32)
     model = config.load(params)

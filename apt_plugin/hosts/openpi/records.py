@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import apt_plugin
 from apt_plugin import files, freeze
@@ -32,18 +31,9 @@ SIGNPOST = "norm_stats.json"  # the file that a stock server opens first
 BUILT_IN = {"siglip_variant": "So400m/14"}  # fields that our patches add, with what an unpatched openpi does anyway
 
 
-def _digest(leaves: dict[str, Any]) -> str:
-    def rows() -> Any:
-        for name in sorted(leaves):
-            value = np.ascontiguousarray(jax.device_get(leaves[name]))
-            yield name, str(value.dtype), value.shape, value.reshape(-1).view(np.uint8)
-
-    return freeze.digest(rows())
-
-
 def vlm_digest(params: Any) -> str:
     """SHA-256 over the VLM's parameters (LoRA's own left out), from a pure dict."""
-    return _digest({n: v for n, v in loading.flat(params).items() if part_of(n) == "vlm" and "lora" not in n})
+    return loading.digest({n: v for n, v in loading.flat(params).items() if part_of(n) == "vlm" and "lora" not in n})
 
 
 def first_non_finite(params: Any) -> str | None:
@@ -115,7 +105,7 @@ class Run:
             layout=freeze.layout(shapes),
             vlm=vlm,
             vlm_start=self.vlm_start or vlm,
-            weights=_digest(loading.flat(params)),
+            weights=loading.digest(loading.flat(params)),
             curve=copy.deepcopy(self.curve),
             stage1=self.stage1,
             facts=self.facts,
@@ -144,10 +134,11 @@ class Run:
         if stock_id:
             signpost(folder / stock_id, self.stock_name, model.apt_stage)
 
-    def resume(self, folder: Path) -> None:
+    def resume(self, folder: Path) -> Record:
         record = read_record(folder)
         self.curve, self.vlm_start, self.stage1 = record.curve, record.vlm_start, record.stage1
         logging.info("APT: resuming Stage %d behind %d steps.", record.stage, record.steps)
+        return record
 
 
 def signpost(folder: Path, config: str, stage: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from apt_plugin.agreement import differences
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.openpi import records
+from apt_plugin.hosts.openpi import loading, records
 from apt_plugin.hosts.openpi.config import apt_config
 from apt_plugin.hosts.openpi.derive import derive
 from apt_plugin.hosts.openpi.facts import comparable, facts_of, settings
@@ -29,7 +29,8 @@ def as_trained(stock: Any, folder: Path, record: Record, recipe: Recipe | None =
         stock: the TrainConfig that was named. folder: the checkpoint's step. recipe: another one than the record's.
 
     Raises:
-        AptError: a config that cannot be corrected, because it reads or normalises the robot's numbers otherwise.
+        AptError: weights that are not the ones that were written; a config that cannot be corrected, because it reads
+            or normalises the robot's numbers otherwise.
     """
     told = records.model_config(folder)
     apt_config(stock.model, record.stage, record.recipe)  # refuses FAST, with the reason
@@ -54,6 +55,7 @@ def as_trained(stock: Any, folder: Path, record: Record, recipe: Recipe | None =
             f"{stock.name} does not read the robot's numbers as {folder} was trained to:\n  {lines}\nName the config "
             f"that it was trained with: {records.stock_config_name(folder)}."
         )
+    loading.check_weights(folder, record)
     config = derive(dataclasses.replace(stock, model=model, data=trained), record.stage, recipe or record.recipe)
     data = dataclasses.replace(config.data, asset_id=records.stock_assets(folder))
     return dataclasses.replace(config, data=data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import shutil
 import types
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ def write_jax(folder: Path, model: Any, dtype: Any = np.float32, trained: bool =
     tree = jax.tree.map(lambda leaf: leaf.astype(dtype), Opened().load(shapes(model)))
     if trained:
         tree = jax.tree.map(lambda leaf: {"value": leaf}, tree)
+    return write_tree(folder, tree)
+
+
+def write_tree(folder: Path, tree: Any) -> Path:
+    shutil.rmtree(folder / "params", ignore_errors=True)
     with ocp.PyTreeCheckpointer() as writer:
         writer.save(folder.resolve() / "params", {"params": tree})
     return folder

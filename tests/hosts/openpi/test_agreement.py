@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-import jax.numpy as jnp
+import numpy as np
 import openpi.transforms as transforms
 import pytest
 from openpi.training import config as _config
@@ -20,7 +20,7 @@ from apt_plugin.hosts.openpi.derive import derive
 from apt_plugin.hosts.openpi.trained import as_trained
 from apt_plugin.recipe import from_flat
 from apt_plugin.stages import read_record
-from tests.hosts.openpi import tiny
+from tests.hosts.openpi import bases, tiny
 from tests.hosts.openpi.test_traps import libero, offline_tokenizer  # noqa: F401
 
 
@@ -50,10 +50,10 @@ def data(cls=OtherReading, repo: str = "me/toy", **more):
 
 
 def trained(folder, **more):
-    """A step folder of Stage 1 with all but weights, as a training process writes it."""
-    run = records.Run(derive(libero(**more), 1, from_flat({})))
-    run.writer({"action_in_proj": {"kernel": jnp.ones(2)}}, 1, "apt/me/toy")(folder / "assets")
-    return folder
+    """A step folder of Stage 1 with one made-up tensor, and its record as a training process writes it."""
+    run, tree = records.Run(derive(libero(**more), 1, from_flat({}))), {"action_in_proj": {"kernel": np.ones(2)}}
+    run.writer(tree, 1, "apt/me/toy")(folder / "assets")
+    return bases.write_tree(folder, tree)
 
 
 SWAPPED = (("observation/image", "wrist_image"), ("observation/wrist_image", "image"))
