@@ -59,7 +59,7 @@ def prove(checkpoint: str, json: Path | None, device: str | None) -> int:
     table = Table("contract", "what", "value", "limit", "holds", "note", title=f"Contracts on {checkpoint}")
     for proof in verdict.proofs:
         value = proof.value if isinstance(proof.value, str) else f"{proof.value:.3g}"
-        held = "[green]yes[/]" if proof.passed else "[red]NO[/]"
+        held = {True: "[green]yes[/]", False: "[red]NO[/]", None: "-"}[proof.passed]
         table.add_row(str(proof.contract), proof.what, value, proof.limit, held, proof.note)
     console.print(table)
     console.print("[green]All contracts hold.[/]" if verdict.holds else "[red]A contract does not hold.[/]")

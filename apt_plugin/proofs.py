@@ -34,6 +34,8 @@ class Outcome:
     actions: np.ndarray  # [B, T, A] sampled from fixed noise
     grads: dict[str, np.ndarray]  # parameter name -> gradient of the mean loss
     tokens: np.ndarray  # what identifies the instruction to the model
+    # "state" and "images" as they reach the model; an input that this policy does not have is left out
+    fed: dict[str, np.ndarray]
 
 
 class Subject(Protocol):
@@ -85,7 +87,7 @@ class Proof:
     what: str
     value: float | str
     limit: str
-    passed: bool | None  # None: measured, but not claimed
+    passed: bool | None  # None: measured and not claimed, the note says why
     note: str = ""
 
     def row(self) -> dict[str, Any]:
@@ -120,7 +122,22 @@ def _as_claimed(subject: Subject, contract: int, proofs: list[Proof], note: str)
     """A native prefix does without some contracts, a stated property of that mode: reported and not claimed."""
     if contract not in getattr(subject, "unclaimed", {1} if subject.prefix == "native" else ()):
         return proofs
-    return [replace(proof, passed=None, limit="not claimed", note=note) for proof in proofs]
+    return [_not_claimed(proof, note) for proof in proofs]
+
+
+def _not_claimed(proof: Proof, why: str) -> Proof:
+    return replace(proof, passed=None, limit="not claimed", note=why)
+
+
+def _still_matters(name: str, before: Outcome, after: Outcome) -> Proof:
+    """What is kept still reaches the actions. Claimed of an input that the policy has and that really differed."""
+    moved = furthest(before.actions, after.actions)
+    proof = Proof(1, f"actions, other {name}", moved, "> 1e-6", moved > 1e-6, "what is kept still matters")
+    if name not in before.fed:
+        return _not_claimed(proof, f"not claimed: this policy is fed no {name}")
+    if np.array_equal(before.fed[name], after.fed[name]):
+        return _not_claimed(proof, f"not claimed: other {name} reach this policy as the same numbers")
+    return proof
 
 
 def no_leak(subject: Subject) -> list[Proof]:
@@ -145,8 +162,7 @@ def no_leak(subject: Subject) -> list[Proof]:
     proofs = _as_claimed(subject, 1, proofs, "native prefix: leaks by construction")
     for what, state, image in (("state", 1, 0), ("images", 0, 1)):
         other = subject.evaluate(PLAIN, closed=closed, state_seed=state, image_seed=image)
-        moved = furthest(plain.actions, other.actions)
-        proofs.append(Proof(1, f"actions, other {what}", moved, "> 1e-6", moved > 1e-6, "what is kept still matters"))
+        proofs.append(_still_matters(what, plain, other))
     return proofs
 
 

@@ -239,7 +239,11 @@ def test_a_checkpoint_is_found_where_runs_keep_it(tmp_path: Path) -> None:
     """Users name the run's folder; the newest stage's checkpoint inside is what they mean."""
     with pytest.raises(AptError, match=f"is no APT checkpoint .no {RECORD}"):
         stages.find_checkpoint(tmp_path)
-    for inner in ("stage1/checkpoints/last/pretrained_model", "stage2/checkpoints/last/pretrained_model"):
+    (tmp_path / "20").mkdir()  # a step that was never finished
+    for inner in (
+        "5/assets", "10/assets", "checkpoint-11",  # openpi's and Isaac GR00T's runs
+        "stage1/checkpoints/last/pretrained_model", "stage2/checkpoints/last/pretrained_model",
+    ):  # fmt: skip
         checkpoint(tmp_path / inner)
         assert stages.find_checkpoint(tmp_path) == tmp_path / inner
         assert stages.find_checkpoint(tmp_path / inner) == tmp_path / inner

@@ -108,7 +108,14 @@ class LerobotSubject:
         }
         policy.zero_grad(set_to_none=True)
         spoken = torch.where(batch[INSTRUCTION_MASK], prompt.tokens, -1)
-        return Outcome(loss.detach().float().cpu().numpy(), chunk.float().cpu().numpy(), grads, spoken.cpu().numpy())
+        seen = [image[mask.bool()] for image, mask in zip(images, img_masks, strict=True)]
+        fed = {"images": torch.cat(seen).float().cpu().numpy()} if any(map(len, seen)) else {}
+        if policy.config.robot_state_feature is not None:  # a suffix token, or among the prompt's kept tokens
+            robot = torch.where(batch[INSTRUCTION_MASK], -1, prompt.tokens) if state is None else state
+            fed["state"] = robot.float().cpu().numpy()
+        return Outcome(
+            loss.detach().float().cpu().numpy(), chunk.float().cpu().numpy(), grads, spoken.cpu().numpy(), fed
+        )
 
     def switched(self) -> LerobotSubject:
         config = replace(self.policy.config, stage=LIKELIHOOD, pretrained_path=None)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin import files
-from apt_plugin.errors import AptError
+from apt_plugin.errors import AptError, choose
 from apt_plugin.hosts.openpi import preload
 from apt_plugin.hosts.openpi.launch import JOB
 
@@ -88,6 +88,7 @@ def train(script: Path, job: dict[str, Any]) -> None:
         from apt_plugin.hosts.openpi.records import Run
 
         run = Run(config, cached=open_cache(config))
+        assert run.facts  # asked now: what it refuses is refused before a step
         if job["stage"] == LIKELIHOOD:
             folder, record = loading.record_of(prior)
             run.stage1 = {
@@ -110,27 +111,27 @@ def finished(config: Any) -> bool:
         record = loading.record_of(config.checkpoint_dir)[1]
     except AptError:
         return False
-    # The PyTorch trainer saves its last step one step early
-    return record.steps >= config.num_train_steps - record.host.endswith("pytorch")
+    return record.steps >= config.num_train_steps
 
 
 def serve(script: Path) -> None:
-    """The host's server; an APT checkpoint gets the config that its record asks for, any other is left alone."""
+    """The host's server; an APT checkpoint gets the config that it was trained with, any other is left alone."""
     import tyro
     from openpi.training import config as _config
 
     from apt_plugin.hosts.openpi import derive, loading
+    from apt_plugin.hosts.openpi.trained import as_trained
 
     module = load_script(script)
     args = tyro.cli(module.Args)
     folder = getattr(args.policy, "dir", None)
-    if folder is not None and (Path(folder) / "assets" / "apt.json").is_file():
+    if folder is not None and loading.holds_record(folder):
         step, record = loading.record_of(folder)
-        name = args.policy.config
-        stock = _config.get_config(name.removesuffix(f"_apt{record.stage}"))
-        config = derive.derive(stock, record.stage, record.recipe)
+        name = args.policy.config.removesuffix(f"_apt{record.stage}")
+        stock = _config._CONFIGS_DICT[choose("--policy.config", name, _config._CONFIGS_DICT)]
+        config = as_trained(stock, step, record)
         derive.register(config)
-        args.policy.config = config.name
+        args.policy.config, args.policy.dir = config.name, str(step)
         logging.info("APT: serving Stage %d of %s from %s", record.stage, name, step)
     module.main(args)
 

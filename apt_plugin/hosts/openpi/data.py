@@ -27,6 +27,8 @@ class AptData(_config.DataConfigFactory):
     stock_name: str = ""
     # Folder with norm stats that replace the data's own (Stage 1's, in Stage 2), None to keep those.
     stats_from: str | None = None
+    # Where a checkpoint keeps its statistics, None for where this config would write them.
+    asset_id: str | None = None
 
     def create(self, assets_dirs: pathlib.Path, model_config: Any) -> _config.DataConfig:
         data = self.inner.create(pathlib.Path(assets_dirs).parent / self.stock_name, model_config)
@@ -41,7 +43,7 @@ class AptData(_config.DataConfigFactory):
             repack = dataclasses.replace(repack, inputs=[FillPrompt(), *repack.inputs])
             # Nothing reads an instruction there (but in a native prefix): a set without task annotation will do.
             from_task = from_task and recipe.prefix == "native"
-        stats = data.norm_stats
+        stats, asset = data.norm_stats, self.asset_id or data.asset_id
         if self.stats_from and data.asset_id:
             stats = self._stats_of_stage_1()
             logging.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
@@ -52,7 +54,7 @@ class AptData(_config.DataConfigFactory):
             repack_transforms=repack,
             norm_stats=stats,
             # Where a checkpoint keeps its statistics: not where a stock server looks (records.signpost).
-            asset_id=data.asset_id and f"{ASSETS}/{data.asset_id}",
+            asset_id=asset and f"{ASSETS}/{asset}",
         )
         if model_config.apt_stage == LIKELIHOOD and recipe.mix.share > 0:
             return mixed(data, recipe.mix)

@@ -14,11 +14,13 @@ from openpi.training import config as _config
 
 import apt_plugin
 from apt_plugin import freeze
+from apt_plugin.agreement import check_agreement
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import loading
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.data import AptData, check_data
+from apt_plugin.hosts.openpi.facts import comparable, facts_of, flags
 from apt_plugin.hosts.openpi.mark import readable
 from apt_plugin.hosts.openpi.names import VLM
 from apt_plugin.hosts.openpi.optim import AptOptimizer, part_of
@@ -90,6 +92,17 @@ def metadata(stock: str, stage: int, recipe: Recipe) -> dict[str, Any]:
     return {"apt": {"recipe": plain, "stage": stage, "config": stock, "versions": versions}}
 
 
+def check_steps(config: _config.TrainConfig) -> None:
+    """Refuse counts under which no checkpoint would be left, or a division by zero is met behind the first step.
+
+    Raises:
+        AptError: naming the flag.
+    """
+    for name in ("num_train_steps", "save_interval", "log_interval"):
+        if (value := getattr(config, name)) < 1:
+            raise AptError(f"--{name.replace('_', '-')} is {value}; write 1 or more.")
+
+
 def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | Path | None = None) -> Any:
     """The TrainConfig of one stage.
 
@@ -102,11 +115,14 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
     """
     if isinstance(stock.model, AptPi0Config):
         raise AptError(f"{stock.name} is derived already; name the stock config {stock.name.rpartition('_apt')[0]}.")
+    check_steps(stock)
     readable()
     model = apt_config(stock.model, stage, recipe)
     loader, stats = stock.weight_loader, None
     if stage == LIKELIHOOD and prior is not None:
         folder, record = loading.prior_at(prior, family_of(model), recipe)
+        now = facts_of(model, stock.data, stock.assets_dirs)
+        check_agreement(comparable(record.facts or {}, now), now, flags(now))
         base = stock.weight_loader if recipe.vlm == "full" else None
         loader = loading.PriorLoader(str(folder / "params"), base)
         stats = str(folder / "assets") if recipe.norm_stats == "stage1" else None

@@ -40,7 +40,7 @@ class OpenpiListener:
         self.facts = facts_of(
             host=f"openpi ({source.policy.framework})",
             policy="pi05" if source.model.pi05 else "pi0",
-            config=source.stock.name,
+            config=source.config,
             checkpoint=source.folder,
             stage=None if source.record is None else source.record.stage,
             data=questions.repo,
@@ -133,7 +133,7 @@ def open_listener(
         raise AptError("--root is lerobot's; openpi finds data in HF_LEROBOT_HOME, or by a full path in --dataset.")
     source = read(policy, config, device)
     questions = Questions(data_of(source), source.model, dataset)
-    logging.info("listen: %s (%s) on %s", source.stock.name, source.policy.framework, questions.repo)
+    logging.info("listen: %s (%s) on %s", source.config, source.policy.framework, questions.repo)
     return OpenpiListener(source, questions, frames, seed)
 
 

@@ -16,13 +16,12 @@ from openpi.training import config as _config
 from apt_plugin.errors import AptError, choose
 from apt_plugin.hosts.openpi import loading, preload, records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
-from apt_plugin.hosts.openpi.data import AptData
 from apt_plugin.hosts.openpi.listen_models import JaxPolicy, TorchPolicy
+from apt_plugin.hosts.openpi.loading import PARAMS, WEIGHTS
 from apt_plugin.hosts.openpi.names import ASSETS
+from apt_plugin.hosts.openpi.trained import as_trained
 from apt_plugin.recipe import Mix, Recipe
 from apt_plugin.stages import PRIOR, RECORD, Record
-
-PARAMS, WEIGHTS = "params", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,14 @@ class Source:
 
     policy: JaxPolicy | TorchPolicy
     model: AptPi0Config
-    stock: Any  # the TrainConfig
+    stock: Any  # the TrainConfig; of an APT checkpoint, the derived one
     folder: Path
     record: Record | None  # None: stock
+
+    @property
+    def config(self) -> str:
+        """The stock config's name."""
+        return self.stock.name if self.record is None else self.stock.data.stock_name
 
 
 def step_of(path: str) -> Path:
@@ -85,7 +89,8 @@ def read(path: str, config: str = "", device: str = "") -> Source:
         model: Any = as_stock(stock.model)
     else:
         recipe = dataclasses.replace(record.recipe, mix=Mix())  # labelled data alone can be asked about
-        model = apt_config(records.model_config(folder), record.stage, recipe)
+        stock = as_trained(stock, folder, record, recipe)
+        model = stock.model
     if not (folder / WEIGHTS).is_file():
         return Source(JaxPolicy(read_jax(folder, model)), model, stock, folder, record)
     # max-autotune is the host's default, and would compile a sampler that nobody calls
@@ -103,8 +108,8 @@ def data_of(source: Source) -> Any:
     if source.record is None:
         data, ours = source.stock.data.create(source.stock.assets_dirs, source.stock.model), ""
     else:
-        factory = AptData(repo_id=source.stock.data.repo_id, inner=source.stock.data, stock_name=source.stock.name)
-        data, ours = factory.create(source.stock.assets_dirs, source.model), records.stock_assets(source.folder)
+        data = source.stock.data.create(source.stock.assets_dirs, source.model)
+        ours = records.stock_assets(source.folder)
     return dataclasses.replace(data, norm_stats=statistics(source.folder, data, ours))
 
 

@@ -16,12 +16,15 @@ from flax import traverse_util
 from openpi.models import model as _model
 from openpi.training import weight_loaders
 
+from apt_plugin import files, freeze
 from apt_plugin.errors import AptError
 from apt_plugin.freeze import added
 from apt_plugin.hosts.openpi.mark import readable, unmarked
 from apt_plugin.hosts.openpi.optim import part_of
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import PRIOR, RECORD, Record, check_shared, check_stage1, read_record
+
+PARAMS, WEIGHTS = "params", "model.safetensors"
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -30,6 +33,44 @@ def flat(tree: Any) -> dict[str, Any]:
 
 def unflat(leaves: dict[str, Any]) -> Any:
     return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def digest(leaves: dict[str, Any]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of a flat tree."""
+
+    def rows() -> Any:
+        for name in sorted(leaves):
+            value = np.ascontiguousarray(jax.device_get(leaves[name]))
+            yield name, str(value.dtype), value.shape, value.reshape(-1).view(np.uint8)
+
+    return freeze.digest(rows())
+
+
+def check_params(params: Any, record: Record, where: Path) -> None:
+    """Refuse a JAX tree that is not the one that was written: orbax restores changed values as they are.
+
+    Raises:
+        AptError: with both digests.
+    """
+    if (seen := digest(flat(params))) != record.weights:
+        raise AptError(
+            f"{where} was changed after it was written: SHA-256 over its parameters is {seen[:16]}..., apt.json "
+            f"recorded {record.weights[:16]}.... Restore it or use another checkpoint."
+        )
+
+
+def check_weights(folder: Path, record: Record) -> None:
+    """The same of a step folder on disk, JAX or PyTorch.
+
+    Raises:
+        AptError: missing, truncated or changed weights.
+    """
+    if (folder / WEIGHTS).is_file():
+        files.check_safetensors(folder / WEIGHTS, record.weights)
+    elif (folder / PARAMS).is_dir():
+        check_params(read_params(folder / PARAMS, restore_type=np.ndarray), record, folder / PARAMS)
+    else:
+        raise AptError(f"{folder} holds neither JAX parameters ({PARAMS}) nor {WEIGHTS}.")
 
 
 def checkpoint_of(path: str | Path) -> Path:
@@ -50,6 +91,15 @@ def checkpoint_of(path: str | Path) -> Path:
         f"{path} holds no APT checkpoint of openpi (no assets/{RECORD} in it nor in a step folder of it). Train "
         "Stage 1 first: apt-plugin run scripts/train.py <config> --exp-name=... --recipe apt --apt.stage 1."
     )
+
+
+def holds_record(path: str | Path) -> bool:
+    """Whether an APT checkpoint is there, or a run of them."""
+    try:
+        checkpoint_of(path)
+    except AptError:
+        return False
+    return True
 
 
 def record_of(path: str | Path) -> tuple[Path, Record]:
@@ -131,6 +181,7 @@ class PriorLoader(weight_loaders.WeightLoader):
     def load(self, params: Any) -> Any:
         wanted = flat(params)
         stored = read_params(self.params_path, restore_type=np.ndarray)
+        check_params(stored, record_of(self.params_path)[1], Path(self.params_path))
         merged = flat(merge_prior(params, stored, Path(self.params_path)))
         if self.base is not None:
             merged |= self._full_precision(wanted)

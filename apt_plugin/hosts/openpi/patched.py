@@ -35,8 +35,7 @@ def checkpoint(config: Any, folder: Any) -> Any:
     record = Path(os.fspath(folder)) / "assets" / "apt.json"
     if not record.is_file() or hasattr(config.model, "apt_stage"):
         return config
-    from apt_plugin.hosts.openpi.derive import derive
+    from apt_plugin.hosts.openpi.trained import as_trained
     from apt_plugin.stages import read_record
 
-    record_ = read_record(record.parent)
-    return derive(config, record_.stage, record_.recipe)
+    return as_trained(config, record.parent.parent, read_record(record.parent))

@@ -20,13 +20,12 @@ from openpi.models import model as _model
 from openpi.models import pi0_config
 from openpi.training import optimizer
 
-from apt_plugin.errors import AptError
 from apt_plugin.freeze import added
 from apt_plugin.hosts.openpi import loading, preload, records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.derive import freeze_filter, shapes_of
 from apt_plugin.hosts.openpi.optim import AptOptimizer, part_of
-from apt_plugin.hosts.openpi.prove_batch import changed_names, make_batch, run_rules, snapshot
+from apt_plugin.hosts.openpi.prove_batch import changed_names, fed, make_batch, roomy, run_rules, snapshot
 from apt_plugin.proofs import Outcome
 from apt_plugin.stages import LIKELIHOOD
 
@@ -35,7 +34,7 @@ class OpenpiSubject:
     """One model in float32. Each evaluation of a kind runs one compiled program, whatever the words are."""
 
     def __init__(self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None):
-        self.model, self.config, self.tokenizer, self.folder = model, config, tokenizer, folder
+        self.model, self.config, self.tokenizer, self.folder = model, roomy(config), tokenizer, folder
         self.state_dim = state_dim
         self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
         self._before = snapshot()
@@ -59,7 +58,8 @@ class OpenpiSubject:
                 model = nnx.merge(graph, state)
                 (_, per_sample), grads = nnx.value_and_grad(loss, argnums=nnx.DiffState(0, learns), has_aux=True)(model)
                 chunk = model.sample_actions(jax.random.key(0), obs, num_steps=3, noise=noise[:, 0])
-                return per_sample, chunk, grads
+                features = {name: model.PaliGemma.img(x, train=False)[0] for name, x in obs.images.items()}
+                return per_sample, chunk, grads, features
 
             self._programs[key] = jax.jit(run)
         return self._programs[key]
@@ -79,10 +79,10 @@ class OpenpiSubject:
         time = jnp.asarray(fixed.uniform(0.05, 1, (len(instructions), 2)), jnp.float32)
         program = self._program(closed, one_layout)
         state = nnx.state(self.model)
-        loss, chunk, grads = program(state, obs, actions, noise, time)
+        loss, chunk, grads, features = program(state, obs, actions, noise, time)
         named = {"/".join(map(str, k)): np.asarray(v.value) for k, v in grads.flat_state().items()}
         words = np.where(obs.token_loss_mask, obs.tokenized_prompt, -1)
-        return Outcome(np.asarray(loss), np.asarray(chunk), named, words)
+        return Outcome(np.asarray(loss), np.asarray(chunk), named, words, fed(self.config, obs, features))
 
     def switched(self) -> OpenpiSubject:
         """Stage 2 at step 0: every shared leaf is the checkpoint's, merged as the trainer's loader does."""
@@ -167,12 +167,11 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     folder, record = loading.record_of(path.parent if path.name == "assets" else path)
     del device  # jax picks (JAX_PLATFORMS chooses); PyTorch proofs are eager float32 on the CPU
     stock = records.model_config(folder)
+    loading.check_weights(folder, record)
     if (folder / "model.safetensors").is_file():
         from apt_plugin.hosts.openpi.prove_torch import open_torch
 
         return open_torch(folder, record, _tokenizer.PaligemmaTokenizer(stock.max_token_len))
-    if not (folder / "params").is_dir():
-        raise AptError(f"{folder} holds neither JAX parameters (params) nor model.safetensors.")
     config = dataclasses.replace(apt_config(stock, record.stage, record.recipe), dtype="float32")
     params = loading.read_params(folder / "params", dtype=jnp.float32)
     model = config.load(params)

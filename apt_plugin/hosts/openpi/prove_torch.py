@@ -24,7 +24,7 @@ from apt_plugin.backends import torch_params
 from apt_plugin.hosts.openpi import records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.optim import AptOptimizer
-from apt_plugin.hosts.openpi.prove_batch import changed_names, make_batch, run_rules, snapshot
+from apt_plugin.hosts.openpi.prove_batch import changed_names, fed, make_batch, roomy, run_rules, snapshot
 from apt_plugin.hosts.openpi.torch_model import AptPI0Pytorch, part_of
 from apt_plugin.proofs import Outcome
 from apt_plugin.stages import LIKELIHOOD
@@ -51,7 +51,7 @@ class OpenpiTorchSubject:
     """One model, on the CPU or where `device` says."""
 
     def __init__(self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None):
-        self.model, self.config, self.tokenizer, self.folder = model, config, tokenizer, folder
+        self.model, self.config, self.tokenizer, self.folder = model, roomy(config), tokenizer, folder
         self.state_dim = state_dim
         self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
         self._before = snapshot()
@@ -92,7 +92,10 @@ class OpenpiTorchSubject:
         }
         model.zero_grad(set_to_none=True)
         words = torch.where(obs.token_loss_mask, obs.tokenized_prompt, -1)
-        return Outcome(loss.detach().numpy(), chunk.numpy(), grads, words.numpy())
+        with torch.no_grad():
+            tower = model.paligemma_with_expert.embed_image
+            features = {name: tower(x).numpy() for name, x in obs.images.items()}
+        return Outcome(loss.detach().numpy(), chunk.numpy(), grads, words.numpy(), fed(self.config, obs, features))
 
     def switched(self) -> OpenpiTorchSubject:
         """Stage 2 at step 0: every tensor of the checkpoint, and fusion as it starts."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 import apt_plugin
 from apt_plugin import files, freeze
@@ -22,6 +22,7 @@ from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import loading
+from apt_plugin.hosts.openpi.facts import facts_of
 from apt_plugin.hosts.openpi.names import ASSETS, MODEL
 from apt_plugin.hosts.openpi.optim import part_of
 from apt_plugin.stages import NonFiniteError, Record, read_record, write_record
@@ -30,18 +31,9 @@ SIGNPOST = "norm_stats.json"  # the file that a stock server opens first
 BUILT_IN = {"siglip_variant": "So400m/14"}  # fields that our patches add, with what an unpatched openpi does anyway
 
 
-def _digest(leaves: dict[str, Any]) -> str:
-    def rows() -> Any:
-        for name in sorted(leaves):
-            value = np.ascontiguousarray(jax.device_get(leaves[name]))
-            yield name, str(value.dtype), value.shape, value.reshape(-1).view(np.uint8)
-
-    return freeze.digest(rows())
-
-
 def vlm_digest(params: Any) -> str:
     """SHA-256 over the VLM's parameters (LoRA's own left out), from a pure dict."""
-    return _digest({n: v for n, v in loading.flat(params).items() if part_of(n) == "vlm" and "lora" not in n})
+    return loading.digest({n: v for n, v in loading.flat(params).items() if part_of(n) == "vlm" and "lora" not in n})
 
 
 def first_non_finite(params: Any) -> str | None:
@@ -69,6 +61,11 @@ class Run:
     @property
     def stock_name(self) -> str:
         return self.config.data.stock_name
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        data = self.config.data
+        return facts_of(self.config.model, data.inner, Path(self.config.assets_dirs).parent / data.stock_name)
 
     def check(self, params: Any, step: int) -> str:
         """The VLM's digest, after refusing what must not be saved.
@@ -108,9 +105,10 @@ class Run:
             layout=freeze.layout(shapes),
             vlm=vlm,
             vlm_start=self.vlm_start or vlm,
-            weights=_digest(loading.flat(params)),
+            weights=loading.digest(loading.flat(params)),
             curve=copy.deepcopy(self.curve),
             stage1=self.stage1,
+            facts=self.facts,
         )
 
         def write(folder: Path) -> None:
@@ -136,10 +134,11 @@ class Run:
         if stock_id:
             signpost(folder / stock_id, self.stock_name, model.apt_stage)
 
-    def resume(self, folder: Path) -> None:
+    def resume(self, folder: Path) -> Record:
         record = read_record(folder)
         self.curve, self.vlm_start, self.stage1 = record.curve, record.vlm_start, record.stage1
         logging.info("APT: resuming Stage %d behind %d steps.", record.stage, record.steps)
+        return record
 
 
 def signpost(folder: Path, config: str, stage: int) -> None:

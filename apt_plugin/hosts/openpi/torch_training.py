@@ -1,7 +1,7 @@
 """What a process under the launcher adds to openpi's PyTorch trainer, without a copy of its loop.
 
-That loop builds `PI0Pytorch` by name, ignores freeze filters and weight loaders, loads strictly and sets one learning
-rate for all groups. Four names are rebound for the life of the process, each logged.
+That loop builds `PI0Pytorch` by name, ignores freeze filters and weight loaders, loads strictly, sets one learning rate
+for all groups and may not save its last step. Five names are rebound for the life of the process, each logged.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ class TorchRun(records.Run):
             weights=files.sha256_of(Path(path)),
             curve=self.curve,
             stage1=self.stage1,
+            facts=self.facts,
         )
         write_record(folder, record)
 
@@ -161,6 +162,7 @@ def run_stage(script: Any, config: Any, prior: Any) -> None:
         )
         run.stage1 = {"path": str(folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps}
         object.__setattr__(config, "pytorch_weight_path", str(folder))
+    assert run.facts  # asked now: what it refuses is refused before a step
     data = config.data.create(config.assets_dirs, config.model)
     run.asset_id = data.asset_id
     if data.norm_stats is not None and "state" in data.norm_stats:
@@ -171,8 +173,22 @@ def run_stage(script: Any, config: Any, prior: Any) -> None:
     script.train_loop(dataclasses.replace(config, optimizer=config.optimizer.inner))
 
 
+def saving(host: Any) -> Any:
+    """The host's `save_checkpoint`, for the steps of the interval and for the last one.
+
+    The host counts a step before it asks whether that was the last: it saves the one before, and of one step nothing.
+    """
+
+    def save_checkpoint(model: Any, optimizer: Any, step: int, config: Any, *more: Any) -> None:
+        if step % config.save_interval == 0 or step == config.num_train_steps:
+            host(model, optimizer, step, dataclasses.replace(config, save_interval=1), *more)
+
+    return save_checkpoint
+
+
 def install(script: Any, run: TorchRun) -> None:
     mix_data(run.config)
+    REPLACED.wrap(script, "save_checkpoint", saving)
     REPLACED.set(pi0_pytorch, "PI0Pytorch", run.build)
     host = script.safetensors.torch
     files_of = types.SimpleNamespace(

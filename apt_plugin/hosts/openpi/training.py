@@ -20,6 +20,7 @@ from flax import nnx
 
 from apt_plugin import stages
 from apt_plugin.backends import jax_fusion
+from apt_plugin.hosts.openpi.loading import check_params
 from apt_plugin.hosts.openpi.mark import marked, unmarked_state
 from apt_plugin.hosts.openpi.records import Run, vlm_digest
 from apt_plugin.run.replace import Replacements
@@ -171,10 +172,12 @@ def _save(host: Any, run: Run) -> Any:
 def _resumed(host: Any, run: Run) -> Any:
     def restore_state(manager: Any, state: Any, data_loader: Any, step: int | None = None) -> Any:
         chosen = manager.latest_step() if step is None else step
-        run.resume(Path(manager.directory) / str(chosen) / "assets")
+        folder = Path(manager.directory) / str(chosen)
+        record = run.resume(folder / "assets")
         state = host(_Recording(manager), state, data_loader, step)
         run.step = int(state.step)
         params = state.params if state.ema_params is None else state.ema_params
+        check_params(params.to_pure_dict(), record, folder)
         encoder = run.check(params.to_pure_dict(), run.step)
         return state if run.cached is None else run.cached.resumed(state, encoder)
 

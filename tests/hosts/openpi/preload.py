@@ -1,22 +1,27 @@
 """Imported in front of the host's script by the round-trip tests (APT_PRELOAD): small models, a made-up data set,
-configs `tiny_pi0` and `tiny_pi05` with the host's LIBERO transforms, and a server that listens on loopback alone."""
+configs `tiny_pi0` and `tiny_pi05` with the host's LIBERO transforms, and a server that listens on loopback alone.
+
+The host's own `pi0_libero` and `pi05_libero` keep their names, data, model settings and base, in small sizes: the base
+is written where openpi's download cache keeps it, in the layout that openpi publishes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
-import flax.traverse_util
 import numpy as np
 from openpi.models import model as _model
 from openpi.models import tokenizer as _tokenizer
 from openpi.serving import websocket_policy_server
 from openpi.shared import normalize
 from openpi.training import config as _config
-from openpi.training import data_loader, optimizer, weight_loaders
+from openpi.training import data_loader, optimizer
 
-from tests.hosts.openpi import tiny
+from tests.hosts.openpi import bases, tiny
+from tests.hosts.openpi.bases import Opened
 
 ROOT = Path(os.environ.get("APT_TEST_ROOT", "."))
 TASKS = ("push the red cube", "pull the blue bowl")
@@ -45,21 +50,6 @@ class Toy:
         actions = np.full((self.horizon, 7), 0.5 - task, np.float32) + 0.1 * state[:7]
         sample = {"image": image[0], "wrist_image": image[1], "state": state, "actions": actions}
         return sample | {"prompt": TASKS[task]} if self.spoken else sample
-
-
-@dataclasses.dataclass(frozen=True)
-class Opened(weight_loaders.WeightLoader):
-    """Made-up base weights without a zero in them: openpi's fresh image head is zero, so no image would matter."""
-
-    def load(self, params):
-        flat = flax.traverse_util.flatten_dict(params, sep="/")
-        rng = np.random.default_rng(0)
-        made = {}
-        for name in sorted(flat):
-            shape = flat[name].shape
-            noise = rng.standard_normal(shape) * (0.7 * shape[-2] ** -0.5 if name.endswith("kernel") else 0.05)
-            made[name] = (noise * (8 if "input_embedding" in name else 1)).astype(flat[name].dtype)
-        return flax.traverse_util.unflatten_dict(made, sep="/")
 
 
 def _tokenizer_init(self, max_len: int = 48) -> None:
@@ -101,13 +91,42 @@ _real_server = websocket_policy_server.WebsocketPolicyServer.__init__
 websocket_policy_server.WebsocketPolicyServer.__init__ = _server_init
 if "APT_TEST_FRAMES" not in os.environ:  # else real LeRobot data (frames.py)
     data_loader.create_torch_dataset = lambda data, horizon, model: Toy(horizon, data)
+if "APT_TEST_ROOT" in os.environ:  # openpi's download cache: what lies in it is not fetched
+    os.environ["OPENPI_DATA_HOME"] = str(ROOT / "openpi-data")
+
+
+def write_statistics(name: str, repo: str, scale: float = 1.0) -> None:
+    ones = np.ones(8, np.float32)
+    stats = normalize.NormStats(mean=0 * ones, std=scale * ones, q01=-scale * ones, q99=scale * ones)
+    seven = normalize.NormStats(*(getattr(stats, name)[:7] for name in ("mean", "std", "q01", "q99")))
+    normalize.save(ROOT / "assets" / name / repo, {"state": stats, "actions": seven})
+
+
+def shrunk(stock: _config.TrainConfig) -> _config.TrainConfig:
+    """A config of the host's in small sizes; what it says of data, transforms, model and base stays."""
+    small = {"paligemma_variant": "dummy", "action_expert_variant": "dummy", "dtype": "float32"}
+    return dataclasses.replace(
+        stock,
+        model=dataclasses.replace(stock.model, **small, pytorch_compile_mode=None),
+        pytorch_training_precision="float32",
+        batch_size=2,
+        num_workers=0,
+        num_train_steps=4,
+        log_interval=1,
+        wandb_enabled=False,
+    )
+
+
 for _family in ("pi0", "pi05"):
     _config._CONFIGS_DICT[f"tiny_{_family}"] = config(_family)
-    _ones = np.ones(8, np.float32)
     for _repo, _scale in (("local/toy", 1.0), (PLAY, 2.0)):  # two data sets, two scales
-        _stats = normalize.NormStats(mean=0 * _ones, std=_scale * _ones, q01=-_scale * _ones, q99=_scale * _ones)
-        _seven = normalize.NormStats(*(getattr(_stats, name)[:7] for name in ("mean", "std", "q01", "q99")))
-        normalize.save(ROOT / "assets" / f"tiny_{_family}" / _repo, {"state": _stats, "actions": _seven})
+        write_statistics(f"tiny_{_family}", _repo, _scale)
+    _stock = shrunk(_config._CONFIGS_DICT[f"{_family}_libero"])
+    _config._CONFIGS_DICT[_stock.name] = _stock
+    write_statistics(_stock.name, _stock.data.repo_id)
+    _base = ROOT / "openpi-data/openpi-assets/checkpoints" / f"{_family}_base"
+    if _stock.name in sys.argv and not (_base / "params").exists():
+        bases.write_jax(_base, _stock.model)
 
 
 def _fix_noise() -> None:
@@ -117,11 +136,10 @@ def _fix_noise() -> None:
 
     ready = preprocessing_pytorch.preprocess_observation_pytorch
     preprocessing_pytorch.preprocess_observation_pytorch = lambda obs, *, train=False: ready(obs, train=False)
-    one = np.random.default_rng(0)
-    draw = torch.from_numpy(one.standard_normal((2, 5, 8)).astype(np.float32))  # K draws of a chunk
 
-    def sample_noise(self, shape, device):
-        return (draw if len(shape) == 4 else draw[0]).expand(shape).clone()
+    def sample_noise(self, shape, device):  # [B, K, T, A] or [B, T, A]
+        draw = np.random.default_rng(0).standard_normal(tuple(shape)[1:]).astype(np.float32)
+        return torch.from_numpy(draw).expand(shape).clone()
 
     pi0_pytorch.PI0Pytorch.sample_noise = sample_noise
     pi0_pytorch.PI0Pytorch.sample_time = lambda self, n, device: torch.full((n,), 0.5)

@@ -1,0 +1,88 @@
+"""Weights that changed after they were written are refused at every door that opens a checkpoint, JAX and PyTorch."""
+
+from __future__ import annotations
+
+import types
+
+import jax
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file, save_model
+
+from apt_plugin import files, stages
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.openpi import prove, records
+from apt_plugin.hosts.openpi.derive import derive
+from apt_plugin.hosts.openpi.torch_training import TorchRun
+from apt_plugin.hosts.openpi.trained import as_trained
+from apt_plugin.recipe import from_flat
+from apt_plugin.stages import read_record
+from tests.hosts.openpi import bases
+from tests.hosts.openpi.test_traps import libero, offline_tokenizer  # noqa: F401
+
+NAME = {"jax": "action_in_proj/kernel", "vlm": "PaliGemma/img/head/kernel", "torch": "action_in_proj.weight"}
+
+
+def stage1():
+    return derive(libero(exp_name="e1"), 1, from_flat({}))
+
+
+@pytest.fixture
+def jax_folder(tmp_path):
+    config, folder = stage1(), tmp_path / "7"
+    tree = bases.Opened().load(bases.shapes(config.model))
+    records.Run(config).writer(tree, 1, "apt/me/toy")(folder / "assets")
+    bases.write_tree(folder, tree)
+    return folder, tree
+
+
+def doors(folder):
+    record = read_record(folder / "assets")
+    shapes = bases.shapes(derive(libero(), 2, from_flat({}), folder).model)
+    return {
+        "stage 2": lambda: derive(libero(), 2, from_flat({}), folder).weight_loader.load(shapes),
+        "serve": lambda: as_trained(libero(), folder, record),
+        "prove": lambda: prove.open_subject(folder),
+    }
+
+
+@pytest.mark.parametrize("where", ["jax", "vlm"])
+@pytest.mark.parametrize("value", [0.125, np.nan])
+def test_a_jax_checkpoint(where, value, jax_folder):
+    folder, tree = jax_folder
+    for door in doors(folder).values():
+        door()
+    changed = jax.tree.map(np.array, tree)
+    leaf = changed
+    for part in NAME[where].split("/"):
+        leaf = leaf[part]
+    leaf.flat[0] = value
+    bases.write_tree(folder, changed)
+    for door in doors(folder).values():
+        with pytest.raises(AptError, match="was changed after it was written"):
+            door()
+
+
+def test_a_pytorch_checkpoint(tmp_path):
+    run, folder = TorchRun(stage1()), tmp_path / "7"
+    model = run.build(run.config.model)
+    run.step, run.asset_id = 1, "apt/me/toy"
+    folder.mkdir()
+    run.save(types.SimpleNamespace(save_model=save_model), model, folder / "model.safetensors")
+    record = read_record(folder / "assets")
+    opened = {
+        "serve": lambda: as_trained(libero(), folder, record),
+        "prove": lambda: prove.open_subject(folder),
+        "stage 2": lambda: stages.check_stage1(folder / "assets", "pi05", record.recipe, "../model.safetensors"),
+    }
+    for door in opened.values():
+        door()
+    stored = load_file(folder / "model.safetensors")
+    stored[NAME["torch"]] = stored[NAME["torch"]].clone()
+    stored[NAME["torch"]][0, 0] = torch.nan
+    save_file(stored, folder / "model.safetensors")
+    assert files.sha256_of(folder / "model.safetensors") != record.weights
+    for door in opened.values():
+        with pytest.raises(AptError, match="was changed after it was written"):
+            door()

@@ -1,0 +1,65 @@
+"""The documented commands, by the host's own config name, on what it says of data, model, base and transforms.
+
+Sizes and step counts are made small from outside (preload.py), the data set is a real LeRobot one under its own name.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from apt_plugin.stages import read_record
+from tests.hosts.openpi import bases, tiny
+from tests.hosts.openpi.test_round_trip import (
+    SCRIPTS,
+    environment,
+    log_of,
+    pytestmark,  # noqa: F401
+    start,
+)
+
+DATA = "physical-intelligence/libero"
+NAME = "pi05_libero"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("openpi_stock")
+    write = [sys.executable, "-m", "tests.hosts.openpi.frames", DATA]
+    subprocess.run(write, cwd=root, env=environment(root, **real(root)), check=True)
+    return root
+
+
+def real(root) -> dict[str, str]:
+    return {"HF_LEROBOT_HOME": str(root / "data"), "APT_TEST_FRAMES": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run(root, *command: str) -> str:
+    log = root / "log.txt"
+    begin = len(log.read_text()) if log.is_file() else 0
+    assert start(root, *command, **real(root)).wait() == 0, log_of(root)
+    return log.read_text()[begin:]
+
+
+def test_the_first_command_of_the_documentation(root):
+    """pi05_libero feeds no state: both stages, the proofs between them and `listen` behind them, exit status 0."""
+    log = run(root, str(SCRIPTS / "train.py"), NAME, "--exp-name=e1", "--recipe", "apt")
+    assert "feeds the model NO STATE" in log
+    assert "not claimed" in log
+    assert "All contracts hold." in log
+    for stage in (1, 2):
+        assert read_record(root / f"checkpoints/{NAME}_apt{stage}/e1/3/assets").stage == stage
+    assert (root / f"checkpoints/{NAME}_apt2/e1-listen/listen.json").is_file(), log[-3000:]
+
+
+def test_the_same_in_pytorch(root):
+    with tiny.small():
+        source = bases.write_jax(root / "pi05_base", tiny.stock("pi05", action_dim=32))
+        base = bases.write_torch(source, root / "pi05_base_pytorch", tiny.stock("pi05", action_dim=32))
+    more = ["--exp-name=t1", f"--pytorch-weight-path={base}", "--recipe", "apt"]
+    log = run(root, str(SCRIPTS / "train_pytorch.py"), NAME, *more)
+    assert "All contracts hold." in log
+    for stage in (1, 2):
+        assert read_record(root / f"checkpoints/{NAME}_apt{stage}/t1/4/assets").stage == stage
