@@ -11,9 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from apt_plugin import files
+from apt_plugin.agreement import check_agreement
 from apt_plugin.curve import Curve, Trend, trend
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe, flatten, from_flat
@@ -40,6 +42,7 @@ class Record:
     curve: Curve = field(default_factory=Curve)
     stage1: dict[str, Any] | None = None  # Stage 2: where it came from
     proofs: dict[str, Any] | None = None
+    facts: dict[str, Any] | None = None  # what Stage 2 must have in common with it, see `agreement`
 
     def trend(self) -> Trend:
         return trend(self.curve.points("loss")[1])
@@ -93,7 +96,14 @@ def find_checkpoint(path: Path) -> Path:
     raise AptError(f"{path} is no APT checkpoint (no {RECORD} in it, nor in {', '.join(inner[1:4])}).")
 
 
-def check_stage1(folder: Path, policy: str, recipe: Recipe, weights_file: str | None) -> Record:
+def check_stage1(
+    folder: Path,
+    policy: str,
+    recipe: Recipe,
+    weights_file: str | None,
+    facts: Mapping[str, object] | None = None,
+    flags: Mapping[str, str] = MappingProxyType({}),
+) -> Record:
     """Everything that must hold before Stage 2 is built on `folder`.
 
     Args:
@@ -101,6 +111,7 @@ def check_stage1(folder: Path, policy: str, recipe: Recipe, weights_file: str | 
         policy: the model family that Stage 2 is to train.
         recipe: Stage 2's recipe.
         weights_file: name of the weights inside `folder`; None where the host stores them in a form of its own.
+        facts, flags: Stage 2's settings that must be Stage 1's, see `agreement.check_agreement`.
 
     Raises:
         AptError: no Stage-1 result there, a foreign one, or one whose weights were truncated or changed.
@@ -122,6 +133,7 @@ def check_stage1(folder: Path, policy: str, recipe: Recipe, weights_file: str | 
             f"The prior in {folder} was trained on a {record.recipe.prefix} prefix, Stage 2 asks for {recipe.prefix}: "
             f"its inputs would change at the switch. Write prefix={record.recipe.prefix}."
         )
+    check_agreement(record.facts or {}, facts or {}, flags)
     if weights_file is not None:
         files.check_safetensors(folder / weights_file, record.weights)
     return record

@@ -81,13 +81,27 @@ def test_a_record_of_another_schema_is_refused(schema: Any, tmp_path: Path) -> N
         read_record(tmp_path)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Record) if f.name not in ("stage1", "proofs")])
+OPTIONAL = ("stage1", "proofs", "facts")  # a record without facts is of a plugin that did not write them yet
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Record) if f.name not in OPTIONAL])
 def test_a_record_without_a_field_is_refused(field: str, tmp_path: Path) -> None:
     """None of them has a silent default: a record without `weights` would skip the tamper check."""
     checkpoint(tmp_path)
     edit(tmp_path, **{field: None})
     with pytest.raises(AptError, match=f"{RECORD} lacks or adds a field .*{field}"):
         read_record(tmp_path)
+
+
+def test_a_stage_2_with_other_settings_than_its_prior_is_refused_before_any_weight_is_read(tmp_path: Path) -> None:
+    """Another horizon died in a tensor-size traceback, another order of cameras loaded and acted otherwise."""
+    checkpoint(tmp_path)
+    edit(tmp_path, facts={"horizon": 50})
+    recipe = read_record(tmp_path).recipe
+    (tmp_path / "model.safetensors").unlink(missing_ok=True)
+    with pytest.raises(AptError, match=r"--horizon is 6, Stage 1 was trained with 50. Write --horizon=50"):
+        check_stage1(tmp_path, "pi05", recipe, "model.safetensors", {"horizon": 6}, {"horizon": "--horizon"})
+    assert check_stage1(tmp_path, "pi05", recipe, None, {"horizon": 50}).facts == {"horizon": 50}
 
 
 def test_a_null_hash_does_not_switch_the_tamper_check_off(tmp_path: Path) -> None:
