@@ -24,9 +24,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apt_plugin.errors import AptError, choose, did_you_mean
-from apt_plugin.recipe import Recipe, fields_of, from_flat, load_yaml
+from apt_plugin.recipe import Recipe, check_idle, fields_of, from_flat, load_yaml
 
 RECIPES = ("apt",)
+# Of the recipe, what a program that acts may choose anew: all else was settled when the checkpoint was trained.
+ACTING = ("guidance_scale",)
 STAGES = ("1", "2", "both")
 
 
@@ -39,6 +41,7 @@ class Request:
     stage: str = "both"
     prove: bool = True
     listen: int = 32
+    given: frozenset[str] = frozenset()  # names of our flags that somebody wrote, those of a recipe file among them
     # Host flags for one stage only, name -> value.
     stage_flags: dict[str, dict[str, str]] = field(default_factory=lambda: {"1": {}, "2": {}})
 
@@ -80,6 +83,7 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]]) -> Request:
         if name == "config":
             values = load_yaml(value) | values
     values |= {name: value for name, value in ours if name != "config"}
+    given = frozenset(name if "." in name else name.replace("-", "_") for name in values)
     stage = choose("--apt.stage", str(values.pop("stage", "both")), STAGES)
     prove = str(values.pop("prove", "true")).lower() in ("true", "1", "yes")
     listen = str(values.pop("listen", Request.listen))
@@ -96,7 +100,46 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]]) -> Request:
     for name in values:
         if name not in known:
             raise AptError(f"Unknown recipe field --apt.{name}.{did_you_mean(name, known)}")
-    return Request(command, from_flat(values), stage, prove, int(listen), flags)
+    recipe = from_flat(values)
+    check_idle(recipe)
+    return Request(command, recipe, stage, prove, int(listen), given, flags)
+
+
+def for_acting(request: Request) -> dict[str, Any]:
+    """The recipe fields that a program which trains nothing (a server, an evaluation) is to act with.
+
+    Raises:
+        AptError: a flag of ours that such a program cannot follow.
+    """
+    if other := sorted(request.given - set(ACTING)):
+        raise AptError(
+            f"--apt.{other[0]} is settled when a policy is trained: the checkpoint holds the value (apt.json). A "
+            f"program that acts takes --apt.{', --apt.'.join(ACTING)} only. Drop --apt.{', --apt.'.join(other)}."
+        )
+    return {name: getattr(request.recipe, name) for name in ACTING if name in request.given}
+
+
+def check_one_process(request: Request, stage_flags: bool, host_flags: bool = False) -> None:
+    """Refuse what a door that trains one stage in one process cannot carry out.
+
+    Args:
+        stage_flags: whether the door follows --apt.stage<N>.*; host_flags: whether it passes the host's flags on.
+
+    Raises:
+        AptError: naming the flag, and where to write it instead.
+    """
+    if request.stage not in ("1", "2"):
+        raise AptError("This door trains one stage per command: write --apt.stage 1 or --apt.stage 2.")
+    if "prove" in request.given and request.prove:
+        raise AptError("--apt.prove works between two stages: use `apt-plugin run`, or `apt-plugin prove CHECKPOINT`.")
+    if "listen" in request.given and request.listen:
+        raise AptError("--apt.listen works behind `apt-plugin run`. Here, use `apt-plugin listen` after the training.")
+    own = request.stage_flags[request.stage]
+    if own and not stage_flags:
+        name, value = next(iter(own.items()))
+        raise AptError(f"--apt.stage{request.stage}.{name}: write --{name} {value} in the host's own command here.")
+    if request.command and not host_flags:
+        raise AptError(f"{' '.join(request.command)!r} is no flag of the recipe: write it in the host's own command.")
 
 
 def listen_after(frames: int, policy: Any, output: Any, *flags: str) -> None:

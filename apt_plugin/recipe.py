@@ -232,6 +232,32 @@ def from_flat(values: dict[str, Any], base: Recipe | None = None) -> Recipe:
     return Recipe(**{**nested, "fusion": Fusion(**nested["fusion"]), "mix": Mix(**nested["mix"])})
 
 
+def check_idle(recipe: Recipe) -> None:
+    """Refuse a value that somebody chose and that nothing will read.
+
+    Raises:
+        AptError: naming the field, its value, and what it needs beside it.
+    """
+    plain = Recipe()
+    idle = [
+        ("vlm_lr_scale", recipe.vlm == "frozen", "vlm=full (or lora)"),
+        ("inherited_lr_scale", recipe.inherited != "slow", "inherited=slow"),
+        ("cache_kind", not recipe.cache, "cache=<folder>"),
+        ("cache_views", not recipe.cache, "cache=<folder>"),
+    ]
+    for name, unread, needs in idle:
+        if unread and (value := getattr(recipe, name)) != getattr(plain, name):
+            raise AptError(
+                f"{name} is {value}, and nothing reads it without {needs}. Write that too, or leave {name} at "
+                f"{getattr(plain, name)}."
+            )
+    if (recipe.mix.repo_id or recipe.mix.root) and recipe.mix.share == 0:
+        raise AptError(
+            f"mix names {recipe.mix.repo_id or recipe.mix.root!r} and mix.share is 0: none of it would be read. Write "
+            "mix.share=0.5 (a share of the training frames), or drop it."
+        )
+
+
 def _typed(name: str, value: Any, kind: str) -> Any:
     """Flags arrive as text and YAML as values: read both the way YAML does, then insist on the type."""
     try:

@@ -43,6 +43,7 @@ class Record:
     stage1: dict[str, Any] | None = None  # Stage 2: where it came from
     proofs: dict[str, Any] | None = None
     facts: dict[str, Any] | None = None  # what Stage 2 must have in common with it, see `agreement`
+    sealed: dict[str, dict[str, str]] | None = None  # the files beside the weights, see `seal`
 
     def trend(self) -> Trend:
         return trend(self.curve.points("loss")[1])

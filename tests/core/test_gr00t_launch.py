@@ -8,7 +8,7 @@ import pytest
 
 from apt_plugin import launch as core
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t import launch, versions
+from apt_plugin.hosts.gr00t import launch, names, programs, versions
 from apt_plugin.recipe import from_flat, load_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "gr00t"
@@ -26,16 +26,16 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "gr00t"
 )  # fmt: skip
 def test_program_is_found_however_it_is_started(command, before):
     program = launch.find_program(command)
-    assert (program.before, program.module, program.flags) == (before, launch.TRAIN, ["--a", "1"])
+    assert (program.before, program.module, program.flags) == (before, names.TRAIN, ["--a", "1"])
     child = program.child(program.flags)
-    assert child[-4:] == ["apt_plugin.hosts.gr00t", launch.TRAIN, "--a", "1"]
+    assert child[-4:] == ["apt_plugin.hosts.gr00t", names.TRAIN, "--a", "1"]
 
 
 def test_flags_of_the_host_are_edited_by_name_and_otherwise_left_alone():
     tokens = ["--color-jitter-params", "hue", "0.1", "saturation", "0.2", "--max_steps=5", "--use-wandb"]
-    assert launch.value_of(tokens, "max-steps") == "5"
-    assert launch.value_of(tokens, "use-wandb") == "true"
-    edited = launch.with_flags(tokens, {"max_steps": "7", "use-wandb": "false"})
+    assert programs.value_of(tokens, "max-steps") == "5"
+    assert programs.value_of(tokens, "use-wandb") == "true"
+    edited = programs.with_flags(tokens, {"max_steps": "7", "use-wandb": "false"})
     assert edited == [*tokens[:5], "--max-steps", "7", "--no-use-wandb"]
 
 
@@ -46,7 +46,7 @@ def test_stage_commands_name_every_recipe_field(tmp_path):
     )  # fmt: skip
     training = launch.Training(launch.find_program(request.command), request)
     first = training.command("1")
-    assert launch.value_of(first, "max-steps") == "4"
+    assert programs.value_of(first, "max-steps") == "4"
     assert first[-1].startswith("--apt.")
     again = core.split(first[first.index("--output-dir") :])
     assert again.recipe == request.recipe
@@ -73,7 +73,8 @@ def test_a_cache_is_made_by_the_stages_own_processes(tmp_path, monkeypatch):
     training = launch.Training(launch.find_program(core.split(line).command), core.split(line))
     assert (training.request.caches("1"), training.request.caches("2")) == (True, False)
     first = training.command("1")
-    assert asked == [[part if part != launch.TRAIN else "apt-cache-build" for part in first]]
+    place = first.index(names.TRAIN)
+    assert asked == [[*first[:place], "apt-cache-build", *first[place:]]]
     assert asked[0][:3] == ["torchrun", "--nproc-per-node", "2"]
     with pytest.raises(AptError, match="Which cache"):
         launch.cache(core.split([*line[:7], "apt"]), "verify")

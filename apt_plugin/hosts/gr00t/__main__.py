@@ -10,29 +10,29 @@ import runpy
 import sys
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t.names import BUILDERS, TRAIN
-from apt_plugin.launch import split
+from apt_plugin.hosts.gr00t.names import BUILDERS
+from apt_plugin.hosts.gr00t.programs import TRAINING
+from apt_plugin.launch import check_one_process, for_acting, split
 
 
 def main(argv: list[str]) -> None:
-    from apt_plugin.hosts.gr00t import register
+    from apt_plugin.hosts.gr00t import acting, register
 
     request = split(argv)
-    module, *flags = request.command
-    building = BUILDERS.get(module, "")
-    module = TRAIN if building else module
+    building = BUILDERS.get(request.command[0], "")
+    module, *flags = request.command[1:] if building else request.command
     register()
-    if module == TRAIN and request.recipe is not None:
-        if "--help" in flags or "-h" in flags:
-            from apt_plugin.hosts.gr00t.flags import show_recipe_in_help
+    if request.recipe is not None and ("--help" in flags or "-h" in flags):
+        from apt_plugin.hosts.gr00t.flags import show_recipe_in_help
 
-            show_recipe_in_help()
-        else:
-            from apt_plugin.hosts.gr00t import training
+        show_recipe_in_help()
+    elif request.recipe is not None and module in TRAINING:
+        from apt_plugin.hosts.gr00t import training
 
-            if request.stage not in ("1", "2"):
-                raise AptError("One process trains one stage: write --apt.stage 1 or 2, or use `apt-plugin run`.")
-            training.install(request.recipe, int(request.stage), building)
+        check_one_process(request, stage_flags=False, host_flags=True)
+        training.install(request.recipe, int(request.stage), building)
+    elif request.recipe is not None:
+        acting.install(for_acting(request))
     sys.argv = [module, *flags]
     if not building:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

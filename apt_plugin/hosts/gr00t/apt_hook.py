@@ -2,7 +2,8 @@
 
 The host imports the file it names before it starts. Settings come from the environment:
 
-    APT_FLAGS             e.g. "--apt.stage 1 --apt.fusion.kind host" (stage 1 or 2 must be named)
+    APT_FLAGS             e.g. "--apt.stage 1 --apt.fusion.kind host" (stage 1 or 2 must be named; flags of the recipe
+                          only, the host's stand in its own command)
     APT_MODALITY_CONFIG   your own modality file, which this one takes the place of; loaded the host's way
 
 The path: python -c "import importlib.util as u; print(u.find_spec('apt_plugin.hosts.gr00t.apt_hook').origin)"
@@ -18,13 +19,19 @@ from pathlib import Path
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import register, training
-from apt_plugin.launch import split
+from apt_plugin.launch import check_one_process, split
 
-request = split(["--recipe", "apt", *shlex.split(os.environ.get("APT_FLAGS", ""))])
-if request.stage not in ("1", "2") or request.recipe is None:
-    raise AptError("The hook trains one stage per command: write APT_FLAGS='--apt.stage 1' or '--apt.stage 2'.")
+try:
+    request = split(["--recipe", "apt", *shlex.split(os.environ.get("APT_FLAGS", ""))])
+    check_one_process(request, stage_flags=False)
+except AptError as error:
+    sys.exit(f"apt-plugin: APT_FLAGS: {error}")
+assert request.recipe is not None
 if own := os.environ.get("APT_MODALITY_CONFIG"):
     sys.path.append(str(Path(own).resolve().parent))
     importlib.import_module(Path(own).stem)
 register()
-training.install(request.recipe, int(request.stage))
+try:
+    training.install(request.recipe, int(request.stage))
+except AptError as error:
+    sys.exit(f"apt-plugin: APT_FLAGS: {error}")

@@ -37,7 +37,7 @@ class Encoder:
 
     def __init__(self, model: Any, processor: Any, config: Any, mixture: Any):
         recipe = model.apt_recipe
-        cache.check_run(recipe, config.model)
+        cache.check_run(config.model)
         self.model, self.processor, self.config, self.datasets = model.eval(), processor, config, mixture.datasets
         self.folder = cache.folder_of(recipe, model.apt_stage)
         self.stamp = stamp_of(model, processor, config, self.datasets)  # refuses where nobody chose about augmentation

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from apt_plugin import files
+from apt_plugin import files, seal
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t.names import WEIGHTS
+from apt_plugin.hosts.gr00t.names import PROCESSORS, WEIGHTS
 from apt_plugin.stages import read_record
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether everything is there, unbroken: a kill during a write leaves less. The host writes its state last."""
+    """Whether everything is there, unbroken: a kill during a write leaves less. The host copies its processor last."""
     try:
-        files.check_safetensors(folder / WEIGHTS, read_record(folder).weights)
+        record = read_record(folder)
+        files.check_safetensors(folder / WEIGHTS, record.weights)
         files.read_json(folder / "trainer_state.json")
+        seal.check(record.sealed, [folder])
     except AptError as error:
         logging.warning("APT: skipping %s: %s", folder, error)
         return False
@@ -29,3 +31,20 @@ def last_whole(run: Path) -> Path | None:
     found = [(p.name.removeprefix("checkpoint-"), p) for p in run.iterdir() if p.name.startswith("checkpoint-")]
     steps = sorted(((int(step), p) for step, p in found if step.isdigit()), reverse=True)
     return next((p for _, p in steps if is_whole(p)), None)
+
+
+def openable(path: Path) -> Path:
+    """The folder that a host can open: `path` itself, or the newest whole checkpoint of the run there.
+
+    Raises:
+        AptError: neither.
+    """
+    if (path / "config.json").is_file() and any((path / p).is_file() for p in PROCESSORS):
+        return path
+    found = last_whole(path) or last_whole(path / "stage2") or last_whole(path / "stage1")
+    if found is None:
+        raise AptError(
+            f"{path} holds no checkpoint that can be opened: config.json, {WEIGHTS} and processor_config.json belong "
+            "together. Name a checkpoint-<step> folder of a run."
+        )
+    return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin.errors import AptError
+from apt_plugin.recipe import Mix
 from apt_plugin.run.replace import Replacements
 
 CONSTANT = ""  # an empty instruction: the chat template's own tokens remain
@@ -52,6 +53,58 @@ def check_words(paths: Iterable[str]) -> None:
         f"Stage 2 learns from instructions, and {', '.join(paths)} has no task text. Train Stage 1 on it (which needs "
         "no language), or name labelled data for Stage 2."
     )
+
+
+def facts(config: Any) -> dict[str, dict[str, Any]]:
+    """Embodiment -> modality -> what a step of it holds: the keys in their order, and the times.
+
+    Args:
+        config: the host's `config.data`.
+    """
+    found = {}
+    for tag in sorted({one.embodiment_tag for one in config.datasets}):
+        parts = config.modality_configs.get(tag, {})
+        seen = {kind: parts[kind] for kind in ("video", "state", "action") if kind in parts}
+        found[tag] = {kind: [list(part.modality_keys), list(part.delta_indices)] for kind, part in seen.items()}
+    return found
+
+
+def mix(config: Any, wanted: Mix) -> list[str]:
+    """Add the unlabelled data of Stage 2 to the host's `config.data`, as a share of all frames; their folders.
+
+    Raises:
+        AptError: a setting of the host under which the share would be another one, or several robots to choose from.
+    """
+    if wanted.share == 0:
+        return []
+    if config.ds_weights_alpha is not None:
+        raise AptError(
+            f"ds_weights_alpha is {config.ds_weights_alpha}: the host then weighs data sets by their length, and "
+            f"mix.share={wanted.share} would mean nothing. Drop one of the two."
+        )
+    tags = sorted({one.embodiment_tag for one in config.datasets})
+    if len(tags) > 1:
+        raise AptError(
+            f"mix.root holds data of one robot, and this run trains {', '.join(tags)}: nothing says which. Mix in a "
+            "run of one embodiment."
+        )
+    first, total = config.datasets[0], sum(one.mix_ratio for one in config.datasets)
+    for one in config.datasets:
+        one.mix_ratio = one.mix_ratio * (1 - wanted.share)
+    more = {"dataset_paths": [wanted.root], "mix_ratio": total * wanted.share}
+    config.datasets.append(type(first)(**{**vars(first), **more}))
+    return [wanted.root]
+
+
+def keep_statistics(config: Any, wanted: str) -> None:
+    """Which statistics Stage 2 normalises with: Stage 1's, which its checkpoint carries, or those of its own data.
+
+    Args:
+        config: the host's `config.data`; wanted: the recipe's norm_stats.
+    """
+    config.override_pretraining_statistics = wanted == "data"
+    whose = "its own data's" if wanted == "data" else "Stage 1's"
+    logging.info("APT: norm_stats=%s: Stage 2 normalises states and actions by %s statistics.", wanted, whose)
 
 
 def install(blank: Iterable[str] = (), unlabelled: bool = False) -> None:

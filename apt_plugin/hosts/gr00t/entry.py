@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t.names import TRAIN
 
 
 def load(argv: list[str]) -> None:
@@ -31,21 +30,26 @@ def load(argv: list[str]) -> None:
 
 
 def _take_over(argv: list[str]) -> None:
-    from apt_plugin.hosts.gr00t import launch
-    from apt_plugin.launch import split
+    from apt_plugin.hosts.gr00t import acting, launch
+    from apt_plugin.hosts.gr00t.programs import find_program, with_flags
+    from apt_plugin.launch import check_one_process, split
 
     request = split(argv)
-    program = launch.find_program(request.command)
+    program = find_program(request.command)
     argv[1:] = request.command[1:]
-    if program is None or program.module != TRAIN or request.recipe is None:
-        return
     if "--help" in argv or "-h" in argv:
         from apt_plugin.hosts.gr00t.flags import show_recipe_in_help
 
         show_recipe_in_help()
+    elif program is None or not program.trains:
+        argv[1:], chosen = launch.acting(argv[1:], request)
+        acting.install(chosen)
     elif request.stage == "both":
         sys.exit(launch.run(request))
     else:
         from apt_plugin.hosts.gr00t import training
 
+        check_one_process(request, stage_flags=True, host_flags=True)
+        argv[1:] = with_flags(argv[1:], request.stage_flags[request.stage])
+        assert request.recipe is not None
         training.install(request.recipe, int(request.stage))

@@ -11,10 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from apt_plugin import files
+from apt_plugin import files, seal
 from apt_plugin.backends.torch_groot_fold import fold
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t.names import POLICIES, WEIGHTS
+from apt_plugin.hosts.gr00t.checkpoints import openable
+from apt_plugin.hosts.gr00t.names import POLICIES, SEALED, WEIGHTS
 from apt_plugin.stages import LIKELIHOOD, RECORD, Record, read_record
 
 _HOST = next(iter(POLICIES))
@@ -74,12 +75,22 @@ def copy_beside(checkpoint: Path, output: Path, left: set[str]) -> None:
 
 def export(checkpoint: Path, output: Path) -> None:
     """
+    Args:
+        checkpoint: a checkpoint folder, or a run: then its newest whole checkpoint.
+
     Raises:
-        AptError: see `folded`.
+        AptError: see `folded`; or no checkpoint there that can be opened.
     """
+    checkpoint = openable(checkpoint)
+    record = read_record(checkpoint)
+    beside = [checkpoint, checkpoint / "processor"]
+    seal.check(record.sealed, beside)
     config = json.loads((checkpoint / "config.json").read_text())
     state = folded(checkpoint, output, 2 * config.get("attend_text_every_n_blocks", 2))
     copy_beside(checkpoint, output, _LEFT)
+    for name in SEALED:  # a finished run keeps its processor in a folder of its own
+        if (source := beside[1] / name).is_file() and not (output / name).exists():
+            shutil.copy2(source, output)
     config = {key: value for key, value in config.items() if not key.startswith("apt_")}
     files.write_json(output / "config.json", config | {"model_type": _HOST, "architectures": [_HOST]})
     save_file(state, output / WEIGHTS, {"format": "pt"})

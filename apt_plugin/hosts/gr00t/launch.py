@@ -11,86 +11,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t.checkpoints import last_whole
-from apt_plugin.hosts.gr00t.names import BUILDERS, CHILD, TRAIN
+from apt_plugin.hosts.gr00t import rules
+from apt_plugin.hosts.gr00t.checkpoints import last_whole, openable
+from apt_plugin.hosts.gr00t.names import BUILDERS, CHILD, POLICIES
+from apt_plugin.hosts.gr00t.programs import Program, Settings, find_program, value_of, with_flags
 from apt_plugin.hub import local_folder
-from apt_plugin.launch import Request, listen_after, make_caches
+from apt_plugin.launch import Request, for_acting, listen_after, make_caches
 from apt_plugin.recipe import Recipe, flatten
 from apt_plugin.report.run import write_run
 from apt_plugin.stages import read_record
-
-
-@dataclass(frozen=True)
-class Program:
-    """Where the host's program stands in a command line."""
-
-    before: list[str]  # torchrun ..., or nothing
-    module: str
-    flags: list[str]
-
-    def child(self, flags: Sequence[str]) -> list[str]:
-        """The process that registers our model and then runs the host's own script."""
-        launcher = self.before or [sys.executable]
-        if launcher[0].startswith("-"):
-            launcher = [sys.executable, *launcher]
-        return [*launcher, "-m", CHILD, self.module, *flags]
-
-
-def find_program(command: Sequence[str]) -> Program | None:
-    """The gr00t program in a command line, as a file or behind -m; None when there is none."""
-    for index, token in enumerate(command):
-        if token.startswith("-"):
-            continue
-        path = Path(token)
-        if path.suffix == ".py" and "gr00t" in path.parts:
-            parts = path.with_suffix("").parts
-            module = ".".join(parts[len(parts) - 1 - parts[::-1].index("gr00t") :])
-            return Program(_without_python(command[:index]), module, list(command[index + 1 :]))
-        if token.startswith("gr00t.") and index and command[index - 1] in ("-m", "--module"):
-            return Program(_without_python(command[: index - 1]), token, list(command[index + 1 :]))
-    return None
-
-
-def _without_python(tokens: Sequence[str]) -> list[str]:
-    return [token for token in tokens if not Path(token).name.startswith("python")]
-
-
-def value_of(tokens: Sequence[str], name: str) -> str | None:
-    """The last value of a host flag, however it is spelt (`--base-model-path V`, `--base_model_path=V`)."""
-    found = None
-    for index, token in enumerate(tokens):
-        flag, joined, value = token.partition("=")
-        if flag.startswith("--") and flag[2:].replace("_", "-") == name:
-            behind = tokens[index + 1] if index + 1 < len(tokens) else "--"
-            found = value if joined else "true" if behind.startswith("--") else behind
-    return found
-
-
-def without(tokens: Sequence[str], *names: str) -> list[str]:
-    """Drop flags and their values, all others untouched: some take several values, which only the host can tell."""
-    kept: list[str] = []
-    dropping = False
-    for token in tokens:
-        if token.startswith("--"):
-            flag = token.partition("=")[0][2:].replace("_", "-").removeprefix("no-")
-            dropping = flag in names
-        if not dropping:
-            kept.append(token)
-    return kept
-
-
-def with_flags(tokens: Sequence[str], values: dict[str, str]) -> list[str]:
-    """Set host flags, replacing earlier values."""
-    named = {name.replace("_", "-"): value for name, value in values.items()}
-    out = without(tokens, *named)
-    for name, value in named.items():
-        out += {"true": [f"--{name}"], "false": [f"--no-{name}"]}.get(value, [f"--{name}", value])
-    return out
 
 
 def run(request: Request) -> int:
@@ -103,24 +37,51 @@ def run(request: Request) -> int:
         )
     if request.recipe is None:
         return subprocess.call(_as_command(request.command))
-    if program.module != TRAIN:
-        return subprocess.call(program.child(["--recipe", "apt", *program.flags]))
     if "--help" in program.flags or "-h" in program.flags:
         return subprocess.call(program.child(["--recipe", "apt", *program.flags]))
+    if not program.trains:
+        flags, chosen = acting(program.flags, request)
+        ours = [f"--apt.{name}={value}" for name, value in chosen.items()]
+        return subprocess.call(program.child(["--recipe", "apt", *ours, *flags]))
     return Training(program, request).run()
+
+
+def acting(flags: Sequence[str], request: Request) -> tuple[list[str], dict[str, object]]:
+    """A program that trains nothing: its flags with the checkpoint found, and the recipe fields to act with.
+
+    Raises:
+        AptError: a flag of ours that it cannot follow.
+    """
+    chosen, named = for_acting(request), value_of(flags, "model-path")
+    if named is None or not (Path(named).is_dir() or chosen):
+        if chosen:
+            raise AptError(
+                f"--apt.{next(iter(chosen))} changes how a checkpoint acts, and this command opens none: write it "
+                "where --model-path is."
+            )
+        return list(flags), chosen
+    folder = openable(local_folder(named))
+    if chosen and files.read_json(folder / "config.json").get("model_type") != next(iter(POLICIES.values())):
+        raise AptError(
+            f"--apt.{next(iter(chosen))} needs the gated pathway of a Stage-2 checkpoint; {folder} is a stock one."
+        )
+    if str(folder) != named:
+        logging.info("APT: --model-path %s: the newest whole checkpoint there is %s", named, folder)
+        flags = with_flags(flags, {"model-path": str(folder)})
+    return list(flags), chosen
 
 
 def for_cache(command: Sequence[str], action: str) -> list[str]:
     """The same processes with the same flags, making or checking the cache in place of training."""
-    place = len(command) - 1 - list(reversed(command)).index(TRAIN)
+    place = list(command).index(CHILD) + 1
     marker = next(name for name, does in BUILDERS.items() if does == action)
-    return [*command[:place], marker, *command[place + 1 :]]
+    return [*command[:place], marker, *command[place:]]
 
 
 def cache(request: Request, action: str) -> int:
-    """Carry out `apt-plugin cache build|verify <GR00T's fine-tune command>`."""
+    """Carry out `apt-plugin cache build|verify <one of GR00T's training commands>`."""
     program = find_program(request.command)
-    if program is None or program.module != TRAIN or request.recipe is None:
+    if program is None or not program.trains or request.recipe is None:
         raise AptError(
             f"Write the training command: apt-plugin cache {action} gr00t/experiment/launch_finetune.py ... "
             "--recipe apt --apt.cache DIR."
@@ -139,8 +100,9 @@ class Training:
     def __init__(self, program: Program, request: Request):
         assert request.recipe is not None
         self.program, self.request, self.recipe = program, request, request.recipe
-        self.output = Path(value_of(program.flags, "output-dir") or "outputs")
-        self.resume = value_of(program.flags, "resume-from-checkpoint") is not None
+        rules.check(request.recipe)
+        self.settings = Settings(program.module, program.flags)
+        self.output, self.resume = self.settings.output(), self.settings.resumes()
         if "WORLD_SIZE" in os.environ and request.stage == "both":
             raise AptError(
                 "Both stages cannot share one distributed launch. Put the launcher inside: apt-plugin run torchrun ... "
@@ -179,32 +141,29 @@ class Training:
 
     def listen(self, checkpoint: Path) -> None:
         """On the (first) data set that Stage 2 was trained on."""
-        own = {name.replace("_", "-"): value for name, value in self.request.stage_flags["2"].items()}
-        data = own.get("dataset-path") or value_of(self.program.flags, "dataset-path") or ""
-        tag = own.get("embodiment-tag") or value_of(self.program.flags, "embodiment-tag")
+        path, tag = self.of("2").data()
         more = ["--config", tag] if tag else []
-        path = data.split(os.pathsep)[0]
         listen_after(self.request.listen, checkpoint, self.output, "--host", "gr00t", "--dataset", path, *more)
 
+    def of(self, stage: str) -> Settings:
+        """The settings of one stage: the command's, and the stage's own in front of them."""
+        return Settings(self.program.module, with_flags(self.program.flags, self.request.stage_flags[stage]))
+
     def folder(self, stage: str) -> Path:
-        return self.output / f"stage{stage}"
+        """Where the host writes a stage: it puts a named experiment into a folder of its own."""
+        return self.output / f"stage{stage}" / (self.of(stage).get("experiment-name") or "")
 
     def command(self, stage: str) -> list[str]:
-        flags = with_flags(self.program.flags, {"output-dir": str(self.folder(stage))})
-        flags = without(flags, "resume-from-checkpoint")
-        if self.resume and last_whole(self.folder(stage)) is not None:
-            flags = with_flags(flags, {"resume-from-checkpoint": "true"})
+        name, own = self.settings.flag, self.request.stage_flags[stage]
+        flags = with_flags(self.program.flags, {name("output-dir"): str(self.output / f"stage{stage}")})
+        goes_on = self.resume and last_whole(self.folder(stage)) is not None
+        flags = with_flags(flags, {name("resume-from-checkpoint"): str(goes_on).lower()})
         if stage == "2":
-            own = self.request.stage_flags["2"]
-            prior = own.get("base-model-path") or own.get("base_model_path")
+            own = {key: value for key, value in own.items() if key.replace("_", "-") != name("base")}
+            prior = value_of(with_flags([], self.request.stage_flags["2"]), name("base"))
             if prior is None and self.request.stage == "2" and last_whole(self.folder("1")) is None:
-                prior = value_of(self.program.flags, "base-model-path")
-            flags = with_flags(flags, {"base-model-path": str(self._prior(prior))})
-        own = {
-            k: v
-            for k, v in self.request.stage_flags[stage].items()
-            if k.replace("_", "-") != "base-model-path" or stage == "1"
-        }
+                prior = self.settings.get("base")
+            flags = with_flags(flags, {name("base"): str(self._prior(prior))})
         flags = with_flags(flags, own)
         return self.program.child([*flags, "--recipe", "apt", "--apt.stage", stage, *recipe_flags(self.recipe)])
 
@@ -217,7 +176,7 @@ class Training:
         if found is None:
             raise AptError(
                 f"Stage 2 starts from a Stage-1 result, and {run} holds none. Run --apt.stage both, or name one: "
-                "--base-model-path <Stage-1 run>/checkpoint-N."
+                f"--{self.settings.flag('base')} <Stage-1 run>/checkpoint-N."
             )
         return found
 
@@ -226,9 +185,7 @@ class Training:
         last = last_whole(self.folder(stage)) if self.resume else None
         if last is None:
             return False
-        own = self.request.stage_flags[stage]
-        wanted = own.get("max-steps") or own.get("max_steps") or value_of(self.program.flags, "max-steps") or "10000"
-        return int(files.read_json(last / "trainer_state.json")["global_step"]) >= int(wanted)
+        return int(files.read_json(last / "trainer_state.json")["global_step"]) >= self.of(stage).steps()
 
     def prove(self) -> int:
         """The contracts on Stage 1's result, in a process of its own; Stage 2 starts only when they hold."""

@@ -17,6 +17,7 @@ import torch
 from apt_plugin.backends import torch_attention, torch_listen, torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import register
+from apt_plugin.hosts.gr00t.checkpoints import openable
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
 from apt_plugin.stages import LIKELIHOOD
@@ -172,9 +173,7 @@ def load(policy: str, device: str) -> tuple[Any, Any, Path]:
     import gr00t.model  # noqa: F401  # registers the model and the processor
     from transformers import AutoModel, AutoProcessor
 
-    folder = Path(policy)
-    if not (folder / "config.json").is_file():
-        raise AptError(f"{folder} holds no config.json: name a checkpoint-<step> folder of a GR00T run.")
+    folder = openable(Path(policy))
     kind = torch.bfloat16 if device.startswith("cuda") else torch.float32
     model: Any = AutoModel.from_pretrained(folder).eval().to(device or "cpu", dtype=kind)
     where = folder if (folder / "processor_config.json").is_file() else folder / "processor"

@@ -14,9 +14,11 @@ from apt_plugin.backends.torch_cache import take_fields
 from apt_plugin.backends.torch_groot_cache import FIELDS, CachedGrootFlow
 from apt_plugin.backends.torch_groot_groups import part_of
 from apt_plugin.curve import Curve
+from apt_plugin.hosts.gr00t import acting, records
 from apt_plugin.hosts.gr00t.config import Gr00tN1d7AptConfig
 from apt_plugin.hosts.gr00t.distributed import mean_over_processes
 from apt_plugin.hosts.gr00t.names import WEIGHTS
+from apt_plugin.hub import local_folder
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
@@ -28,8 +30,21 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
 
     def __init__(self, config: Gr00tN1d7AptConfig, **kwargs: Any):
         super().__init__(config, **kwargs)
-        self.apt_attach(config.recipe, config.apt_stage)
+        self.apt_attach(acting.applied(config.recipe, config.apt_stage), config.apt_stage)
         self.apt_begin()
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """The host's loading of a checkpoint of ours, by whatever door: nothing of it may be another than was written.
+
+        Raises:
+            AptError: a file that is missing or was changed, a tensor that the file or the model lacks.
+        """
+        folder = local_folder(name, **kwargs)
+        records.check_whole(folder)
+        model, info = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+        records.check_loaded(info, folder)
+        return (model, info) if output_loading_info else model
 
     def apt_begin(self) -> None:
         """Run-time state of a training run; restored from a record where one goes on."""
@@ -37,6 +52,7 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
         self.apt_curve = Curve()
         self.apt_vlm_start: str | None = None
         self.apt_stage1: dict[str, Any] | None = None
+        self.apt_facts: dict[str, Any] | None = None  # what both stages have in common, see `data.facts`
         self.apt_absent: torch_absent.Vlm | None = None  # the VLM, where a run from a cache leaves it in its file
 
     @classmethod

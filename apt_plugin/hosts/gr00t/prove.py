@@ -13,9 +13,8 @@ import torch
 from apt_plugin import freeze
 from apt_plugin.backends.torch_groot_subject import GrootSubject
 from apt_plugin.backends.torch_params import shapes
-from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import records, register
-from apt_plugin.hosts.gr00t.names import WEIGHTS
+from apt_plugin.hosts.gr00t.checkpoints import openable
 from apt_plugin.stages import LIKELIHOOD
 
 CAMERAS, SIDE = 2, 256
@@ -83,18 +82,10 @@ class Gr00tSubject(GrootSubject):
 
 
 def load(folder: Path) -> Any:
-    """A model in float32, every tensor accounted for.
-
-    Raises:
-        AptError: missing or unexpected tensors: transformers would only warn.
-    """
+    """A model in float32, every file and tensor accounted for (see `Gr00tN1d7Apt.from_pretrained`)."""
     from transformers import AutoModel
 
-    model, info = AutoModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
-    left = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
-    if left:
-        raise AptError(f"{folder / WEIGHTS} does not fit its own config: {left}.")
-    return model.eval()
+    return AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def stock_tree(config: Any) -> dict[str, tuple]:
@@ -116,7 +107,7 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Gr00tSubj
     import gr00t.model  # noqa: F401  # registers the processor
     from transformers import AutoProcessor
 
-    folder = Path(checkpoint)
+    folder = openable(Path(checkpoint))
     model = load(folder)
     config = model.config
     model.apt_train_as(config)

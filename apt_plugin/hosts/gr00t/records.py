@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import apt_plugin
-from apt_plugin import files, freeze, stages
+from apt_plugin import files, freeze, seal, stages
+from apt_plugin.agreement import check_agreement
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import versions
-from apt_plugin.hosts.gr00t.names import POLICIES, WEIGHTS
+from apt_plugin.hosts.gr00t.names import POLICIES, SEALED, WEIGHTS
 from apt_plugin.hub import local_folder
-from apt_plugin.recipe import Recipe
+from apt_plugin.recipe import Recipe, flatten, from_flat
 from apt_plugin.stages import LIKELIHOOD, PRIOR, RECORD, Record
 
 FAMILY = "Gr00tN1d7"
 
 
-def check_start(path: str, stage: int, recipe: Recipe) -> Record | None:
+def check_start(path: str, stage: int, recipe: Recipe, facts: dict[str, Any] | None = None) -> Record | None:
     """Refuse a checkpoint that `stage` cannot start from, before a model is built; the record of a Stage 1 for a 2.
+
+    Args:
+        facts: embodiments and their modalities as this stage reads them, see `data.facts`.
 
     Raises:
         AptError: with what it is and what to write.
@@ -31,7 +35,10 @@ def check_start(path: str, stage: int, recipe: Recipe) -> Record | None:
     if (why := versions.of_another_version(kind)) is not None:
         raise AptError(f"{folder} holds a {kind!r} model. {why}.")
     if stage == LIKELIHOOD:
-        return stages.check_stage1(folder, FAMILY, recipe, WEIGHTS)
+        record = stages.check_stage1(folder, FAMILY, recipe, WEIGHTS)
+        check_beside(folder, record)
+        check_embodiments(folder, record.facts or {}, facts or {})
+        return record
     if kind == POLICIES[FAMILY] or (folder / RECORD).exists():
         raise AptError(
             f"{folder} is an APT checkpoint; Stage 1 starts from stock {FAMILY} weights. To go on with a Stage 1 run: "
@@ -40,6 +47,62 @@ def check_start(path: str, stage: int, recipe: Recipe) -> Record | None:
     if kind is not None and kind != FAMILY:
         raise AptError(f"{folder} holds a {kind!r} model; the recipe in Isaac GR00T knows {FAMILY!r} (N1.7).")
     return None
+
+
+def check_embodiments(folder: Path, stage1: dict[str, Any], now: dict[str, Any]) -> None:
+    """Stage 2 learns on robots that Stage 1 knows: each has encoders and a decoder of its own.
+
+    Raises:
+        AptError: naming the robot, or the modality that is read otherwise than in Stage 1.
+    """
+    if stage1 and (new := sorted(now.keys() - stage1.keys())):
+        raise AptError(
+            f"{folder} was trained on {', '.join(sorted(stage1))}, and Stage 2 on {', '.join(new)} would start from "
+            "encoders that Stage 1 never trained. Name data of the same embodiment, or train Stage 1 on this one too."
+        )
+    kept = {f"{tag}.{kind}": value for tag, kinds in stage1.items() for kind, value in kinds.items()}
+    check_agreement(kept, {f"{tag}.{kind}": value for tag, kinds in now.items() for kind, value in kinds.items()}, {})
+
+
+def check_beside(folder: Path, record: Record) -> None:
+    """Config, processor and statistics are those that the weights were written with.
+
+    Raises:
+        AptError: naming the file and the field.
+    """
+    seal.check(record.sealed, [folder, folder / "processor"])
+
+
+def check_whole(folder: Path) -> Record:
+    """Every file of a checkpoint of ours is the one that was written; asked at every opening, before any is used.
+
+    Raises:
+        AptError: a file that is missing, truncated or changed, or a config that says another stage or recipe.
+    """
+    record = stages.read_record(folder)
+    check_beside(folder, record)
+    config = files.read_json(folder / "config.json")
+    said = from_flat(flatten(config.get("apt_recipe") or {}))
+    if (config.get("apt_stage"), said) != (record.stage, record.recipe):
+        raise AptError(
+            f"{folder / 'config.json'} says Stage {config.get('apt_stage')} or a recipe that is not the one in "
+            f"{RECORD} (Stage {record.stage}). One of them was edited: restore it, or use another checkpoint."
+        )
+    files.check_safetensors(folder / WEIGHTS, record.weights)
+    return record
+
+
+def check_loaded(info: dict[str, Any], folder: Path) -> None:
+    """Every tensor came from the file: transformers only warns, and leaves random numbers where one is missing.
+
+    Args:
+        info: its loading info.
+
+    Raises:
+        AptError: naming the tensors.
+    """
+    shapes = {name: (theirs, ours) for name, theirs, ours in info["mismatched_keys"]}
+    stages.check_shared(set(info["missing_keys"]), set(info["unexpected_keys"]), shapes, folder / WEIGHTS)
 
 
 def check_frozen(model: Any) -> str:
@@ -68,8 +131,13 @@ def check_savable(model: Any) -> None:
     check_frozen(model)
 
 
-def write(model: Any, folder: Path) -> None:
-    """Written last: a folder with an apt.json has whole weights."""
+def write(model: Any, folder: Path, processor: Path | None = None) -> None:
+    """Written last: a folder with an apt.json has whole weights.
+
+    Args:
+        processor: the folder that the host copies the processor's files from, once this record is written.
+    """
+    beside = [(processor or folder) / name for name in SEALED]
     with open(folder / WEIGHTS, "rb") as file:
         os.fsync(file.fileno())
     now = check_frozen(model)
@@ -88,6 +156,8 @@ def write(model: Any, folder: Path) -> None:
             weights=files.sha256_of(folder / WEIGHTS),
             curve=model.apt_curve,
             stage1=model.apt_stage1,
+            facts=model.apt_facts,
+            sealed=seal.seal([folder / "config.json", *(path for path in beside if path.is_file())]),
         ),
     )
 
@@ -101,7 +171,7 @@ def resume(model: Any, folder: Path) -> None:
     record = stages.read_record(folder)
     if record.stage != model.apt_stage:
         raise AptError(f"{folder} is of Stage {record.stage}, this run of Stage {model.apt_stage}.")
-    files.check_safetensors(folder / WEIGHTS, record.weights)
+    check_whole(folder)
     torch_params.check_tree(model, torch_params.file_shapes(folder / WEIGHTS), folder)
     model.apt_step, model.apt_curve, model.apt_stage1 = record.steps, record.curve, record.stage1
     model.apt_vlm_start = record.vlm_start

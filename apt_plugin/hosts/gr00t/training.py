@@ -23,7 +23,7 @@ from apt_plugin.backends.torch_groot_flow import check_recipe
 from apt_plugin.backends.torch_groot_groups import check_sharded_groups, parameter_groups
 from apt_plugin.cache import Cache, check_stamp
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t import absent, cache, cache_build, cache_stamp, data, distributed, records
+from apt_plugin.hosts.gr00t import absent, cache, cache_build, cache_stamp, data, distributed, records, rules
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
 from apt_plugin.recipe import Recipe
@@ -41,14 +41,7 @@ def install(recipe: Recipe, stage: int, building: str = "") -> None:
         building: "build" or "verify" the stage's feature cache in place of training; "" trains.
     """
     check_recipe(recipe)
-    if recipe.vlm == "lora":
-        raise AptError(
-            "vlm=lora is not supported in Isaac GR00T: its pipeline, trainer and Gr00tPolicy know no adapters, and its "
-            "loader stops at any key that its own model lacks, so nothing there could load what was saved. Write "
-            "vlm=full with a low vlm_lr_scale, or train in lerobot (groot_apt), whose --peft saves adapters."
-        )
-    if recipe.mix.repo_id and not recipe.mix.root:
-        raise AptError("Isaac GR00T reads data from folders: write mix.root=<folder> instead of mix.repo_id.")
+    rules.check(recipe)
     distributed.start_group()
     if not _REPLACED:
         _REPLACED.set(MODEL_REGISTRY, Gr00tN1d7Config, AptPipeline)
@@ -92,16 +85,13 @@ class AptPipeline(Gr00tN1d7Pipeline):
         for name in ("tune_llm", "tune_visual"):
             if getattr(config.model, name):
                 raise AptError(f"--{name.replace('_', '-')} is given, but the recipe decides: write --apt.vlm full.")
-        self.record: Record | None = records.check_start(start, stage, recipe)
-        sets = config.data.datasets
+        self.facts = data.facts(config.data)
+        self.record: Record | None = records.check_start(start, stage, recipe, self.facts)
+        mixed: list[str] = []
         if stage == LIKELIHOOD:
-            data.check_words(path for one in sets for path in one.dataset_paths)
-        mixed = [recipe.mix.root] if stage == LIKELIHOOD and recipe.mix.share > 0 else []
-        if mixed:
-            for one in sets:
-                one.mix_ratio = one.mix_ratio * (1 - recipe.mix.share)
-            first = sets[0]
-            sets.append(type(first)(**{**vars(first), "dataset_paths": mixed, "mix_ratio": recipe.mix.share}))
+            data.check_words(path for one in config.data.datasets for path in one.dataset_paths)
+            mixed = data.mix(config.data, recipe.mix)
+            data.keep_statistics(config.data, recipe.norm_stats)
         data.install(mixed, unlabelled=stage == PRIOR or bool(mixed))
         if not torch.cuda.is_available():
             distributed.without_gpu(config.training)
@@ -113,7 +103,7 @@ class AptPipeline(Gr00tN1d7Pipeline):
         if self.building:
             cache_build.instead_of_training(self.building, self.model, self.processor, self.config, self.train_dataset)
         elif self.cache is not None:
-            cache.check_run(self.recipe, self.model_config)
+            cache.check_run(self.model_config)
             stamp = cache_stamp.stamp_of(self.model, self.processor, self.config, self.train_dataset.datasets)
             check_stamp(self.cache.folder, stamp)
             cache.wrap(self.train_dataset, self.processor, self.cache, cache.keyed_by_words(self.stage))
@@ -125,6 +115,7 @@ class AptPipeline(Gr00tN1d7Pipeline):
         model = Gr00tN1d7Apt.convert(loaded, self.recipe, self.stage)
         if self.cache is not None:
             model.apt_absent = absent.find(model, self.config.training.start_from_checkpoint)
+        model.apt_facts = self.facts
         config = self.model_config
         model.apt_train_as(config)
         if self.record is not None:
@@ -199,4 +190,4 @@ class AptTrainer(Gr00tTrainer):
         model, folder = _inner(self.model), Path(output_dir or self.args.output_dir)
         records.check_savable(model)
         super()._save(output_dir, state_dict)
-        records.write(model, folder)
+        records.write(model, folder, Path(self.args.output_dir) / "processor")

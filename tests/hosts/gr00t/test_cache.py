@@ -22,6 +22,7 @@ from tests.hosts.gr00t import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # real host processes, half a minute of imports each
 
+BUILD, VERIFY = (f"apt-cache-{does} gr00t.experiment.launch_finetune" for does in ("build", "verify"))
 STILL = ("--modality-config-path", str(Path(__file__).with_name("still_images.py")))
 BLIND = ("--modality-config-path", str(Path(__file__).with_name("no_images.py")))
 # Both runs must draw the same numbers: the host's processor drops states from the stream that its crops draw from.
@@ -34,7 +35,7 @@ def child(where, out, *more: str, program: str = "gr00t.experiment.launch_finetu
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(world), "--master-addr", "127.0.0.1",
                 "--master-port", str(29620 + world)]  # fmt: skip
     command = [
-        sys.executable, *(torchrun if world > 1 else []), "-m", "apt_plugin.hosts.gr00t", program,
+        sys.executable, *(torchrun if world > 1 else []), "-m", "apt_plugin.hosts.gr00t", *program.split(),
         "--base-model-path", str(base), "--dataset-path", data, "--embodiment-tag", tiny.TAG, "--output-dir", str(out),
         "--max-steps", "4", "--save-steps", "2", "--global-batch-size", "4", "--dataloader-num-workers", "0",
         "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0", "--num-gpus", str(world), "--recipe", "apt",
@@ -100,9 +101,7 @@ def test_a_cached_run_resumes(where, both, tmp_path):
 
 def test_augmentation_is_never_dropped_in_silence(where, tmp_path):
     """The host's crop is random whatever its flags say."""
-    silent = child(
-        where, tmp_path / "a", "--apt.stage", "1", "--apt.cache", str(tmp_path / "c"), program="apt-cache-build"
-    )
+    silent = child(where, tmp_path / "a", "--apt.stage", "1", "--apt.cache", str(tmp_path / "c"), program=BUILD)
     assert silent.returncode != 0
     assert re.search(r"augments images at random \(random_crop\).*--apt.cache_views 4", silent.stderr)
     assert not (tmp_path / "c").exists()
@@ -110,7 +109,7 @@ def test_augmentation_is_never_dropped_in_silence(where, tmp_path):
 
 def test_augmented_views_are_stored_and_drawn_from(where, tmp_path):
     views = ("--apt.stage", "1", "--apt.cache", str(tmp_path / "c"), "--apt.cache_views", "2")
-    built = child(where, tmp_path / "a", *views, program="apt-cache-build")
+    built = child(where, tmp_path / "a", *views, program=BUILD)
     assert built.returncode == 0, built.stderr[-3000:]
     cache = Cache(tmp_path / "c/stage1")
     assert len(cache) == 36
@@ -118,7 +117,7 @@ def test_augmented_views_are_stored_and_drawn_from(where, tmp_path):
     assert not np.array_equal(one, two)
     trained = child(where, tmp_path / "b", *views)
     assert trained.returncode == 0, trained.stderr[-3000:]
-    verified = child(where, tmp_path / "v", *views, program="apt-cache-verify")
+    verified = child(where, tmp_path / "v", *views, program=VERIFY)
     assert verified.returncode == 0, verified.stderr[-3000:]
     assert "largest difference 0" in verified.stderr + verified.stdout  # a view depends on its key alone
 
@@ -168,7 +167,7 @@ def test_what_does_not_fit_is_refused_with_the_field(where, both, tmp_path):
 def test_processes_share_a_cache_without_duplicate_work(where, both, tmp_path, world):
     """Byte for byte the cache of one process, every shard computed by one of them."""
     cached = ("--apt.stage", "1", "--apt.cache", str(tmp_path / "c"), "--apt.cache_views", "0")
-    built = child(where, tmp_path / "a", *cached, program="apt-cache-build", world=world)
+    built = child(where, tmp_path / "a", *cached, program=BUILD, world=world)
     assert built.returncode == 0, built.stderr[-3000:]
     made = [json.loads(f"[{part}]") for part in re.findall(r"computed shards \[(.*?)\]", built.stderr)]
     assert len(made) == world

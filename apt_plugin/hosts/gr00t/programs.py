@@ -1,0 +1,168 @@
+"""Isaac GR00T's programs in a command line: where they stand, what their flags are called, what a flag's value is.
+
+Read without importing the host.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.gr00t.names import CHILD, TRAIN, TRAIN_MIXTURE
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a training program of the host calls its settings."""
+
+    prefix: str  # in front of a setting's name
+    base: str  # the checkpoint to start from
+    steps: str  # how many, where nobody says
+
+
+TRAINING = {
+    TRAIN: Words("", "base-model-path", "10000"),
+    TRAIN_MIXTURE: Words("training.", "start-from-checkpoint", "30000"),
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """Where the host's program stands in a command line."""
+
+    before: list[str]  # torchrun ..., or nothing
+    module: str
+    flags: list[str]
+
+    @property
+    def trains(self) -> bool:
+        return self.module in TRAINING
+
+    def child(self, flags: Sequence[str]) -> list[str]:
+        """The process that registers our model and then runs the host's own script."""
+        launcher = self.before or [sys.executable]
+        if launcher[0].startswith("-"):
+            launcher = [sys.executable, *launcher]
+        return [*launcher, "-m", CHILD, self.module, *flags]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one training command: its flags, and the config file that they may name (launch_train's)."""
+
+    module: str
+    flags: Sequence[str]
+
+    @property
+    def words(self) -> Words:
+        return TRAINING[self.module]
+
+    def flag(self, name: str) -> str:
+        """A setting's flag; `base` is the checkpoint to start from."""
+        return self.words.prefix + (self.words.base if name == "base" else name)
+
+    def get(self, name: str) -> str | None:
+        """A training setting as text, `base` among them; None where the command leaves it to the host."""
+        found = value_of(self.flags, self.flag(name))
+        if found is None and self.words.prefix:
+            key = self.flag(name).removeprefix(self.words.prefix).replace("-", "_")
+            value = (self._file.get("training") or {}).get(key)
+            found = None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        return found
+
+    def output(self) -> Path:
+        return Path(self.get("output-dir") or "outputs")
+
+    def resumes(self) -> bool:
+        return self.get("resume-from-checkpoint") == "true"
+
+    def steps(self) -> int:
+        return int(self.get("max-steps") or self.words.steps)
+
+    def data(self) -> tuple[str, str]:
+        """(folder, embodiment tag) of the first data set; empty where the command leaves them to the host."""
+        if self.words.prefix:
+            first = next(iter((self._file.get("data") or {}).get("datasets") or []), {})
+            return str(next(iter(first.get("dataset_paths") or []), "")), str(first.get("embodiment_tag") or "")
+        paths = value_of(self.flags, "dataset-path") or ""
+        return paths.split(os.pathsep)[0], value_of(self.flags, "embodiment-tag") or ""
+
+    @cached_property
+    def _file(self) -> dict[str, Any]:
+        named = value_of(self.flags, "load-config-path")
+        if named is None:
+            return {}
+        try:
+            value = yaml.safe_load(Path(named).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise AptError(f"--load-config-path {named}: {str(error).splitlines()[0]}") from error
+        if not isinstance(value, dict):
+            raise AptError(f"--load-config-path {named} holds a {type(value).__name__}; the host wants a mapping.")
+        return value
+
+
+def find_program(command: Sequence[str]) -> Program | None:
+    """The gr00t program in a command line, as a file or behind -m; None when there is none."""
+    for index, token in enumerate(command):
+        if token.startswith("-"):
+            continue
+        path = Path(token)
+        if path.suffix == ".py" and "gr00t" in path.parts:
+            parts = path.with_suffix("").parts
+            module = ".".join(parts[len(parts) - 1 - parts[::-1].index("gr00t") :])
+            return Program(_without_python(command[:index]), module, list(command[index + 1 :]))
+        if token.startswith("gr00t.") and index and command[index - 1] in ("-m", "--module"):
+            return Program(_without_python(command[: index - 1]), token, list(command[index + 1 :]))
+    return None
+
+
+def _without_python(tokens: Sequence[str]) -> list[str]:
+    return [token for token in tokens if not Path(token).name.startswith("python")]
+
+
+def _name_of(flag: str) -> str:
+    """A flag's name, however it is spelt; a switch is `--a.no-b` where it is off."""
+    head, dot, last = flag.partition("=")[0][2:].replace("_", "-").rpartition(".")
+    return head + dot + last.removeprefix("no-")
+
+
+def value_of(tokens: Sequence[str], name: str) -> str | None:
+    """The last value of a host flag, however it is spelt (`--base-model-path V`, `--base_model_path=V`)."""
+    found = None
+    for index, token in enumerate(tokens):
+        flag, joined, value = token.partition("=")
+        if flag.startswith("--") and _name_of(flag) == name:
+            behind = tokens[index + 1] if index + 1 < len(tokens) else "--"
+            bare = "true" if flag[2:].replace("_", "-") == name else "false"
+            found = value if joined else bare if behind.startswith("--") else behind
+    return found
+
+
+def without(tokens: Sequence[str], *names: str) -> list[str]:
+    """Drop flags and their values, all others untouched: some take several values, which only the host can tell."""
+    kept: list[str] = []
+    dropping = False
+    for token in tokens:
+        if token.startswith("--"):
+            dropping = _name_of(token) in names
+        if not dropping:
+            kept.append(token)
+    return kept
+
+
+def with_flags(tokens: Sequence[str], values: dict[str, str]) -> list[str]:
+    """Set host flags, replacing earlier values."""
+    named = {name.replace("_", "-"): value for name, value in values.items()}
+    out = without(tokens, *named)
+    for name, value in named.items():
+        head, dot, last = name.rpartition(".")
+        out += {"true": [f"--{name}"], "false": [f"--{head}{dot}no-{last}"]}.get(value, [f"--{name}", value])
+    return out
