@@ -55,6 +55,9 @@ def derived(job: dict[str, Any]) -> tuple[Any, Any]:
         prior = Path(stock.checkpoint_base_dir) / derive.name_of(stock.name, 1) / stock.exp_name
     config = derive.derive(stock, job["stage"], recipe, prior)
     derive.register(config)
+    if "then" in job:
+        sys.argv[1:] = job["then"]
+        derive.check_next(stock, _config.cli(), recipe)
     return config, prior
 
 

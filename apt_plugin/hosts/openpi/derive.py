@@ -25,7 +25,7 @@ from apt_plugin.hosts.openpi.mark import readable
 from apt_plugin.hosts.openpi.names import VLM
 from apt_plugin.hosts.openpi.optim import AptOptimizer, part_of
 from apt_plugin.recipe import Recipe, flatten
-from apt_plugin.stages import LIKELIHOOD
+from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 
 def name_of(stock: str, stage: int) -> str:
@@ -121,8 +121,7 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
     loader, stats = stock.weight_loader, None
     if stage == LIKELIHOOD and prior is not None:
         folder, record = loading.prior_at(prior, family_of(model), recipe)
-        now = facts_of(model, stock.data, stock.assets_dirs)
-        check_agreement(comparable(record.facts or {}, now), now, flags(now))
+        _check_agreement(record.facts or {}, facts_of(model, stock.data, stock.assets_dirs))
         base = stock.weight_loader if recipe.vlm == "full" else None
         loader = loading.PriorLoader(str(folder / "params"), base)
         stats = str(folder / "assets") if recipe.norm_stats == "stage1" else None
@@ -148,6 +147,25 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
         )
     check_data(stock.name, derived)
     return derived
+
+
+def _check_agreement(stage1: dict[str, Any], now: dict[str, Any]) -> None:
+    check_agreement(comparable(stage1, now), now, flags(now))
+
+
+def check_next(first: _config.TrainConfig, second: _config.TrainConfig, recipe: Recipe) -> None:
+    """Before Stage 1 trains: what Stage 2 would be refused for behind it.
+
+    Args:
+        first, second: the stock configs of both stages, flags applied.
+
+    Raises:
+        AptError: naming the flag.
+    """
+    check_steps(second)
+    models = (apt_config(first.model, PRIOR, recipe), apt_config(second.model, LIKELIHOOD, recipe))
+    found = [facts_of(m, stock.data, stock.assets_dirs) for m, stock in zip(models, (first, second), strict=True)]
+    _check_agreement(*found)
 
 
 def register(config: _config.TrainConfig) -> None:

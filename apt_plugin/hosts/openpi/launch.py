@@ -145,7 +145,10 @@ class Training:
         with tempfile.TemporaryDirectory() as folder:
             answer = Path(folder) / "result.json"
             job = {"do": "train", "stage": int(stage), "recipe": asdict(self.request.recipe), "answer": str(answer)}
-            status = call(self.program, job | {"prior": self.prior}, [as_flag(*kv) for kv in self.own[stage].items()])
+            flags = {number: [as_flag(*kv) for kv in own.items()] for number, own in self.own.items()}
+            if stage == "1" and "2" in self.wanted:  # so that Stage 1 does not run for hours towards a refusal
+                job["then"] = [*self.program.flags, *flags["2"]]
+            status = call(self.program, job | {"prior": self.prior}, flags[stage])
             written = json.loads(answer.read_text())["checkpoint"] if answer.is_file() else None
         return status, written
 

@@ -16,7 +16,7 @@ from openpi.training import config as _config
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi import patched, records
-from apt_plugin.hosts.openpi.derive import derive
+from apt_plugin.hosts.openpi.derive import check_next, derive
 from apt_plugin.hosts.openpi.trained import as_trained
 from apt_plugin.recipe import from_flat
 from apt_plugin.stages import read_record
@@ -86,6 +86,15 @@ def test_a_stage_2_that_disagrees_with_its_stage_1_is_refused_by_field(name, tmp
     with pytest.raises(AptError, match="Stage 2 must build the policy that its Stage 1 trained") as refused:
         derive(libero(**({"data": data()} | more)), 2, from_flat({}), prior)
     assert words in str(refused.value)
+
+
+def test_what_stage_2_would_be_refused_for_is_said_before_stage_1():
+    other = dataclasses.replace(libero(), model=model(action_horizon=6))
+    with pytest.raises(AptError, match=r"--model\.action-horizon is 6"):
+        check_next(libero(), other, from_flat({}))
+    with pytest.raises(AptError, match="--num-train-steps is 0"):
+        check_next(libero(), libero(num_train_steps=0), from_flat({}))
+    check_next(libero(), libero(), from_flat({}))
 
 
 def test_all_that_differs_is_said_at_once(tmp_path):

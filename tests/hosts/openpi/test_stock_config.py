@@ -63,3 +63,16 @@ def test_the_same_in_pytorch(root):
     assert "All contracts hold." in log
     for stage in (1, 2):
         assert read_record(root / f"checkpoints/{NAME}_apt{stage}/t1/4/assets").stage == stage
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--apt.stage2.model.action-horizon=6", "--model.action-horizon is 6, Stage 1 was trained with 10"),
+        ("--apt.stage2.num-train-stepz=6", "num-train-steps"),  # tyro's own words
+    ],
+)
+def test_what_stage_2_would_be_refused_for_ends_the_run_before_stage_1(root, flag, words):
+    assert start(root, str(SCRIPTS / "train.py"), NAME, "--exp-name=no", "--recipe", "apt", flag, **real(root)).wait()
+    assert words in log_of(root)
+    assert not (root / f"checkpoints/{NAME}_apt1/no").exists()
