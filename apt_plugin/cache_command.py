@@ -40,12 +40,10 @@ def main(argv: list[str]) -> int:
         raise AptError(f"There is no folder at {rest[0]}.")
     from apt_plugin import launch
     from apt_plugin.hosts import adapter_for
+    from apt_plugin.run.staged import make_cache
 
     request = launch.split(rest)
-    adapter = adapter_for(request.command)
-    if not hasattr(adapter, "cache"):
-        raise AptError("This host has no feature cache.")
-    return adapter.cache(request, action)
+    return make_cache(adapter_for(request.command), request, action)
 
 
 def parts(folder: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import logging
 import sys
 from dataclasses import dataclass
@@ -215,15 +214,13 @@ class Bench:
     """A fixed width of 200 columns, for files."""
 
     def __call__(self) -> int:
-        from apt_plugin.hosts import HOSTS
+        from apt_plugin.hosts import HOSTS, named
 
         fields = dataclasses.asdict(self)
-        usable = (name for name in ("lerobot", "openpi", "gr00t") if HOSTS[name].supported()[0])
-        chosen = HOSTS[fields.pop("host") or next(usable, "lerobot")]
-        chosen.require()
-        if chosen.name == "gr00t":  # it has one family
-            choose("family", fields.pop("family"), ("groot",))
-        return importlib.import_module(f"{chosen.adapter}.bench").run(**fields)
+        usable = (name for name, host in HOSTS.items() if host.supported()[0])
+        adapter = named(fields.pop("host") or next(usable, next(iter(HOSTS))))
+        choose("family", self.family, adapter.families)
+        return adapter.bench(**fields)
 
 
 def _run(argv: list[str]) -> int:
@@ -235,12 +232,10 @@ def _run(argv: list[str]) -> int:
         print("Recipe fields:", ", ".join(launch.fields_of()))
         return 0
     from apt_plugin.hosts import adapter_for
+    from apt_plugin.run.staged import carry_out
 
     request = launch.split(argv)
-    adapter = adapter_for(request.command)
-    if request.recipe is not None and request.recipe.cache and not hasattr(adapter, "cache"):
-        raise AptError("--apt.cache: this host has no feature cache. Drop it.")
-    return adapter.run(request)
+    return carry_out(adapter_for(request.command), request)
 
 
 def _cache(argv: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 from rich.console import Console
@@ -10,8 +9,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from apt_plugin import files
-from apt_plugin.errors import AptError
-from apt_plugin.hosts import HOSTS
+from apt_plugin.hosts import HOSTS, named
 from apt_plugin.proofs import Verdict
 from apt_plugin.proofs import prove as run_proofs
 from apt_plugin.stages import find_checkpoint, read_record
@@ -24,7 +22,7 @@ def report() -> int:
     for host in HOSTS.values():
         ok, why = host.supported()
         usable += ok
-        registers = importlib.import_module(f"{host.adapter}.names").POLICIES if ok else {}
+        registers = host.adapter.policies if ok else {}
         table.add_row(
             host.name,
             host.version() or "-",
@@ -34,10 +32,9 @@ def report() -> int:
         )
     console = Console()
     console.print(table)
-    if HOSTS["lerobot"].supported()[0]:
-        from apt_plugin.hosts.lerobot.discovery import sentence
-
-        console.print(sentence())
+    for host in HOSTS.values():
+        for line in host.adapter.notes() if host.supported()[0] else ():
+            console.print(line)
     if not usable:
         console.print("No supported host here: pip install 'apt-plugin[lerobot]', or install beside openpi or GR00T.")
     return 0 if usable else 1
@@ -47,11 +44,7 @@ def prove(checkpoint: str, json: Path | None, device: str | None) -> int:
     """Measure, print, optionally write; 1 when a contract fails."""
     console = Console()
     folder = find_checkpoint(Path(checkpoint))
-    host = HOSTS.get(read_record(folder).host.split()[0])
-    if host is None or host.adapter is None:
-        raise AptError(f"{folder} was written in {read_record(folder).host}, a host that this version does not know.")
-    host.require()
-    adapter = importlib.import_module(f"{host.adapter}.prove")
+    adapter = named(read_record(folder).host)
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task("opening")
         subject = adapter.open_subject(folder, device)
@@ -74,25 +67,6 @@ def export(checkpoint: Path, output: Path) -> int:
     Raises:
         AptError: it is not, with the reason.
     """
-    record = read_record(find_checkpoint(checkpoint))
-    if record.policy in ("pi05", "pi0"):
-        why = (
-            f"a stock {record.policy} lets image tokens and the suffix attend to the instruction in one softmax, at "
-            "positions that count it"
-        )
-        what = "Stage 1 leaves the instruction out" if record.stage == 1 else f"{record.recipe.fusion.kind} fusion"
-        raise AptError(
-            f"{checkpoint} cannot be exported: {why}; {what}, and no change of stock weights gives the same actions. "
-            "Serve it with the plugin installed."
-        )
-    if record.policy == "Gr00tN1d7":
-        from apt_plugin.hosts.gr00t.export import export as fold
-
-        fold(find_checkpoint(checkpoint), output)
-        return 0
-    if record.policy == "groot":
-        from apt_plugin.hosts.lerobot.export_groot import export as fold_policy
-
-        fold_policy(find_checkpoint(checkpoint), output)
-        return 0
-    raise AptError(f"No export rule for {record.policy!r} policies; nothing was written to {output}.")
+    folder = find_checkpoint(checkpoint)
+    named(read_record(folder).host).export(folder, output)
+    return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from apt_plugin import files
-from apt_plugin.errors import AptError
-from apt_plugin.hosts import HOSTS
+from apt_plugin.errors import AptError, choose
+from apt_plugin.hosts import HOSTS, host_of, named
 from apt_plugin.listen.labels import Ask, Labels, label
-from apt_plugin.listen_command import host_of
+from apt_plugin.tabletop import register
 
 LABELS = "labels.json"
 
@@ -23,18 +22,17 @@ def run(policy: str, labelled: str, unlabelled: str, host: str, how: Ask, output
     """Everything, files included.
 
     Raises:
-        AptError: another host than lerobot, or see `labels.label`.
+        AptError: a host that cannot write labels, or see `labels.label`.
     """
     host = host or host_of(policy)
-    if host != "lerobot":
-        raise AptError(f"apt-plugin label reads lerobot checkpoints and data sets; {host} has no adapter for it yet.")
-    HOSTS[host].require()
-    importlib.import_module("apt_plugin.tabletop.host.configuration_pi05_tiny")  # the demo's own stock policy
-    adapter = importlib.import_module(f"{HOSTS[host].adapter}.label")
-    known, unknown = adapter.open_sets(policy, labelled, unlabelled, **options)
+    adapter = HOSTS[choose("host", host, HOSTS)].adapter
+    if (why := adapter.unsupported.get("label")) is not None:
+        raise AptError(f"apt-plugin label: {why}")
+    register()
+    known, unknown = named(host).open_label_sets(policy, labelled, unlabelled, **options)
     labels = label(known, unknown, how)
     write(labels, how, output)
-    command = adapter.write_edit(labels, unknown, output)
+    command = adapter.write_labels(labels, unknown, output)
     show(labels, how, command)
     return labels
 

@@ -16,10 +16,7 @@ Everything else belongs to the host and is passed on as it is.
 
 from __future__ import annotations
 
-import logging
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,71 +139,5 @@ def check_one_process(request: Request, stage_flags: bool, host_flags: bool = Fa
         raise AptError(f"{' '.join(request.command)!r} is no flag of the recipe: write it in the host's own command.")
 
 
-def listen_after(frames: int, policy: Any, output: Any, *flags: str) -> None:
-    """Does the result of a finished run listen? An answer that cannot be had does not fail the run."""
-    command = [sys.executable, "-m", "apt_plugin", "listen", "--policy", str(policy), "--output", str(output)]
-    command += ["--frames", str(frames), *flags]
-    logging.info("APT: listen: %s", " ".join(command))
-    if subprocess.call(command):
-        logging.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
-
-
-def make_caches(request: Request, has_prior: bool, make: Callable[[str], int]) -> int:
-    """`apt-plugin cache build|verify` of every stage whose cache can be made now; the worst exit status.
-
-    Args:
-        has_prior: whether Stage 1 has left a result; make: exit status of making (or checking) a stage's cache.
-    """
-    worst = 0
-    for stage in {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[request.stage]:
-        if not request.caches(stage):
-            logging.info("APT: Stage %s trains the VLM and reads no cache.", stage)
-        elif stage == "2" and request.stage == "both" and not has_prior:
-            logging.info("APT: Stage 2's cache starts from Stage 1's result; the run makes it between the stages.")
-        else:
-            worst = max(worst, abs(make(stage)))
-    return worst
-
-
 def _as_flag(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-class Flags:
-    """A host's `--name=value` and `--name value` flags, in order, editable."""
-
-    def __init__(self, tokens: Sequence[str]):
-        self.items: list[tuple[str, str | None]] = []
-        rest = list(tokens)
-        while rest:
-            token = rest.pop(0)
-            name, joined, value = token.partition("=")
-            if not name.startswith("--"):
-                raise AptError(f"Cannot tell which flag {token!r} belongs to. Write --name=value.")
-            if joined:
-                self.items.append((name[2:], value))
-            elif rest and not rest[0].startswith("--"):
-                self.items.append((name[2:], rest.pop(0)))
-            else:
-                self.items.append((name[2:], None))
-
-    def get(self, name: str) -> str | None:
-        """The last value of a flag ("true" for one without a value), None when absent."""
-        found = [("true" if value is None else value) for key, value in self.items if key == name]
-        return found[-1] if found else None
-
-    def without(self, *names: str, prefix: str | None = None) -> Flags:
-        kept = Flags([])
-        kept.items = [
-            (k, v) for k, v in self.items if k not in names and not (prefix is not None and k.startswith(prefix))
-        ]
-        return kept
-
-    def with_(self, values: dict[str, str]) -> Flags:
-        """Set flags, replacing earlier values."""
-        out = self.without(*values)
-        out.items += list(values.items())
-        return out
-
-    def tokens(self) -> list[str]:
-        return [f"--{name}" if value is None else f"--{name}={value}" for name, value in self.items]

@@ -6,6 +6,7 @@ Every default that a measurement chose says which one. Host-independent: no fram
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,6 +206,14 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def as_text(recipe: Recipe) -> dict[str, str]:
+    """Every field by its dotted name, as a command line has it."""
+    return {
+        name: json.dumps(value) if isinstance(value, list | bool) else str(value)
+        for name, value in flatten(dataclasses.asdict(recipe)).items()
+    }
 
 
 def from_flat(values: dict[str, Any], base: Recipe | None = None) -> Recipe:

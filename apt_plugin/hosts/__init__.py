@@ -1,7 +1,6 @@
 """The hosts this plugin knows: which versions were tested, and where their adapters are.
 
-An adapter says only where features come out, where fusion goes in, where language enters and how to save. It is a
-package with `names.POLICIES` (host model -> ours), `launch.run(request)` and `prove.open_subject(folder, device)`.
+What the plugin asks of a host is written down in `hosts.adapter`. This is the only place that imports one by name.
 """
 
 from __future__ import annotations
@@ -12,11 +11,14 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
-from apt_plugin.errors import AptError
+from apt_plugin.errors import AptError, choose
+
+if TYPE_CHECKING:
+    from apt_plugin.hosts.adapter import Adapter
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,12 @@ class Host:
     module: str  # its import name
     distribution: str
     tested: str  # version range that the suite ran on
-    adapter: str | None  # import path of our adapter, None while there is none
-    why: str = ""  # why there is none
-    check: str = ""  # a module whose `reason()` says why this installation cannot be used, or None
+    room: str  # class of `hosts.<name>.adapter`
+
+    @property
+    def adapter(self) -> Adapter:
+        """Ours; importing it imports nothing of the host."""
+        return getattr(importlib.import_module(f"{__name__}.{self.name}.adapter"), self.room)()
 
     def version(self) -> str | None:
         """Installed version, or None when it does not import here."""
@@ -45,11 +50,9 @@ class Host:
         version = self.version()
         if version is None:
             return False, "not installed"
-        if self.adapter is None:
-            return False, self.why
         if version == "unknown" or version not in SpecifierSet(self.tested, prereleases=True):
             return False, f"version {version} is outside the tested range {self.tested}"
-        if self.check and (why := importlib.import_module(self.check).reason()) is not None:
+        if (why := self.adapter.unusable()) is not None:
             return False, why.rstrip(".")
         return True, f"version {version}, tested range {self.tested}"
 
@@ -67,44 +70,68 @@ class Host:
             )
         return self.version() or ""
 
+    def open(self) -> Adapter:
+        """The adapter of a host that is usable here.
+
+        Raises:
+            AptError: see `require`.
+        """
+        self.require()
+        return self.adapter
+
 
 HOSTS = {
     host.name: host
     for host in (
-        Host("lerobot", "lerobot", "lerobot", ">=0.6.1,<0.6.2", "apt_plugin.hosts.lerobot"),
-        Host("openpi", "openpi", "openpi", ">=0.1.0,<0.2", "apt_plugin.hosts.openpi"),
-        # Every GR00T calls itself 0.1.0: the adapter's own check tells N1.7 from N1.6 and N1.5.
-        Host(
-            "gr00t", "gr00t", "gr00t", ">=0.1.0,<0.2", "apt_plugin.hosts.gr00t", check="apt_plugin.hosts.gr00t.versions"
-        ),
+        Host("lerobot", "lerobot", "lerobot", ">=0.6.1,<0.6.2", "LerobotAdapter"),
+        Host("openpi", "openpi", "openpi", ">=0.1.0,<0.2", "OpenpiAdapter"),
+        Host("gr00t", "gr00t", "gr00t", ">=0.1.0,<0.2", "GrootAdapter"),  # every GR00T calls itself 0.1.0: see unusable
     )
 }
 
 
-def adapter_for(command: Sequence[str]) -> Any:
-    """The launch module of the host whose program a command line names.
+def adapter_for(command: Sequence[str]) -> Adapter:
+    """The adapter of the host whose program a command line names.
 
     Raises:
         AptError: no host recognises it, or the one that does is not usable here.
     """
-    text = " ".join(command)
     # The program stands before its flags, whose values may name anything (--dataset-path ./lerobot-data).
     tokens = [token for token in command if not Path(token).name.startswith("python")]
-    found = (name for token in tokens for name, marks in _PROGRAMS.items() if any(mark in token for mark in marks))
-    owner = next(found, None)
-    if owner is None:
-        raise AptError(
-            f"No known host in {text!r}. Write the host's own command behind `run`, e.g. apt-plugin run lerobot-train "
-            "--policy.type=pi05 ... --recipe apt."
-        )
-    host = HOSTS[owner]
-    host.require()
-    return importlib.import_module(f"{host.adapter}.launch")
+    for token in tokens:
+        for host in HOSTS.values():
+            if host.adapter.recognises_program(token):
+                return host.open()
+    raise AptError(
+        f"No known host in {' '.join(command)!r}. Write the host's own command behind `run`, e.g. apt-plugin run "
+        "lerobot-train --policy.type=pi05 ... --recipe apt."
+    )
 
 
-# What gives a host's command away.
-_PROGRAMS = {
-    "lerobot": ("lerobot-", "lerobot."),
-    "openpi": ("scripts/train.py", "scripts/train_pytorch.py", "scripts/serve_policy.py", "compute_norm_stats.py"),
-    "gr00t": ("gr00t/", "gr00t."),
-}
+def host_of(policy: str) -> str:
+    """Which host wrote a checkpoint folder, by its files.
+
+    Raises:
+        AptError: no folder (name --host), or one that no host writes.
+    """
+    folder = Path(policy)
+    if not folder.is_dir():
+        raise AptError(f"{policy} is no folder here, so its host cannot be told: add --host {' | '.join(HOSTS)}.")
+    for host in HOSTS.values():
+        if host.adapter.recognises(folder):
+            return host.name
+    raise AptError(
+        f"{folder} is no checkpoint of {', '.join(HOSTS)}: no params/, no assets/, no config.json with a type. In "
+        "lerobot, name .../checkpoints/last/pretrained_model; in openpi the step folder."
+    )
+
+
+def named(host: str) -> Adapter:
+    """The adapter of a host by its name, or by what a record says of it ("lerobot 0.6.1").
+
+    Raises:
+        AptError: an unknown host, or one that is not usable here.
+    """
+    name = host.partition(" ")[0]
+    choose("host", name, HOSTS)
+    return HOSTS[name].open()

@@ -38,12 +38,25 @@ class Stages(Protocol):
     `run.staged` carries it out; stages are "1" and "2".
     """
 
-    output: Path
-    """The run's folder: proofs, the listening answer and the report go there."""
-    resume: bool
-    """Whether the command goes on with a run."""
-    own_launch: str
-    """How to write this host's command with a distributed launcher inside, for the message that asks for it."""
+    @property
+    def output(self) -> Path:
+        """The run's folder: proofs, the listening answer and the report go there."""
+        ...
+
+    @property
+    def resume(self) -> bool:
+        """Whether the command goes on with a run."""
+        ...
+
+    @property
+    def held_out(self) -> str:
+        """The flag by which this host holds frames out of training, for the report; "" where it has none."""
+        ...
+
+    @property
+    def own_launch(self) -> str:
+        """How to write this host's command with a distributed launcher inside, for the message that asks for it."""
+        ...
 
     def command(self, stage: str) -> Command:
         """The process that trains a stage; called once its Stage 1, where it needs one, is there.
@@ -81,13 +94,33 @@ class Stages(Protocol):
 class Adapter(Protocol):
     """A host, as the commands see it."""
 
-    name: str
-    policies: Mapping[str, str]
-    """The host's model -> ours."""
-    families: Sequence[str]
-    """What `apt-plugin bench` may be asked for."""
-    unsupported: Mapping[str, str]
-    """Command -> why this host has none."""
+    @property
+    def name(self) -> str:
+        """As `--host` names it."""
+        ...
+
+    @property
+    def policies(self) -> Mapping[str, str]:
+        """The host's model -> ours."""
+        ...
+
+    @property
+    def families(self) -> Sequence[str]:
+        """What `apt-plugin bench` may be asked for."""
+        ...
+
+    @property
+    def unsupported(self) -> Mapping[str, str]:
+        """Command -> why this host has none."""
+        ...
+
+    def unusable(self) -> str | None:
+        """Why the installation that imports here cannot be used though its version says otherwise; None when it can."""
+        ...
+
+    def recognises_program(self, token: str) -> bool:
+        """Whether a word of a command line names a program of this host."""
+        ...
 
     def recognises(self, folder: Path) -> bool:
         """Whether a checkpoint folder, stock or APT, was written by this host. Reads files only."""
@@ -113,8 +146,16 @@ class Adapter(Protocol):
         """Any policy of the host on its data, for `listen`."""
         ...
 
-    def base_digest(self, base: str, **options: Any) -> str:
+    def base_digest(self, base: str, listener: Any, **options: Any) -> str:
         """`freeze.digest` of a base checkpoint's VLM, as the listener hashes its own."""
+        ...
+
+    def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
+        """The labelled and the unlabelled set behind a policy, for `label`; not asked where it is unsupported."""
+        ...
+
+    def write_labels(self, labels: Any, unlabelled: Any, output: Path) -> str:
+        """Write the host's own edit of the data set; the command that applies it."""
         ...
 
     def bench(self, **fields: Any) -> int:
@@ -123,6 +164,9 @@ class Adapter(Protocol):
 
     def export(self, folder: Path, output: Path) -> None:
         """Write a stock checkpoint where folding is exact.
+
+        Args:
+            folder: the checkpoint's folder with its record.
 
         Raises:
             AptError: it is not, with the reason.

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.adapter import Command, Stages
+from apt_plugin.hosts.adapter import Adapter, Command, Stages
 from apt_plugin.launch import Request
 from apt_plugin.report.run import write_run
 from apt_plugin.stages import Record, read_record
@@ -36,8 +36,8 @@ class Staged:
         run: starts a process and waits for it.
     """
 
-    def __init__(self, host: Stages, request: Request, run: Callable[[Command], int] = call):
-        self.host, self.request, self._run = host, request, run
+    def __init__(self, host: Stages, request: Request, run: Callable[[Command], int] | None = None):
+        self.host, self.request, self._run = host, request, run or call
         self.wanted = WANTED[request.stage]
         if "WORLD_SIZE" in os.environ and len(self.wanted) == 2:
             raise AptError(
@@ -54,7 +54,7 @@ class Staged:
                 return status
         if "2" in self.wanted:
             self._listen()
-        write_run(self.host.output, self.records())
+        write_run(self.host.output, self.records(), self.host.held_out)
         return 0
 
     def _stage(self, stage: str) -> int:
@@ -105,6 +105,27 @@ class Staged:
             else:
                 worst = max(worst, abs(self._run(self.host.cache_command(stage, action))))
         return worst
+
+
+def carry_out(host: Adapter, request: Request) -> int:
+    """`apt-plugin run`: a training command as stages, any other program of the host as it is; the exit status."""
+    stages = host.stages(request)
+    return call(host.start(request)) if stages is None else Staged(stages, request).train()
+
+
+def make_cache(host: Adapter, request: Request, action: str) -> int:
+    """`apt-plugin cache build|verify <training command>`; the exit status.
+
+    Raises:
+        AptError: the command trains nothing.
+    """
+    stages = host.stages(request)
+    if stages is None:
+        raise AptError(
+            f"Write a training command of {host.name} with its recipe: apt-plugin cache {action} ... --recipe apt "
+            "--apt.cache DIR."
+        )
+    return Staged(stages, request).cache(action)
 
 
 def folder_of(output: Path, stage: str) -> Path:

@@ -4,3 +4,13 @@
 do), `arm` (dynamics, demonstrator, success) and `drawing` (camera) need numpy only; the other modules connect them to
 lerobot and are imported by name where they are used.
 """
+
+from __future__ import annotations
+
+
+def register() -> None:
+    """Make the demo's own stock policy known to lerobot, where that is here: it is opened like any other."""
+    from apt_plugin.hosts import HOSTS
+
+    if HOSTS["lerobot"].supported()[0]:
+        import apt_plugin.tabletop.host.configuration_pi05_tiny  # noqa: F401

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apt_plugin import report
-from apt_plugin.hosts.lerobot.summary import HELD_OUT, stage_records
+from apt_plugin.hosts.lerobot.adapter import HELD_OUT
+from apt_plugin.hosts.lerobot.checkpoints import stage_records
 from apt_plugin.report.run import proof_rows, training_sections, verdict
 from apt_plugin.tabletop.presets import DEMO_SPLITS, EQUAL_STEPS, EQUAL_TIME, FULL_STOCK
 from apt_plugin.tabletop.world import SPLITS

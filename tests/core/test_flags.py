@@ -46,6 +46,11 @@ def test_the_last_value_counts_and_a_bare_flag_is_true():
     )
 
 
+def test_values_may_hold_equals_and_dashes():
+    flags = Flags.read(["--a=b=c", "--sizes", '{"x": 1}', "--neg", "-3"])
+    assert [flags.get(name) for name in ("a", "sizes", "neg")] == ["b=c", '{"x": 1}', "-3"]
+
+
 def test_tyros_switches_and_several_values():
     flags = Flags.read(
         ["pi05_libero", "--model.no-discrete-state-input", "--dataset-path", "a", "b", "--wandb"], switches=True

@@ -8,8 +8,10 @@ import pytest
 
 from apt_plugin import launch as core
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t import launch, names, programs, versions
+from apt_plugin.hosts.gr00t import names, programs, versions
+from apt_plugin.hosts.gr00t.adapter import GrootAdapter
 from apt_plugin.recipe import from_flat, load_yaml
+from apt_plugin.run import staged
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "gr00t"
 
@@ -25,7 +27,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "gr00t"
     ],
 )  # fmt: skip
 def test_program_is_found_however_it_is_started(command, before):
-    program = launch.find_program(command)
+    program = programs.find_program(command)
     assert (program.before, program.module, program.flags) == (before, names.TRAIN, ["--a", "1"])
     child = program.child(program.flags)
     assert child[-4:] == ["apt_plugin.hosts.gr00t", names.TRAIN, "--a", "1"]
@@ -33,10 +35,12 @@ def test_program_is_found_however_it_is_started(command, before):
 
 def test_flags_of_the_host_are_edited_by_name_and_otherwise_left_alone():
     tokens = ["--color-jitter-params", "hue", "0.1", "saturation", "0.2", "--max_steps=5", "--use-wandb"]
-    assert programs.value_of(tokens, "max-steps") == "5"
-    assert programs.value_of(tokens, "use-wandb") == "true"
-    edited = programs.with_flags(tokens, {"max_steps": "7", "use-wandb": "false"})
-    assert edited == [*tokens[:5], "--max-steps", "7", "--no-use-wandb"]
+    edited = programs.switched(tokens).with_({"max-steps": "7", "use_wandb": "false"}).tokens()
+    assert edited == [*tokens[:5], "--max-steps=7", "--no-use_wandb"]
+
+
+def stages(request):
+    return GrootAdapter().stages(request)
 
 
 def test_stage_commands_name_every_recipe_field(tmp_path):
@@ -44,11 +48,12 @@ def test_stage_commands_name_every_recipe_field(tmp_path):
         ["gr00t/experiment/launch_finetune.py", "--output-dir", str(tmp_path), "--max-steps", "9", "--recipe", "apt",
          "--apt.stage1.max-steps", "4", "--apt.noise-draws", "2", "--apt.fusion.kind", "host"]
     )  # fmt: skip
-    training = launch.Training(launch.find_program(request.command), request)
-    first = training.command("1")
-    assert programs.value_of(first, "max-steps") == "4"
+    training = stages(request)
+    first = list(training.command("1").argv)
+    flags = first[first.index(names.TRAIN) + 1 :]
+    assert programs.switched(flags).get("max-steps") == "4"
     assert first[-1].startswith("--apt.")
-    again = core.split(first[first.index("--output-dir") :])
+    again = core.split(flags)
     assert again.recipe == request.recipe
     assert again.stage == "1"
     with pytest.raises(AptError, match="holds none"):
@@ -68,18 +73,19 @@ def test_a_cache_is_made_by_the_stages_own_processes(tmp_path, monkeypatch):
     line = ["torchrun", "--nproc-per-node", "2", "gr00t/experiment/launch_finetune.py", "--output-dir", str(tmp_path),
             "--recipe", "apt", "--apt.cache", "features", "--apt.vlm", "full"]  # fmt: skip
     asked = []
-    monkeypatch.setattr(launch.subprocess, "call", lambda command: asked.append(command) or 0)
-    assert launch.cache(core.split(line), "build") == 0  # of both stages, only the one with a frozen VLM
-    training = launch.Training(launch.find_program(core.split(line).command), core.split(line))
+    monkeypatch.setattr(staged, "call", lambda command: asked.append(list(command.argv)) or 0)
+    # Of both stages, only the one with a frozen VLM.
+    assert staged.make_cache(GrootAdapter(), core.split(line), "build") == 0
+    training = stages(core.split(line))
     assert (training.request.caches("1"), training.request.caches("2")) == (True, False)
-    first = training.command("1")
+    first = list(training.command("1").argv)
     place = first.index(names.TRAIN)
     assert asked == [[*first[:place], "apt-cache-build", *first[place:]]]
     assert asked[0][:3] == ["torchrun", "--nproc-per-node", "2"]
     with pytest.raises(AptError, match="Which cache"):
-        launch.cache(core.split([*line[:7], "apt"]), "verify")
-    with pytest.raises(AptError, match="Write the training command"):
-        launch.cache(core.split(["gr00t/eval/run_gr00t_server.py", "--recipe", "apt"]), "build")
+        staged.make_cache(GrootAdapter(), core.split([*line[:7], "apt"]), "verify")
+    with pytest.raises(AptError, match="Write a training command of gr00t"):
+        staged.make_cache(GrootAdapter(), core.split(["gr00t/eval/run_gr00t_server.py", "--recipe", "apt"]), "build")
 
 
 @pytest.mark.parametrize(
@@ -123,4 +129,4 @@ def test_a_prior_named_by_a_hub_id_that_is_not_there_is_an_error(tmp_path, monke
          "--base-model-path", "someone/prior"]
     )  # fmt: skip
     with pytest.raises(AptError, match=r"someone/prior is neither a folder here .*offline.*Offline, download it"):
-        launch.Training(launch.find_program(request.command), request).command("2")
+        stages(request).command("2")

@@ -26,6 +26,7 @@ class Host:
     resume: bool = False
     done: tuple[str, ...] = ()
     own_launch: str = "torchrun train"
+    held_out: str = ""
 
     def command(self, stage):
         return Command(["train", stage])

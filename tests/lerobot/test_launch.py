@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from apt_plugin import hosts
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import launch as lerobot
+from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.launch import split
+from apt_plugin.run import staged
 
 BASE = ["lerobot-train", "--policy.type=pi05", "--policy.pretrained_path=lerobot/pi05_base", "--dataset.repo_id=me/set"]
 
 
 def plan(*argv: str, stage: str = "1") -> list[str]:
-    request = split([*argv])
-    program = lerobot.find_program(request.command)
-    assert program is not None
-    return lerobot.Training(program, lerobot.Flags(program.flags), request).command(stage)
+    stages = LerobotAdapter().stages(split([*argv]))
+    assert stages is not None
+    return list(stages.command(stage).argv)
 
 
 def test_without_a_recipe_the_host_is_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inert until named: the same command line, no import of ours in the process."""
     calls = []
-    monkeypatch.setattr(lerobot.subprocess, "call", lambda command: calls.append(command) or 0)
-    assert lerobot.run(split(BASE)) == 0
-    assert calls[0][1:] == BASE[1:]
-    assert Path(calls[0][0]).name == "lerobot-train"
+    monkeypatch.setattr(staged, "call", lambda command: calls.append(command) or 0)
+    assert staged.carry_out(LerobotAdapter(), split(BASE)) == 0
+    assert calls[0].argv[1:] == BASE[1:]
+    assert Path(calls[0].argv[0]).name == "lerobot-train"
+    assert not calls[0].env
 
 
 def test_apt_flags_without_a_recipe() -> None:
@@ -143,21 +143,10 @@ def test_distributed_launchers_stay_in_front(front: list[str], expected: str) ->
 def test_both_stages_inside_one_distributed_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(AptError, match=r"Put the launcher inside: apt-plugin run accelerate launch"):
-        plan(*BASE, "--recipe=apt")
+        staged.carry_out(LerobotAdapter(), split([*BASE, "--recipe=apt"]))
     assert plan(*BASE, "--recipe=apt", "--apt.stage=1")
 
 
 def test_a_command_of_no_known_host() -> None:
     with pytest.raises(AptError, match=r"No known host in 'python train.py'"):
         hosts.adapter_for(["python", "train.py"])
-
-
-def test_flags_keep_values_with_equals_and_dashes() -> None:
-    flags = lerobot.Flags(["--a=b=c", "--sizes", json.dumps({"x": 1}), "--resume", "--neg", "-3"])
-    assert (flags.get("a"), flags.get("sizes"), flags.get("resume"), flags.get("neg")) == (
-        "b=c",
-        '{"x": 1}',
-        "true",
-        "-3",
-    )
-    assert flags.tokens()[-2:] == ["--resume", "--neg=-3"]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from apt_plugin.errors import AptError
+from apt_plugin.hosts import host_of
 from apt_plugin.hosts.lerobot.listen import open_listener
 from apt_plugin.listen import Settings, listen
 from apt_plugin.listen.instructions import Variant
 from apt_plugin.listen.measure import listen_in
-from apt_plugin.listen_command import host_of
 from tests.lerobot import datasets
 
 QUIET = Settings(draws=2, progress=False)

@@ -30,9 +30,10 @@ def load(argv: list[str]) -> None:
 
 
 def _take_over(argv: list[str]) -> None:
-    from apt_plugin.hosts.gr00t import acting, launch
-    from apt_plugin.hosts.gr00t.programs import find_program, with_flags
+    from apt_plugin.hosts.gr00t import acting, adapter
+    from apt_plugin.hosts.gr00t.programs import find_program, switched
     from apt_plugin.launch import check_one_process, split
+    from apt_plugin.run.staged import carry_out
 
     request = split(argv)
     program = find_program(request.command)
@@ -42,14 +43,14 @@ def _take_over(argv: list[str]) -> None:
 
         show_recipe_in_help()
     elif program is None or not program.trains:
-        argv[1:], chosen = launch.acting(argv[1:], request)
+        argv[1:], chosen = adapter.acting(argv[1:], request)
         acting.install(chosen)
     elif request.stage == "both":
-        sys.exit(launch.run(request))
+        sys.exit(carry_out(adapter.GrootAdapter(), request))
     else:
         from apt_plugin.hosts.gr00t import training
 
         check_one_process(request, stage_flags=True, host_flags=True)
-        argv[1:] = with_flags(argv[1:], request.stage_flags[request.stage])
+        argv[1:] = switched(argv[1:]).with_(request.stage_flags[request.stage]).tokens()
         assert request.recipe is not None
         training.install(request.recipe, int(request.stage))

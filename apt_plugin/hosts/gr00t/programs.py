@@ -17,6 +17,7 @@ import yaml
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.names import CHILD, TRAIN, TRAIN_MIXTURE
+from apt_plugin.run.flags import Flags
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Settings:
 
     def get(self, name: str) -> str | None:
         """A training setting as text, `base` among them; None where the command leaves it to the host."""
-        found = value_of(self.flags, self.flag(name))
+        found = switched(self.flags).get(self.flag(name))
         if found is None and self.words.prefix:
             key = self.flag(name).removeprefix(self.words.prefix).replace("-", "_")
             value = (self._file.get("training") or {}).get(key)
@@ -92,12 +93,12 @@ class Settings:
         if self.words.prefix:
             first = next(iter((self._file.get("data") or {}).get("datasets") or []), {})
             return str(next(iter(first.get("dataset_paths") or []), "")), str(first.get("embodiment_tag") or "")
-        paths = value_of(self.flags, "dataset-path") or ""
-        return paths.split(os.pathsep)[0], value_of(self.flags, "embodiment-tag") or ""
+        paths = switched(self.flags).get("dataset-path") or ""
+        return paths.split(os.pathsep)[0], switched(self.flags).get("embodiment-tag") or ""
 
     @cached_property
     def _file(self) -> dict[str, Any]:
-        named = value_of(self.flags, "load-config-path")
+        named = switched(self.flags).get("load-config-path")
         if named is None:
             return {}
         try:
@@ -107,6 +108,16 @@ class Settings:
         if not isinstance(value, dict):
             raise AptError(f"--load-config-path {named} holds a {type(value).__name__}; the host wants a mapping.")
         return value
+
+
+def switched(tokens: Sequence[str]) -> Flags:
+    """The host's flags: tyro's dialect."""
+    return Flags.read(tokens, switches=True)
+
+
+def is_program(token: str) -> bool:
+    """Whether a word of a command line may be one of the host's programs."""
+    return "gr00t/" in token or "gr00t." in token
 
 
 def find_program(command: Sequence[str]) -> Program | None:
@@ -126,43 +137,3 @@ def find_program(command: Sequence[str]) -> Program | None:
 
 def _without_python(tokens: Sequence[str]) -> list[str]:
     return [token for token in tokens if not Path(token).name.startswith("python")]
-
-
-def _name_of(flag: str) -> str:
-    """A flag's name, however it is spelt; a switch is `--a.no-b` where it is off."""
-    head, dot, last = flag.partition("=")[0][2:].replace("_", "-").rpartition(".")
-    return head + dot + last.removeprefix("no-")
-
-
-def value_of(tokens: Sequence[str], name: str) -> str | None:
-    """The last value of a host flag, however it is spelt (`--base-model-path V`, `--base_model_path=V`)."""
-    found = None
-    for index, token in enumerate(tokens):
-        flag, joined, value = token.partition("=")
-        if flag.startswith("--") and _name_of(flag) == name:
-            behind = tokens[index + 1] if index + 1 < len(tokens) else "--"
-            bare = "true" if flag[2:].replace("_", "-") == name else "false"
-            found = value if joined else bare if behind.startswith("--") else behind
-    return found
-
-
-def without(tokens: Sequence[str], *names: str) -> list[str]:
-    """Drop flags and their values, all others untouched: some take several values, which only the host can tell."""
-    kept: list[str] = []
-    dropping = False
-    for token in tokens:
-        if token.startswith("--"):
-            dropping = _name_of(token) in names
-        if not dropping:
-            kept.append(token)
-    return kept
-
-
-def with_flags(tokens: Sequence[str], values: dict[str, str]) -> list[str]:
-    """Set host flags, replacing earlier values."""
-    named = {name.replace("_", "-"): value for name, value in values.items()}
-    out = without(tokens, *named)
-    for name, value in named.items():
-        head, dot, last = name.rpartition(".")
-        out += {"true": [f"--{name}"], "false": [f"--{head}{dot}no-{last}"]}.get(value, [f"--{name}", value])
-    return out

@@ -10,7 +10,7 @@ from pathlib import Path
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import WEIGHTS
-from apt_plugin.stages import read_record
+from apt_plugin.stages import Record, read_record
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -37,6 +37,12 @@ def last_whole(run: Path) -> Path | None:
         return None
     steps = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
     return next((p for p in steps if is_whole(p)), None)
+
+
+def stage_records(output: Path) -> dict[int, Record]:
+    """Stage -> the record of its newest whole checkpoint, of a run in `output`."""
+    found = {stage: last_whole(output / f"stage{stage}") for stage in (1, 2)}
+    return {stage: read_record(path / "pretrained_model") for stage, path in found.items() if path is not None}
 
 
 def refuses_without_plugin(folder: Path) -> tuple[bool, str]:

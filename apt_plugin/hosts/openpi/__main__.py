@@ -15,8 +15,10 @@ from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError, choose
-from apt_plugin.hosts.openpi import preload
-from apt_plugin.hosts.openpi.launch import JOB
+from apt_plugin.hosts.openpi import checkpoints, preload
+from apt_plugin.hosts.openpi.programs import JOB
+from apt_plugin.recipe import flatten, from_flat
+from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 
 def load_script(path: Path) -> Any:
@@ -33,6 +35,8 @@ def main() -> None:
     try:
         if job["do"] == "serve":
             serve(script)
+        elif job["do"] == "plan":
+            plan(job)
         elif job["do"] == "train":
             train(script, job)
         else:
@@ -41,24 +45,39 @@ def main() -> None:
         sys.exit(f"apt-plugin: {error}")
 
 
+def plan(job: dict[str, Any]) -> None:
+    """Where the stages of a run lie. What either would be refused for is refused here, before the first step."""
+    from openpi.training import config as _config
+
+    from apt_plugin.hosts.openpi import derive
+
+    recipe, stocks = from_flat(flatten(job["recipe"])), {}
+    for stage, flags in job["flags"].items():
+        sys.argv[1:] = flags
+        stocks[stage] = _config.cli()
+    if "1" in stocks:
+        derive.derive(stocks["1"], PRIOR, recipe)
+        if "2" in stocks:
+            derive.check_next(stocks["1"], stocks["2"], recipe)
+    last = list(stocks.values())[-1]
+
+    def folder(stock: Any, ending: str) -> str:
+        return str((Path(stock.checkpoint_base_dir) / f"{stock.name}_apt{ending}" / stock.exp_name).resolve())
+
+    stages = {stage: {"resume": stock.resume, "steps": stock.num_train_steps} for stage, stock in stocks.items()}
+    folders = {stage: folder(stocks.get(stage, last), stage) for stage in ("1", "2")}
+    files.write_json(Path(job["answer"]), {"output": folder(last, ""), "stages": stages, "folders": folders})
+
+
 def derived(job: dict[str, Any]) -> tuple[Any, Any]:
     """(the config of a job's stage, where its Stage-1 result is), from the host's own flags."""
     from openpi.training import config as _config
 
     from apt_plugin.hosts.openpi import derive
-    from apt_plugin.recipe import flatten, from_flat
-    from apt_plugin.stages import LIKELIHOOD
 
-    stock = _config.cli()
-    recipe, prior = from_flat(flatten(job["recipe"])), job.get("prior")
-    if job["stage"] == LIKELIHOOD and prior is None:
-        prior = Path(stock.checkpoint_base_dir) / derive.name_of(stock.name, 1) / stock.exp_name
-    config = derive.derive(stock, job["stage"], recipe, prior)
+    config = derive.derive(_config.cli(), job["stage"], from_flat(flatten(job["recipe"])), job["prior"])
     derive.register(config)
-    if "then" in job:
-        sys.argv[1:] = job["then"]
-        derive.check_next(stock, _config.cli(), recipe)
-    return config, prior
+    return config, job["prior"]
 
 
 def cache(script: Path, job: dict[str, Any]) -> None:
@@ -67,21 +86,14 @@ def cache(script: Path, job: dict[str, Any]) -> None:
     from apt_plugin.hosts.openpi.cached_build import Encoder
 
     config, _ = derived(job)
-    if job["do"] == "build" and finished(config):
-        return
     training.mix_data(config)
     encoder = Encoder(load_script(script), config)
     encoder.build() if job["do"] == "build" else encoder.verify()
 
 
 def train(script: Path, job: dict[str, Any]) -> None:
-    from apt_plugin.hosts.openpi import loading
-    from apt_plugin.stages import LIKELIHOOD
-
     config, prior = derived(job)
-    if finished(config):
-        logging.info("APT: Stage %d is finished in %s, going on.", job["stage"], config.checkpoint_dir)
-    elif script.name == "train_pytorch.py":
+    if script.name == "train_pytorch.py":
         from apt_plugin.hosts.openpi.torch_training import run_stage
 
         run_stage(load_script(script), config, prior)
@@ -93,28 +105,13 @@ def train(script: Path, job: dict[str, Any]) -> None:
         run = Run(config, cached=open_cache(config))
         assert run.facts  # asked now: what it refuses is refused before a step
         if job["stage"] == LIKELIHOOD:
-            folder, record = loading.record_of(prior)
+            folder, record = checkpoints.record_of(prior)
             run.stage1 = {
                 "path": str(folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps,
             }  # fmt: skip
         module = load_script(script)
         training.install(module, run)
         module.main(config)
-    if "answer" in job and int(os.environ.get("RANK", "0")) == 0:
-        files.write_json(Path(job["answer"]), {"checkpoint": str(loading.checkpoint_of(config.checkpoint_dir))})
-
-
-def finished(config: Any) -> bool:
-    """Whether this stage already took all its steps (only a resumed run looks)."""
-    from apt_plugin.hosts.openpi import loading
-
-    if not config.resume:
-        return False
-    try:
-        record = loading.record_of(config.checkpoint_dir)[1]
-    except AptError:
-        return False
-    return record.steps >= config.num_train_steps
 
 
 def serve(script: Path) -> None:
@@ -122,14 +119,14 @@ def serve(script: Path) -> None:
     import tyro
     from openpi.training import config as _config
 
-    from apt_plugin.hosts.openpi import derive, loading
+    from apt_plugin.hosts.openpi import derive
     from apt_plugin.hosts.openpi.trained import as_trained
 
     module = load_script(script)
     args = tyro.cli(module.Args)
     folder = getattr(args.policy, "dir", None)
-    if folder is not None and loading.holds_record(folder):
-        step, record = loading.record_of(folder)
+    if folder is not None and checkpoints.holds_record(folder):
+        step, record = checkpoints.record_of(folder)
         name = args.policy.config.removesuffix(f"_apt{record.stage}")
         stock = _config._CONFIGS_DICT[choose("--policy.config", name, _config._CONFIGS_DICT)]
         config = as_trained(stock, step, record)

@@ -14,7 +14,7 @@ from openpi.shared import download, normalize
 from openpi.training import config as _config
 
 from apt_plugin.errors import AptError, choose
-from apt_plugin.hosts.openpi import loading, preload, records
+from apt_plugin.hosts.openpi import checkpoints, loading, preload, records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.listen_models import JaxPolicy, TorchPolicy
 from apt_plugin.hosts.openpi.loading import PARAMS, WEIGHTS
@@ -83,7 +83,7 @@ def read(path: str, config: str = "", device: str = "") -> Source:
     """
     preload()
     folder = step_of(path)
-    record = loading.record_of(folder)[1] if (folder / "assets" / RECORD).is_file() else None
+    record = checkpoints.record_of(folder)[1] if (folder / "assets" / RECORD).is_file() else None
     stock = config_of(folder, record, config)
     if record is None:
         model: Any = as_stock(stock.model)

@@ -19,10 +19,10 @@ from openpi.training import weight_loaders
 from apt_plugin import files, freeze
 from apt_plugin.errors import AptError
 from apt_plugin.freeze import added
+from apt_plugin.hosts.openpi.checkpoints import record_of
 from apt_plugin.hosts.openpi.mark import readable, unmarked
 from apt_plugin.hosts.openpi.optim import part_of
-from apt_plugin.recipe import Recipe
-from apt_plugin.stages import PRIOR, RECORD, Record, check_shared, check_stage1, read_record
+from apt_plugin.stages import PRIOR, RECORD, Record, check_shared, read_record
 
 PARAMS, WEIGHTS = "params", "model.safetensors"
 
@@ -71,50 +71,6 @@ def check_weights(folder: Path, record: Record) -> None:
         check_params(read_params(folder / PARAMS, restore_type=np.ndarray), record, folder / PARAMS)
     else:
         raise AptError(f"{folder} holds neither JAX parameters ({PARAMS}) nor {WEIGHTS}.")
-
-
-def checkpoint_of(path: str | Path) -> Path:
-    """The step folder of a checkpoint named by itself, by its `params`, or by its run (the newest whole step).
-
-    Raises:
-        AptError: no APT checkpoint there.
-    """
-    path = Path(path)
-    path = path.parent if path.name == "params" else path
-    if (path / "assets" / RECORD).is_file():
-        return path
-    steps = sorted((p for p in path.glob("*") if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
-    for step in steps:
-        if (step / "assets" / RECORD).is_file():
-            return step
-    raise AptError(
-        f"{path} holds no APT checkpoint of openpi (no assets/{RECORD} in it nor in a step folder of it). Train "
-        "Stage 1 first: apt-plugin run scripts/train.py <config> --exp-name=... --recipe apt --apt.stage 1."
-    )
-
-
-def holds_record(path: str | Path) -> bool:
-    """Whether an APT checkpoint is there, or a run of them."""
-    try:
-        checkpoint_of(path)
-    except AptError:
-        return False
-    return True
-
-
-def record_of(path: str | Path) -> tuple[Path, Record]:
-    folder = checkpoint_of(path)
-    return folder, read_record(folder / "assets")
-
-
-def prior_at(path: str | Path, family: str, recipe: Recipe) -> tuple[Path, Record]:
-    """The Stage-1 result that Stage 2 starts from, checked before a model is built.
-
-    Raises:
-        AptError: see `stages.check_stage1`.
-    """
-    folder = checkpoint_of(path)
-    return folder, check_stage1(folder / "assets", family, recipe, None)
 
 
 def check_base(loader: Any) -> None:

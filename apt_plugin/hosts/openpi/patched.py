@@ -20,12 +20,11 @@ def recipe(argv: list[str]) -> None:
         return
     from apt_plugin.errors import AptError
     from apt_plugin.hosts import HOSTS
-    from apt_plugin.hosts.openpi import launch
     from apt_plugin.launch import split
+    from apt_plugin.run.staged import carry_out
 
-    HOSTS["openpi"].require()
     try:
-        sys.exit(launch.run(split(argv)))
+        sys.exit(carry_out(HOSTS["openpi"].open(), split(argv)))
     except AptError as error:
         sys.exit(f"apt-plugin: {error}")
 

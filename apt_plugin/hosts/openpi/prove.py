@@ -21,7 +21,7 @@ from openpi.models import pi0_config
 from openpi.training import optimizer
 
 from apt_plugin.freeze import added
-from apt_plugin.hosts.openpi import loading, preload, records
+from apt_plugin.hosts.openpi import checkpoints, loading, preload, records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.derive import freeze_filter, shapes_of
 from apt_plugin.hosts.openpi.optim import AptOptimizer, part_of
@@ -164,7 +164,7 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
 
     preload()
     path = Path(checkpoint)
-    folder, record = loading.record_of(path.parent if path.name == "assets" else path)
+    folder, record = checkpoints.record_of(path.parent if path.name == "assets" else path)
     del device  # jax picks (JAX_PLATFORMS chooses); PyTorch proofs are eager float32 on the CPU
     stock = records.model_config(folder)
     loading.check_weights(folder, record)

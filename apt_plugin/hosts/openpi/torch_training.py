@@ -20,7 +20,7 @@ from apt_plugin import files, freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.openpi import loading, records
+from apt_plugin.hosts.openpi import checkpoints, records
 from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch, part_of
 from apt_plugin.hosts.openpi.training import GAP, REPLACED, mix_data
 from apt_plugin.stages import LIKELIHOOD, Record, write_record
@@ -156,7 +156,7 @@ def run_stage(script: Any, config: Any, prior: Any) -> None:
     """Run the host's `train_loop` on one derived config."""
     run = TorchRun(config)
     if config.model.apt_stage == LIKELIHOOD:
-        folder = loading.checkpoint_of(prior)
+        folder = checkpoints.checkpoint_of(prior)
         record = stages.check_stage1(
             folder / "assets", "pi05" if config.model.pi05 else "pi0", config.model.apt_recipe, f"../{WEIGHTS}"
         )

@@ -27,6 +27,7 @@ from openpi.shared import normalize
 from openpi.training import config as _config
 
 from apt_plugin.errors import AptError
+from apt_plugin.hosts import host_of
 from apt_plugin.hosts.openpi import loading, records
 from apt_plugin.hosts.openpi.config import apt_config
 from apt_plugin.hosts.openpi.data import AptData
@@ -36,7 +37,7 @@ from apt_plugin.hosts.openpi.torch_training import TorchRun
 from apt_plugin.listen import Settings, listen
 from apt_plugin.listen.measure import draw, listen_in, noised
 from apt_plugin.listen.subject import sample
-from apt_plugin.listen_command import host_of, run
+from apt_plugin.listen_command import run
 from apt_plugin.recipe import from_flat
 from apt_plugin.stages import read_record
 from tests.hosts.openpi import tiny

@@ -51,7 +51,7 @@ def test_the_first_command_of_the_documentation(root):
     assert "All contracts hold." in log
     for stage in (1, 2):
         assert read_record(root / f"checkpoints/{NAME}_apt{stage}/e1/3/assets").stage == stage
-    assert (root / f"checkpoints/{NAME}_apt2/e1-listen/listen.json").is_file(), log[-3000:]
+    assert (root / f"checkpoints/{NAME}_apt/e1/listen.json").is_file(), log[-3000:]
 
 
 def test_the_same_in_pytorch(root):

@@ -22,7 +22,8 @@ from openpi.training import data_loader, optimizer
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.openpi import launch, records, training
+from apt_plugin.hosts.openpi import programs, records, training
+from apt_plugin.hosts.openpi.adapter import OpenpiAdapter
 from apt_plugin.hosts.openpi.derive import Frozen, derive
 from apt_plugin.hosts.openpi.names import MODEL
 from apt_plugin.hosts.openpi.optim import AptOptimizer
@@ -271,14 +272,11 @@ def test_the_command_line_is_taken_apart(tmp_path):
         ["torchrun", "--nproc_per_node=2", str(script), "pi0_libero", "--exp-name=e", "--recipe", "apt",
          "--apt.stage1.num-train-steps", "5", "--apt.stage2.from", "here"]
     )  # fmt: skip
-    program = launch.find_program(request.command)
-    assert launch.child(program)[:4] == ["torchrun", "--nproc_per_node=2", "-m", launch.CHILD]
-    asked = launch.Training(program, request)
+    asked = OpenpiAdapter().stages(request)
+    assert list(asked.program.child({}, []).argv)[:4] == ["torchrun", "--nproc_per_node=2", "-m", programs.CHILD]
     assert (asked.prior, asked.own) == ("here", {"1": {"num-train-steps": "5"}, "2": {}})
-    assert launch.as_flag("model.discrete-state-input", "true") == "--model.discrete-state-input"
-    assert launch.as_flag("data.a.wandb-enabled", "false") == "--data.a.no-wandb-enabled"
     with pytest.raises(AptError, match="There is no"):
-        launch.find_program([str(Path("nowhere") / "train.py")])
+        programs.find_program([str(Path("nowhere") / "train.py")])
 
 
 def test_deriving_twice_is_refused():

@@ -1,0 +1,189 @@
+"""lerobot as the commands see it: the stages of its training command, and where the rest is."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from apt_plugin import files
+from apt_plugin.errors import AptError
+from apt_plugin.export import refuse_pi
+from apt_plugin.hosts.adapter import Command
+from apt_plugin.hosts.lerobot.checkpoints import last_whole
+from apt_plugin.hosts.lerobot.flags import precision_flags, recipe_flags, source_flags
+from apt_plugin.hosts.lerobot.names import POLICIES
+from apt_plugin.hosts.lerobot.programs import TRAIN, Program, child, find_program, for_cache, found
+from apt_plugin.launch import Request
+from apt_plugin.run.flags import Flags
+from apt_plugin.run.staged import folder_of
+from apt_plugin.stages import read_record
+
+# Not the policy's: what a resumed run takes from its own checkpoint.
+_FROM_CHECKPOINT = ("config_path", "resume", "output_dir", "job_name")
+HELD_OUT = "--dataset.eval_split"
+
+
+class LerobotStages:
+    """`lerobot-train` as stages, in `<output_dir>/stage1` and `<output_dir>/stage2`."""
+
+    own_launch = "accelerate launch ... lerobot-train"
+    held_out = HELD_OUT
+
+    def __init__(self, program: Program, flags: Flags, request: Request):
+        assert request.recipe is not None
+        self.program, self.flags, self.request, self.recipe = program, flags, request, request.recipe
+        now = datetime.datetime.now()
+        self.output = Path(flags.get("output_dir") or f"outputs/apt/{now:%Y-%m-%d}/{now:%H-%M-%S}")
+        self.resume = flags.get("resume") == "true"
+
+    def folder(self, stage: str) -> Path:
+        return folder_of(self.output, stage)
+
+    def command(self, stage: str) -> Command:
+        own = self.request.stage_flags[stage]
+        if self.resume and (checkpoint := last_whole(self.folder(stage))) is not None:
+            flags = self.flags.without(*_FROM_CHECKPOINT, prefix="policy.").without(prefix="dataset.")
+            own = {k: v for k, v in own.items() if not k.startswith(("policy.", "dataset."))}
+            config = checkpoint / "pretrained_model" / "train_config.json"
+            flags = flags.without(prefix="peft.").with_({**own, "config_path": str(config), "resume": "true"})
+            return Command(child(self.program, flags.tokens()))
+        flags = self.flags.without("resume", "output_dir").with_({"output_dir": str(self.folder(stage))})
+        flags = self._stage1(flags, own) if stage == "1" else self._stage2(flags, own)
+        return Command(child(self.program, flags.with_(own).tokens()))
+
+    def _stage1(self, flags: Flags, own: dict[str, str]) -> Flags:
+        flags = source_flags(flags.with_(own))
+        return flags.with_({"policy.stage": "1", **recipe_flags(self.recipe), **precision_flags(flags)})
+
+    def _stage2(self, flags: Flags, own: dict[str, str]) -> Flags:
+        prior = own.get("policy.path") or self.flags.get("policy.path") or self._own_prior()
+        flags = flags.without("policy.type", "policy.path", "policy.pretrained_path")
+        more = {"policy.path": prior, "policy.stage": "2", **recipe_flags(self.recipe)}
+        if self.recipe.vlm == "lora" and flags.get("peft.method_type") is None:
+            more["peft.method_type"] = "LORA"
+        return flags.with_(more)
+
+    def _own_prior(self) -> str:
+        checkpoint = self.result("1")
+        if checkpoint is None:
+            raise AptError(
+                f"Stage 2 starts from a Stage-1 result, and {self.folder('1')} holds none. Run --apt.stage both, or "
+                "name one: --policy.path=<Stage-1 run>/checkpoints/last/pretrained_model."
+            )
+        return str(checkpoint)
+
+    def cache_command(self, stage: str, action: str) -> Command:
+        return Command(for_cache(self.command(stage).argv, action))
+
+    def result(self, stage: str) -> Path | None:
+        checkpoint = last_whole(self.folder(stage))
+        return None if checkpoint is None else checkpoint / "pretrained_model"
+
+    def record_folder(self, result: Path) -> Path:
+        return result
+
+    def finished(self, stage: str) -> bool:
+        checkpoint = last_whole(self.folder(stage)) if self.resume else None
+        if checkpoint is None:
+            return False
+        config = files.read_json(checkpoint / "pretrained_model" / "train_config.json")
+        wanted = int(self.request.stage_flags[stage].get("steps") or self.flags.get("steps") or config["steps"])
+        return int(files.read_json(checkpoint / "training_state" / "training_step.json")["step"]) >= wanted
+
+    def listen_flags(self) -> Sequence[str]:
+        """On the data that Stage 2 was trained on; `apt-plugin listen` on held-out data asks a harder question."""
+        policy = self.result("2")
+        assert policy is not None
+        config = files.read_json(policy / "train_config.json")["dataset"]
+        return ["--dataset", config["repo_id"], *(["--root", config["root"]] if config.get("root") else [])]
+
+
+class LerobotAdapter:
+    """See `hosts.adapter.Adapter`."""
+
+    name = "lerobot"
+    policies = POLICIES
+    families = ("pi05", "pi0", "groot")
+    unsupported = MappingProxyType({})
+
+    def unusable(self) -> str | None:
+        return None
+
+    def recognises_program(self, token: str) -> bool:
+        return "lerobot-" in token or "lerobot." in token
+
+    def recognises(self, folder: Path) -> bool:
+        path = folder / "config.json"
+        return path.is_file() and "type" in files.read_json(path)
+
+    def stages(self, request: Request) -> LerobotStages | None:
+        program = _program(request)
+        if request.recipe is None or program.name != TRAIN or _help(program):
+            return None
+        flags = Flags.read(program.flags)
+        if flags.get("config_path") and flags.get("resume") == "true":
+            return None  # one stage, resumed by its own config
+        return LerobotStages(program, flags, request)
+
+    def start(self, request: Request) -> Command:
+        program = _program(request)
+        if request.recipe is None:
+            return Command([found(request.command[0]), *request.command[1:]])
+        if program.name == TRAIN and _help(program):
+            kind = Flags.read([f for f in program.flags if f != "-h"]).get("policy.type")
+            return Command(child(program, [f"--policy.type={POLICIES.get(kind or 'pi05', 'pi05_apt')}", "--help"]))
+        return Command(child(program, program.flags))
+
+    def open_subject(self, folder: Path, device: str | None) -> Any:
+        from apt_plugin.hosts.lerobot.prove import open_subject
+
+        return open_subject(folder, device)
+
+    def open_listener(self, policy: str, dataset: str, **options: Any) -> Any:
+        from apt_plugin.hosts.lerobot.listen import open_listener
+
+        return open_listener(policy, dataset, **options)
+
+    def base_digest(self, base: str, listener: Any, **options: Any) -> str:
+        return listener.base_digest(base)
+
+    def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
+        from apt_plugin.hosts.lerobot.label import open_sets
+
+        return open_sets(policy, labelled, unlabelled, **options)
+
+    def write_labels(self, labels: Any, unlabelled: Any, output: Path) -> str:
+        from apt_plugin.hosts.lerobot.label import write_edit
+
+        return write_edit(labels, unlabelled, output)
+
+    def bench(self, **fields: Any) -> int:
+        from apt_plugin.hosts.lerobot.bench import run
+
+        return run(**fields)
+
+    def export(self, folder: Path, output: Path) -> None:
+        if read_record(folder).policy != "groot":
+            refuse_pi(folder)
+        from apt_plugin.hosts.lerobot.export_groot import export
+
+        export(folder, output)
+
+    def notes(self) -> Sequence[str]:
+        from apt_plugin.hosts.lerobot.discovery import sentence
+
+        return [sentence()]
+
+
+def _program(request: Request) -> Program:
+    program = find_program(request.command)
+    if program is None:
+        raise AptError(f"No lerobot program in {' '.join(request.command)!r}. Write e.g. lerobot-train ...")
+    return program
+
+
+def _help(program: Program) -> bool:
+    return "-h" in program.flags or "--help" in program.flags

@@ -1,0 +1,72 @@
+"""The recipe in lerobot's own words: flags of the policy config, and the plain checkpoint that Stage 1 starts from."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from apt_plugin import files
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot.names import POLICIES
+from apt_plugin.hub import local_folder
+from apt_plugin.recipe import Recipe, as_text
+from apt_plugin.run.flags import Flags
+
+logger = logging.getLogger(__name__)
+
+# Of a plain checkpoint's config: what the new policy says itself.
+_NOT_CARRIED = ("type", "pretrained_path", "input_features", "output_features", "model_params_fp32")
+
+
+def recipe_flags(recipe: Recipe) -> dict[str, str]:
+    """Every field of the recipe as a flag of the policy config: a stage never inherits one by accident."""
+    return {f"policy.recipe.{name}": text for name, text in as_text(recipe).items()}
+
+
+def precision_flags(flags: Flags) -> dict[str, str]:
+    """On a GPU π trains in bfloat16 unless the user, or the checkpoint, says otherwise: lerobot's default of float32
+    takes Stage 1 of a full-size π0.5 beyond a 24 GB card. (GR00T's config has the same default by itself.)"""
+    if flags.get("policy.type") not in ("pi05_apt", "pi0_apt") or flags.get("policy.dtype") is not None:
+        return {}
+    device = flags.get("policy.device")
+    if device is None:
+        from torch import cuda
+
+        device = "cuda" if cuda.is_available() else "cpu"
+    if not device.startswith("cuda"):
+        return {}
+    logger.info(
+        "APT: --policy.dtype=bfloat16, so that Stage 1 fits a 24 GB card; write float32 for the host's default."
+    )
+    return {"policy.dtype": "bfloat16"}
+
+
+def source_flags(flags: Flags) -> Flags:
+    """Turn the host's policy type, or a plain checkpoint named by --policy.path, into ours.
+
+    Raises:
+        AptError: a policy without a flow-matching action expert behind a VLM, or none named.
+    """
+    path = flags.get("policy.path")
+    kind = flags.get("policy.type")
+    if path is not None:
+        config = files.read_json(local_folder(path) / "config.json")
+        kind = config.get("type")
+        carried = {
+            f"policy.{k}": json.dumps(v) if isinstance(v, list | bool | dict) else str(v)
+            for k, v in config.items()
+            if k not in _NOT_CARRIED and v is not None
+        }
+        flags = flags.without("policy.path")
+        named = {k: v for k, v in carried.items() if flags.get(k) is None}
+        flags = flags.with_({**named, "policy.pretrained_path": path})
+    if kind is None:
+        raise AptError("Which policy? Write --policy.type=pi05 --policy.pretrained_path=lerobot/pi05_base (or pi0).")
+    base = kind.partition("_")[0] if kind not in POLICIES and kind not in POLICIES.values() else kind
+    ours = POLICIES.get(base, kind if kind in POLICIES.values() else None)
+    if ours is None or (base != kind and not kind.endswith("_tiny")):
+        raise AptError(
+            f"The recipe needs a VLM with a flow-matching action expert; in lerobot that is {', '.join(POLICIES)}. "
+            f"--policy.type is {kind!r}."
+        )
+    return flags.with_({"policy.type": ours})

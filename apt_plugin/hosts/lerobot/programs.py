@@ -1,0 +1,56 @@
+"""lerobot's programs in a command line, and the processes that run them with our policies registered."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CHILD = "apt_plugin.hosts.lerobot"
+TRAIN = "lerobot-train"
+
+
+@dataclass(frozen=True)
+class Program:
+    """Where the host's program stands in a command line."""
+
+    before: list[str]  # python, accelerate launch ..., torchrun ...
+    name: str  # lerobot-train, lerobot-eval, ..., or a module of lerobot
+    flags: list[str]
+
+
+def find_program(command: Sequence[str]) -> Program | None:
+    """The lerobot program in a command line; None when there is none."""
+    for index, token in enumerate(command):
+        name = Path(token).name
+        if name.startswith("lerobot-") and not token.startswith("--"):
+            return Program(_without_python(command[:index]), name, list(command[index + 1 :]))
+        if token.startswith("lerobot.") and index and command[index - 1] in ("-m", "--module"):
+            script = token.rsplit(".", 1)[-1].replace("_", "-")
+            name = script if token.startswith("lerobot.scripts.") else token
+            return Program(_without_python(command[: index - 1]), name, list(command[index + 1 :]))
+    return None
+
+
+def _without_python(tokens: Sequence[str]) -> list[str]:
+    return [t for t in tokens if not Path(t).name.startswith("python")]
+
+
+def found(name: str) -> str:
+    """A program on the PATH, or beside this interpreter: `uv run` and an unactivated environment have it only there."""
+    beside = Path(sys.executable).parent / name
+    return shutil.which(name) or (str(beside) if beside.is_file() else name)
+
+
+def child(program: Program, flags: Sequence[str]) -> list[str]:
+    """The process that registers our policies and then runs the host's own script."""
+    launcher = [found(program.before[0]), *program.before[1:]] if program.before else [sys.executable]
+    return [*launcher, "-m", CHILD, program.name, *flags]
+
+
+def for_cache(command: Sequence[str], action: str) -> list[str]:
+    """The same processes with the same flags, making or checking the cache in place of training."""
+    place = len(command) - 1 - list(reversed(command)).index(TRAIN)
+    return [*command[:place], f"apt-cache-{action}", *command[place + 1 :]]

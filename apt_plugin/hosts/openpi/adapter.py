@@ -1,0 +1,158 @@
+"""openpi as the commands see it: the stages of its training scripts, and where the rest is."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from apt_plugin.errors import AptError
+from apt_plugin.export import refuse_pi
+from apt_plugin.hosts.adapter import Command
+from apt_plugin.hosts.openpi.checkpoints import last_whole
+from apt_plugin.hosts.openpi.names import POLICIES
+from apt_plugin.hosts.openpi.programs import SCRIPTS, SERVE, Program, find_program
+from apt_plugin.launch import Request
+from apt_plugin.run.flags import as_flag
+from apt_plugin.run.staged import call
+from apt_plugin.stages import read_record
+
+
+class OpenpiStages:
+    """`<checkpoint_base_dir>/<config>_apt1/<exp_name>` and `..._apt2/...`; what is about both lies in `..._apt/...`.
+
+    Where these are, the host's own parser knows: a process of its own is asked for the plan of the run, and refuses
+    before the first step what either stage would be refused for.
+    """
+
+    own_launch = "torchrun ... scripts/train_pytorch.py <config>"
+    held_out = ""
+
+    def __init__(self, program: Program, request: Request):
+        assert request.recipe is not None
+        self.program, self.request, self.recipe = program, request, request.recipe
+        self.own = {stage: dict(flags) for stage, flags in request.stage_flags.items()}
+        self.prior = self.own["2"].pop("from", None)  # --apt.stage2.from <Stage-1 checkpoint or run>
+        if request.recipe.cache and program.script.name != "train.py":
+            raise AptError(
+                "--apt.cache works with openpi's JAX trainer (scripts/train.py): its PyTorch trainer keeps the whole "
+                "model in every process. Drop --apt.cache, or train in JAX."
+            )
+
+    def flags(self, stage: str) -> list[str]:
+        own = (as_flag(name, value, switches=True) for name, value in self.own[stage].items())
+        return [*self.program.flags, *own]
+
+    def job(self, do: str, stage: str) -> Command:
+        prior = self.prior if self.prior is not None or stage == "1" else self.folder("1")
+        job = {"do": do, "stage": int(stage), "recipe": asdict(self.recipe), "prior": prior and str(prior)}
+        return self.program.child(job, self.flags(stage))
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """Stage -> folder, steps and whether it resumes, as the host reads the flags."""
+        wanted = {"1": ("1",), "2": ("2",), "both": ("1", "2")}[self.request.stage]
+        with tempfile.TemporaryDirectory() as folder:
+            answer = Path(folder) / "plan.json"
+            flags = {stage: self.flags(stage) for stage in wanted}
+            job = {"do": "plan", "flags": flags, "recipe": asdict(self.recipe), "answer": str(answer)}
+            if status := call(self.program.child(job, self.program.flags, alone=True)):
+                sys.exit(status)  # the host's parser, or a refusal of ours, has said why
+            return json.loads(answer.read_text())
+
+    @property
+    def output(self) -> Path:
+        return Path(self.plan["output"])
+
+    @property
+    def resume(self) -> bool:
+        return any(stage["resume"] for stage in self.plan["stages"].values())
+
+    def folder(self, stage: str) -> Path:
+        return Path(self.plan["folders"][stage])
+
+    def command(self, stage: str) -> Command:
+        return self.job("train", stage)
+
+    def cache_command(self, stage: str, action: str) -> Command:
+        return self.job(action, stage)
+
+    def result(self, stage: str) -> Path | None:
+        return last_whole(self.folder(stage))
+
+    def record_folder(self, result: Path) -> Path:
+        return result / "assets"
+
+    def finished(self, stage: str) -> bool:
+        asked, last = self.plan["stages"][stage], self.result(stage)
+        return asked["resume"] and last is not None and read_record(last / "assets").steps >= asked["steps"]
+
+    def listen_flags(self) -> Sequence[str]:
+        config = next((flag for flag in self.program.flags if not flag.startswith("-")), "")
+        return ["--host", "openpi", "--config", config]
+
+
+class OpenpiAdapter:
+    """See `hosts.adapter.Adapter`."""
+
+    name = "openpi"
+    policies = POLICIES
+    families = ("pi05", "pi0")
+    unsupported = MappingProxyType({"label": "openpi has no edit of its own that writes instructions into a data set."})
+
+    def unusable(self) -> str | None:
+        return None
+
+    def recognises_program(self, token: str) -> bool:
+        return Path(token).name in SCRIPTS
+
+    def recognises(self, folder: Path) -> bool:
+        return (folder / "params").is_dir() or (folder / "assets").is_dir()
+
+    def stages(self, request: Request) -> OpenpiStages | None:
+        program = find_program(request.command)
+        return OpenpiStages(program, request) if request.recipe is not None and program.trains else None
+
+    def start(self, request: Request) -> Command:
+        program = find_program(request.command)
+        if program.script.name == SERVE:
+            return program.child({"do": "serve"}, program.flags)
+        return Command([*(program.before or [sys.executable]), str(program.script), *program.flags])
+
+    def open_subject(self, folder: Path, device: str | None) -> Any:
+        from apt_plugin.hosts.openpi.prove import open_subject
+
+        return open_subject(folder, device)
+
+    def open_listener(self, policy: str, dataset: str, **options: Any) -> Any:
+        from apt_plugin.hosts.openpi.listen import open_listener
+
+        return open_listener(policy, dataset, **options)
+
+    def base_digest(self, base: str, listener: Any, **options: Any) -> str:
+        from apt_plugin.hosts.openpi.listen import base_digest
+
+        return base_digest(base, **{k: v for k, v in options.items() if k in ("device", "config")})
+
+    def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
+        raise AptError(self.unsupported["label"])
+
+    def write_labels(self, labels: Any, unlabelled: Any, output: Path) -> str:
+        raise AptError(self.unsupported["label"])
+
+    def bench(self, **fields: Any) -> int:
+        from apt_plugin.hosts.openpi.bench import run
+
+        return run(**fields)
+
+    def export(self, folder: Path, output: Path) -> None:
+        refuse_pi(folder)
+
+    def notes(self) -> Sequence[str]:
+        return []
