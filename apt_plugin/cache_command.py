@@ -39,9 +39,9 @@ def main(argv: list[str]) -> int:
     if action == "info":
         raise AptError(f"There is no folder at {rest[0]}.")
     from apt_plugin import launch
-    from apt_plugin.hosts import adapter_for
+    from apt_plugin.hosts import adapter_for, owner_of
 
-    request = launch.split(rest)
+    request = launch.split(rest, owner_of(rest))
     adapter = adapter_for(request.command)
     if not hasattr(adapter, "cache"):
         raise AptError("This host has no feature cache.")

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from apt_plugin.compare_command import Compare
 from apt_plugin.errors import AptError, choose
 
 OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the framework that trains it.
@@ -234,9 +233,9 @@ def _run(argv: list[str]) -> int:
         print(launch.__doc__)
         print("Recipe fields:", ", ".join(launch.fields_of()))
         return 0
-    from apt_plugin.hosts import adapter_for
+    from apt_plugin.hosts import adapter_for, owner_of
 
-    request = launch.split(argv)
+    request = launch.split(argv, owner_of(argv))
     adapter = adapter_for(request.command)
     if request.recipe is not None and request.recipe.cache and not hasattr(adapter, "cache"):
         raise AptError("--apt.cache: this host has no feature cache. Drop it.")
@@ -255,7 +254,7 @@ def _cache(argv: list[str]) -> int:
 
 COMMANDS = {
     "doctor": Doctor, "prove": Prove, "listen": Listen, "label": Label, "export": Export, "patch": Patch,
-    "bench": Bench, "demo": Demo, "compare": Compare,
+    "bench": Bench, "demo": Demo,
 }  # fmt: skip
 
 

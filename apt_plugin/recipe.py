@@ -281,7 +281,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise AptError(f"No recipe file at {path}. Examples lie in configs/<host>/.")
+        raise AptError(
+            f"No recipe file at {path}. Write the path of a YAML file, or the name of a shipped recipe (pi05)."
+        )
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -87,19 +87,23 @@ def adapter_for(command: Sequence[str]) -> Any:
     Raises:
         AptError: no host recognises it, or the one that does is not usable here.
     """
-    text = " ".join(command)
-    # The program stands before its flags, whose values may name anything (--dataset-path ./lerobot-data).
-    tokens = [token for token in command if not Path(token).name.startswith("python")]
-    found = (name for token in tokens for name, marks in _PROGRAMS.items() if any(mark in token for mark in marks))
-    owner = next(found, None)
-    if owner is None:
+    owner = owner_of(command)
+    if not owner:
         raise AptError(
-            f"No known host in {text!r}. Write the host's own command behind `run`, e.g. apt-plugin run lerobot-train "
-            "--policy.type=pi05 ... --recipe apt."
+            f"No known host in {' '.join(command)!r}. Write the host's own command behind `run`, e.g. apt-plugin run "
+            "lerobot-train --policy.type=pi05 ... --recipe apt."
         )
     host = HOSTS[owner]
     host.require()
     return importlib.import_module(f"{host.adapter}.launch")
+
+
+def owner_of(command: Sequence[str]) -> str:
+    """The host whose program a command line names; "" where no host recognises it."""
+    # The program stands before its flags, whose values may name anything (--dataset-path ./lerobot-data).
+    tokens = [token for token in command if not Path(token).name.startswith("python")]
+    found = (name for token in tokens for name, marks in _PROGRAMS.items() if any(mark in token for mark in marks))
+    return next(found, "")
 
 
 # What gives a host's command away.

@@ -34,7 +34,7 @@ def _take_over(argv: list[str]) -> None:
     from apt_plugin.hosts.gr00t.programs import find_program, with_flags
     from apt_plugin.launch import check_one_process, split
 
-    request = split(argv)
+    request = split(argv, "gr00t")
     program = find_program(request.command)
     argv[1:] = request.command[1:]
     if "--help" in argv or "-h" in argv:

@@ -25,7 +25,7 @@ def recipe(argv: list[str]) -> None:
 
     HOSTS["openpi"].require()
     try:
-        sys.exit(launch.run(split(argv)))
+        sys.exit(launch.run(split(argv, "openpi")))
     except AptError as error:
         sys.exit(f"apt-plugin: {error}")
 
