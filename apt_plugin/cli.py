@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from apt_plugin import __version__
 from apt_plugin.errors import AptError, choose
 
 OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the framework that trains it.
@@ -262,6 +263,9 @@ def main() -> None:
     """Entry point."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     argv = sys.argv[1:]
+    if argv[:1] == ["--version"]:
+        print(f"apt-plugin {__version__}")
+        return
     try:
         if argv[:1] == ["run"]:
             sys.exit(_run(argv[1:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from apt_plugin.errors import AptError, did_you_mean
+from apt_plugin.recipe import Recipe, from_flat, load_yaml
 
 
 def shipped() -> dict[str, dict[str, Path]]:
@@ -38,3 +39,14 @@ def find(value: str | Path, host: str = "") -> Path:
     raise AptError(
         f"--apt.config is {value!r}: no such file, nor recipe for this host.{did_you_mean(path.name, names)}"
     )
+
+
+def load_recipe(value: str | Path, host: str = "") -> Recipe:
+    """The recipe of a file, or of a shipped one by its name. What a file says of a host's command (`stage1`, `stage2`)
+    belongs to `apt-plugin run` and is no part of a recipe.
+
+    Raises:
+        AptError: no such recipe, an unknown field, a value out of range.
+    """
+    values = load_yaml(find(value, host))
+    return from_flat({name: each for name, each in values.items() if not name.startswith(("stage1.", "stage2."))})
