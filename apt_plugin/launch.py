@@ -27,6 +27,8 @@ from apt_plugin.errors import AptError, choose, did_you_mean
 from apt_plugin.recipe import Recipe, check_idle, fields_of, from_flat, load_yaml
 from apt_plugin.recipes import find
 
+logger = logging.getLogger(__name__)
+
 RECIPES = ("apt",)
 # Of the recipe, what a program that acts may choose anew: all else was settled when the checkpoint was trained.
 ACTING = ("guidance_scale",)
@@ -150,9 +152,9 @@ def listen_after(frames: int, policy: Any, output: Any, *flags: str) -> None:
     """Does the result of a finished run listen? An answer that cannot be had does not fail the run."""
     command = [sys.executable, "-m", "apt_plugin", "listen", "--policy", str(policy), "--output", str(output)]
     command += ["--frames", str(frames), *flags]
-    logging.info("APT: listen: %s", " ".join(command))
+    logger.info("APT: listen: %s", " ".join(command))
     if subprocess.call(command):
-        logging.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
+        logger.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
 
 
 def make_caches(request: Request, has_prior: bool, make: Callable[[str], int]) -> int:
@@ -164,9 +166,9 @@ def make_caches(request: Request, has_prior: bool, make: Callable[[str], int]) -
     worst = 0
     for stage in {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[request.stage]:
         if not request.caches(stage):
-            logging.info("APT: Stage %s trains the VLM and reads no cache.", stage)
+            logger.info("APT: Stage %s trains the VLM and reads no cache.", stage)
         elif stage == "2" and request.stage == "both" and not has_prior:
-            logging.info("APT: Stage 2's cache starts from Stage 1's result; the run makes it between the stages.")
+            logger.info("APT: Stage 2's cache starts from Stage 1's result; the run makes it between the stages.")
         else:
             worst = max(worst, abs(make(stage)))
     return worst

@@ -15,6 +15,8 @@ from apt_plugin.listen import Settings, listen
 from apt_plugin.listen.instructions import Variant, load, load_libero_pro
 from apt_plugin.listen.run import Result
 
+logger = logging.getLogger(__name__)
+
 
 def host_of(policy: str) -> str:
     """Which host wrote a checkpoint folder, by its files.
@@ -98,4 +100,4 @@ def write(result: Result, output: Path) -> None:
     from apt_plugin.listen.pages import sections
 
     report.write(output / "listen.html", output / "listen.json", sections(result))
-    logging.info("listen: %s", output / "listen.html")
+    logger.info("listen: %s", output / "listen.html")

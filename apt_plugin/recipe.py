@@ -81,7 +81,7 @@ class Mix:
 class Recipe:
     """One APT run. The stage itself is not here: it belongs to the model that is being trained."""
 
-    # -- the prefix (design section 3) -------------------------------------------------------------
+    # -- the prefix -----------------------------------------------------------------------------
     # "native" followed 40 against 30 of a hundred unseen instructions (5 seeds), but closed gates no longer give the
     # prior then, since image tokens read the words in Stage 2: guidance and the prior gap would measure another thing.
     prefix: str = "isolated"
@@ -165,8 +165,7 @@ class Recipe:
             raise AptError(f"guidance_scale is {self.guidance_scale}; write a number (1 is the plain policy).")
 
 
-# The two published variants, as far as a host of another architecture allows (shared notes, section 11), and what
-# listened best.
+# The two published variants, as far as a host of another architecture allows, and what listened best.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # Scalar gate, additive, a new layer after each inherited one. Not reproduced: N = 20 layers and

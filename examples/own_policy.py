@@ -28,7 +28,8 @@ class Policy(apt.Subject, apt.Listener):
         told, acted = self.words(instructions), self.act(side, state, instructions, not closed)
         slope = 2 * (acted - side[::-1])  # the demonstrations of this batch go to the other side
         grads = {"expert": np.array([slope @ side, slope @ state]), "apt_out": (slope * side) @ told * (not closed)}
-        return apt.Outcome((acted - side[::-1]) ** 2, acted.reshape(2, 1, 1), grads, told)
+        fed = {"images": side, "state": state}
+        return apt.Outcome((acted - side[::-1]) ** 2, acted.reshape(2, 1, 1), grads, told, fed)
 
     def train(self, instructions, steps) -> dict[str, float]:
         for _ in range(steps):

@@ -8,6 +8,7 @@ nobody notices where all frameworks are installed, which is here.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,11 @@ print(sorted({FRAMEWORKS} & set(sys.modules)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_outside_the_hosts_nothing_is_logged_by_the_root_logger() -> None:
+    """A user who wants less of one part silences it by its name; the root logger's lines have none."""
+    calls = re.compile(r"\blogging\.(debug|info|warning|error|exception|critical)\(")
+    files = [path for path in ROOT.rglob("*.py") if "hosts" not in path.relative_to(ROOT).parts]
+    assert len(files) > 50
+    assert [str(path.relative_to(ROOT)) for path in files if calls.search(path.read_text())] == []
