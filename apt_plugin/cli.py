@@ -276,10 +276,10 @@ def main() -> None:
     argv = sys.argv[1:]
     if not argv or argv[0] in ("-h", "--help"):  # tyro would list the commands a second time, in its own order
         print(OVERVIEW)
-        return
+        sys.exit(0)
     if argv[:1] == ["--version"]:
         print(f"apt-plugin {__version__}")
-        return
+        sys.exit(0)
     try:
         if argv[:1] == ["run"]:
             sys.exit(_run(argv[1:]))

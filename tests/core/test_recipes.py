@@ -10,6 +10,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts import owner_of
 from apt_plugin.launch import split
 from apt_plugin.recipes import find, shipped
+from tests.schedules import check
 
 NAMED = [(host, name) for host, files in shipped().items() for name in files]
 COMMANDS = {
@@ -65,3 +66,22 @@ def test_without_a_host_only_a_name_of_one_host_is_taken(tmp_path: Path, monkeyp
     with pytest.raises(AptError, match="a recipe of lerobot and openpi"):
         find("same")
     assert find("same", "openpi") == tmp_path / "openpi"
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ([min(step / 10_000, 1.0) for step in range(3000)], "the highest rate is 0.2999, 30% of the peak"),
+        ([min(step / 2000, 1.0) for step in range(3000)], "warm-up ends at step 1980 of 3000"),
+        ([max(1.0 - step / 1000, 0.1) for step in range(3000)], "2100 of 3000 steps at the floor"),
+    ],
+)
+def test_a_stage_that_does_not_fit_its_schedule_is_noticed(rates: list[float], words: str) -> None:
+    """The first is what pi05_libero's Stage 1 was: 3000 steps inside a warm-up of 10,000."""
+    with pytest.raises(AssertionError, match=words):
+        check(rates, 1.0)
+
+
+def test_a_stage_that_fits_its_schedule_passes() -> None:
+    check([min(step / 1000, 1.0) for step in range(3000)], 1.0)
+    check([1.0 - 0.9 * step / 3000 for step in range(3000)], 1.0)
