@@ -42,8 +42,8 @@ def main(argv: list[str]) -> int:
     from apt_plugin.hosts import adapter_for
     from apt_plugin.run.staged import make_cache
 
-    request = launch.split(rest)
-    return make_cache(adapter_for(request.command), request, action)
+    adapter = adapter_for(rest)
+    return make_cache(adapter, launch.split(rest, adapter.name), action)
 
 
 def parts(folder: Path) -> list[Path]:

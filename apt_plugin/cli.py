@@ -11,23 +11,32 @@ from typing import Annotated, Literal
 
 import tyro
 
-from apt_plugin.compare_command import Compare
+from apt_plugin import __version__
 from apt_plugin.errors import AptError, choose
 
 OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the framework that trains it.
 
-  apt-plugin run lerobot-train --policy.type=pi05 ... --recipe apt    both stages, by the host's own command
-  apt-plugin doctor                                                   what is installed, and whether it is supported
-  apt-plugin prove CHECKPOINT                                         the contracts, measured on a checkpoint
-  apt-plugin listen --policy CHECKPOINT --dataset DATA                does it listen, to which words, and why not
-  apt-plugin label --policy CHECKPOINT --labelled A --unlabelled B    instructions for episodes that have none
+Train
+  apt-plugin run <the host's own command> --recipe apt                both stages and the proofs between them
   apt-plugin cache build|verify|info ...                              the frozen VLM's features on disk
-  apt-plugin bench pi05                                               what each way of training and acting costs
-  apt-plugin tabletop data|test ...                                   a benchmark for your policy, of any host and size
-  apt-plugin demo                                                     the whole thing in a tiny world, on this CPU
+  apt-plugin label --policy CHECKPOINT --labelled A --unlabelled B    instructions for episodes that have none
 
-`apt-plugin run --help` lists the recipe's flags; `apt-plugin run lerobot-train --recipe apt --help` the host's too.
-"""
+Look at a policy
+  apt-plugin listen --policy CHECKPOINT --dataset DATA                does it listen, to which words, and why not
+  apt-plugin prove CHECKPOINT                                         the contracts, measured on a checkpoint
+  apt-plugin export CHECKPOINT OUT                                    a stock checkpoint, where folding is exact
+
+Try and measure
+  apt-plugin demo                                                     the whole thing in a tiny world, on this CPU
+  apt-plugin tabletop data|test ...                                   a benchmark for your policy, of any host and size
+  apt-plugin bench pi05                                               what each way of training and acting costs
+
+The hosts on this machine
+  apt-plugin doctor                                                   what is installed, and whether it is supported
+  apt-plugin patch HOST                                               patches by which a host knows --recipe apt itself
+
+`apt-plugin COMMAND --help` explains a command, `apt-plugin run --help` every field of the recipe; --version
+says which this is, `apt-plugin --tyro-print-completion bash` (or zsh, tcsh) prints completion for a shell."""
 
 
 @dataclass(frozen=True)
@@ -228,14 +237,16 @@ def _run(argv: list[str]) -> int:
     from apt_plugin import launch
 
     if not argv or argv[0] in ("-h", "--help"):
+        from apt_plugin.recipe_help import table
+
         print(launch.__doc__)
-        print("Recipe fields:", ", ".join(launch.fields_of()))
+        print(table())
         return 0
     from apt_plugin.hosts import adapter_for
     from apt_plugin.run.staged import carry_out
 
-    request = launch.split(argv)
-    return carry_out(adapter_for(request.command), request)
+    adapter = adapter_for(argv)
+    return carry_out(adapter, launch.split(argv, adapter.name))
 
 
 def _cache(argv: list[str]) -> int:
@@ -250,7 +261,7 @@ def _cache(argv: list[str]) -> int:
 
 COMMANDS = {
     "doctor": Doctor, "prove": Prove, "listen": Listen, "label": Label, "export": Export, "patch": Patch,
-    "bench": Bench, "demo": Demo, "compare": Compare,
+    "bench": Bench, "demo": Demo,
 }  # fmt: skip
 
 
@@ -258,6 +269,12 @@ def main() -> None:
     """Entry point."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     argv = sys.argv[1:]
+    if not argv or argv[0] in ("-h", "--help"):  # tyro would list the commands a second time, in its own order
+        print(OVERVIEW)
+        sys.exit(0)
+    if argv[:1] == ["--version"]:
+        print(f"apt-plugin {__version__}")
+        sys.exit(0)
     try:
         if argv[:1] == ["run"]:
             sys.exit(_run(argv[1:]))

@@ -128,7 +128,7 @@ class PrefixRules:
 
 
 def prefix_rules(valid: Array, instruction: Array, native_position: Array, mode: str) -> PrefixRules:
-    """Design section 3 as masks and positions.
+    """The rule of the prefix as masks and positions.
 
     *isolated*: kept tokens never attend to instruction tokens, and their positions do not count them, so
     nothing that is kept, nor the suffix, depends on the words or on how many there are. Instruction tokens

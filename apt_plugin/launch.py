@@ -3,7 +3,7 @@
 Flags of ours:
     --recipe apt                    name the recipe; without it the host's command runs untouched
     --apt.stage 1|2|both            which stages (both)
-    --apt.config FILE               a view of the recipe in YAML; flags override it
+    --apt.config NAME|FILE          a recipe that comes with the plugin (pi05), or a YAML file; flags override it
     --apt.preset default|paper|release|listening
     --apt.prove true|false          run the contracts on Stage 1's result before Stage 2 (true)
     --apt.listen FRAMES             after Stage 2, ask on so many frames whether the policy listens (32; 0: do not)
@@ -22,6 +22,7 @@ from typing import Any
 
 from apt_plugin.errors import AptError, choose, did_you_mean
 from apt_plugin.recipe import Recipe, check_idle, fields_of, from_flat, load_yaml
+from apt_plugin.recipes import find
 
 RECIPES = ("apt",)
 # Of the recipe, what a program that acts may choose anew: all else was settled when the checkpoint was trained.
@@ -47,8 +48,11 @@ class Request:
         return self.recipe is not None and bool(self.recipe.cache) and (stage == "1" or self.recipe.vlm == "frozen")
 
 
-def split(argv: Sequence[str]) -> Request:
+def split(argv: Sequence[str], host: str = "") -> Request:
     """Separate our flags from the host's.
+
+    Args:
+        host: whose command it is, where that is known: named recipes are looked up among its own.
 
     Raises:
         AptError: an unknown recipe, stage or field; `--apt.*` without `--recipe apt`.
@@ -71,14 +75,14 @@ def split(argv: Sequence[str]) -> Request:
         if ours:
             raise AptError(f"--apt.{ours[0][0]} is given but no recipe is named. Write --recipe apt.")
         return Request(command)
-    return _with_recipe(command, ours)
+    return _with_recipe(command, ours, host)
 
 
-def _with_recipe(command: list[str], ours: list[tuple[str, str]]) -> Request:
+def _with_recipe(command: list[str], ours: list[tuple[str, str]], host: str) -> Request:
     values: dict[str, Any] = {}
     for name, value in ours:
         if name == "config":
-            values = load_yaml(value) | values
+            values = load_yaml(find(value, host)) | values
     values |= {name: value for name, value in ours if name != "config"}
     given = frozenset(name if "." in name else name.replace("-", "_") for name in values)
     stage = choose("--apt.stage", str(values.pop("stage", "both")), STAGES)

@@ -15,6 +15,8 @@ from apt_plugin.listen.instructions import Variant, load, load_libero_pro
 from apt_plugin.listen.run import Result
 from apt_plugin.tabletop import register
 
+logger = logging.getLogger(__name__)
+
 
 def variants_from(instructions: Sequence[str], libero_pro: Path | None) -> list[Variant]:
     """`instructions` is one file, or texts to ask every frame under."""
@@ -57,4 +59,4 @@ def write(result: Result, output: Path) -> None:
     from apt_plugin.listen.pages import sections
 
     report.write(output / "listen.html", output / "listen.json", sections(result))
-    logging.info("listen: %s", output / "listen.html")
+    logger.info("listen: %s", output / "listen.html")

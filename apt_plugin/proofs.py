@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from apt_plugin.errors import AptError
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 ONE_LAYOUT = 0.0  # the same prefix layout: bits
@@ -39,10 +40,13 @@ class Outcome:
 
 
 class Subject(Protocol):
-    """A checkpoint opened for proofs."""
+    """A checkpoint opened for proofs. Who inherits has the answers of a policy without a host for the last three.
+
+    `stage`: 1 or 2; `prefix`: "isolated" or "native".
+    """
 
     stage: int
-    prefix: str
+    prefix: str = "isolated"
 
     def evaluate(
         self,
@@ -57,8 +61,12 @@ class Subject(Protocol):
         ...
 
     def switched(self) -> Subject:
-        """Stage 2 at step 0 from this Stage-1 checkpoint; may invalidate this subject."""
-        ...
+        """Stage 2 at step 0 from this Stage-1 checkpoint; may invalidate this subject. Asked of Stage 1 alone.
+
+        Raises:
+            AptError: this subject cannot be switched.
+        """
+        raise AptError(f"{type(self).__name__} has no `switched`, which the proofs of Stage 1 need: write it.")
 
     def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
         """Optimiser steps with the recipe's own groups; afterwards |gradient| per fusion parameter."""
@@ -66,17 +74,17 @@ class Subject(Protocol):
 
     def vlm_digest(self) -> str: ...
 
-    def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
-        """(names and shapes of this checkpoint without ours, the stock host's own)."""
-        ...
+    def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]] | None:
+        """(names and shapes of this checkpoint without ours, the stock host's own); None: there is no host."""
+        return None
 
-    def refused_without_plugin(self) -> tuple[bool, str]:
-        """Whether a host process without the plugin stops on this checkpoint, and its words."""
-        ...
+    def refused_without_plugin(self) -> tuple[bool, str] | None:
+        """Whether a host process without the plugin stops on this checkpoint, and its words; None: there is no host."""
+        return None
 
     def replaced_names(self) -> list[str]:
         """Names in the host that are not what they were before the plugin came."""
-        ...
+        return []
 
 
 @dataclass(frozen=True)
@@ -203,7 +211,10 @@ def frozen(subject: Subject) -> list[Proof]:
 
 def host_keys(subject: Subject) -> list[Proof]:
     """Contract 5: without `apt_` keys the checkpoint is a stock tree."""
-    ours, stock = subject.host_tree()
+    trees = subject.host_tree()
+    if trees is None:
+        return [Proof(5, "host keys", "no host", "not claimed", None)]
+    ours, stock = trees
     missing, extra = set(stock) - set(ours), set(ours) - set(stock)
     differ = {name for name in set(ours) & set(stock) if ours[name] != stock[name]}
     note = "; ".join(f"{what}: {sorted(names)[0]}" for what, names in
@@ -214,7 +225,10 @@ def host_keys(subject: Subject) -> list[Proof]:
 
 def refused(subject: Subject) -> list[Proof]:
     """Contract 6: a host without the plugin does not run the checkpoint ungated."""
-    stopped, words = subject.refused_without_plugin()
+    told = subject.refused_without_plugin()
+    if told is None:
+        return [Proof(6, "host without the plugin", "no host", "not claimed", None)]
+    stopped, words = told
     return [Proof(6, "host without the plugin", "refuses" if stopped else "RUNS", "refuses", stopped, words[:120])]
 
 

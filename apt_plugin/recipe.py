@@ -82,7 +82,7 @@ class Mix:
 class Recipe:
     """One APT run. The stage itself is not here: it belongs to the model that is being trained."""
 
-    # -- the prefix (design section 3) -------------------------------------------------------------
+    # -- the prefix -----------------------------------------------------------------------------
     # "native" followed 40 against 30 of a hundred unseen instructions (5 seeds), but closed gates no longer give the
     # prior then, since image tokens read the words in Stage 2: guidance and the prior gap would measure another thing.
     prefix: str = "isolated"
@@ -166,8 +166,7 @@ class Recipe:
             raise AptError(f"guidance_scale is {self.guidance_scale}; write a number (1 is the plain policy).")
 
 
-# The two published variants, as far as a host of another architecture allows (shared notes, section 11), and what
-# listened best.
+# The two published variants, as far as a host of another architecture allows, and what listened best.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # Scalar gate, additive, a new layer after each inherited one. Not reproduced: N = 20 layers and
@@ -290,7 +289,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise AptError(f"No recipe file at {path}. Examples lie in configs/<host>/.")
+        raise AptError(
+            f"No recipe file at {path}. Write the path of a YAML file, or the name of a shipped recipe (pi05)."
+        )
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

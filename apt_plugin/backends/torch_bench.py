@@ -21,6 +21,8 @@ from apt_plugin.bench.rows import Made
 from apt_plugin.bench.table import Row
 from apt_plugin.errors import AptError
 
+logger = logging.getLogger(__name__)
+
 Step = Callable[[], None]
 
 
@@ -59,7 +61,7 @@ def measured(
         if only(row):
             model, step = make()
             out.append(measure(row, model, step, device, rounds))
-            logging.info("%s: %.3g GFLOP", row.name, row.flops / 1e9)
+            logger.info("%s: %.3g GFLOP", row.name, row.flops / 1e9)
             del model, step
             gc.collect()
     return out

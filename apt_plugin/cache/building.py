@@ -26,6 +26,8 @@ from apt_plugin.cache.shards import Entry, Field, is_done, sidecar_path, write_s
 from apt_plugin.cache.stamp import SCHEMA, STAMP, Stamp, begin
 from apt_plugin.errors import AptError
 
+logger = logging.getLogger(__name__)
+
 SHARD_BYTES = 256 << 20
 RESERVE = 64 << 20  # bytes of the disk that a cache leaves alone
 # Several processes share the work by shards: even a small set is cut into some.
@@ -121,7 +123,7 @@ def build(folder: Path, plan: Plan, worker: Worker | None = None) -> Stamp:
     files.remove_stale(folder / STAMP)
     sample = plan.compute(plan.keys[: plan.batch])
     guess = estimate(folder, plan.keys, sample)
-    logging.info("APT cache: %s in %s.", guess.sentence(), folder)
+    logger.info("APT cache: %s in %s.", guess.sentence(), folder)
     if not guess.fits:
         raise AptError(
             f"The cache does not fit {folder}: {guess.sentence()} (and {readable(RESERVE)} are left alone). Name a "
@@ -253,7 +255,7 @@ def progress(prefix: str) -> Callable[[int, int], None]:
             tenth = 10 * done // max(total, 1)
             if tenth > said[0]:
                 said[0] = tenth
-                logging.info("APT cache: %s %d of %d entries.", prefix, done, total)
+                logger.info("APT cache: %s %d of %d entries.", prefix, done, total)
 
         return log
     bar = Progress(console=console)

@@ -13,6 +13,8 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import flatten
 
+logger = logging.getLogger(__name__)
+
 SCHEMA = 1
 STAMP = "stamp.json"
 # What a build settles for itself: a reader takes it from the stamp instead of comparing it.
@@ -127,6 +129,6 @@ def settle_views(views: int, found: Mapping[str, Any] | None, how: str) -> Any:
         )
     if not found or views <= 0:
         if found:
-            logging.warning("APT: cache_views=0: %s is left out of training.", ", ".join(found))
+            logger.warning("APT: cache_views=0: %s is left out of training.", ", ".join(found))
         return "none"
     return {"views": views, "of": found}

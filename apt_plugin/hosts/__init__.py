@@ -96,16 +96,20 @@ def adapter_for(command: Sequence[str]) -> Adapter:
     Raises:
         AptError: no host recognises it, or the one that does is not usable here.
     """
+    if not (owner := owner_of(command)):
+        raise AptError(
+            f"No known host in {' '.join(command)!r}. Write the host's own command behind `run`, e.g. apt-plugin run "
+            "lerobot-train --policy.type=pi05 ... --recipe apt."
+        )
+    return HOSTS[owner].open()
+
+
+def owner_of(command: Sequence[str]) -> str:
+    """The host whose program a command line names; "" where no host recognises it."""
     # The program stands before its flags, whose values may name anything (--dataset-path ./lerobot-data).
-    tokens = [token for token in command if not Path(token).name.startswith("python")]
-    for token in tokens:
-        for host in HOSTS.values():
-            if host.adapter.recognises_program(token):
-                return host.open()
-    raise AptError(
-        f"No known host in {' '.join(command)!r}. Write the host's own command behind `run`, e.g. apt-plugin run "
-        "lerobot-train --policy.type=pi05 ... --recipe apt."
-    )
+    tokens = (token for token in command if not Path(token).name.startswith("python"))
+    found = (host.name for token in tokens for host in HOSTS.values() if host.adapter.recognises_program(token))
+    return next(found, "")
 
 
 def host_of(policy: str) -> str:

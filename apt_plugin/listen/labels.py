@@ -7,8 +7,8 @@ bounds -log of the first up to a scale, the temperature; the second is a probe's
 image. Both are fitted on labelled episodes, where the answer is known: a policy whose likelihood adds nothing there to
 what the scene already says would label by habit, and is refused.
 
-In the comparison (examples/compare.md) a policy labelled its unlabelled demonstrations in this way and went on with
-them: it followed unseen instructions far better than stock training where labels were few.
+In the comparison (examples/compare/findings.md) a policy labelled its unlabelled demonstrations in this way and went
+on with them: it followed unseen instructions far better than stock training where labels were few.
 """
 
 from __future__ import annotations

@@ -110,6 +110,8 @@ def attention(listener: Listener, seed: int = 0) -> dict[str, Score] | str:
 
 def _said(digest: str, base: str, began: str) -> str:
     """The VLM's hash beside another: the named base's, or the one at which the checkpoint's record says it began."""
+    if not digest:
+        return "not known: this policy gives no hash of its VLM"
     other, since = (base, "from the base") if base else (began, "since this stage began")
     if not other:
         return f"sha256 {digest[:16]} (name --base CHECKPOINT to compare it with)"

@@ -66,37 +66,40 @@ class Context(Protocol):
 
 
 class Listener(Protocol):
-    """A policy with frames of its data set."""
+    """A policy with frames of its data set. Who inherits needs `frames`, `tasks` and `context`; all else has answers of
+    a policy without gates whose inside is not looked at."""
 
     frames: Frames
     tasks: Sequence[str]  # every instruction of the data set
-    steps: int  # Euler steps of the host's sampler
-    gated: bool  # Stage 2 of the recipe: closing the gates gives the prior
-    facts: Mapping[str, str]  # host, policy, stage: for the page
+    steps: int = 10  # Euler steps of the host's sampler
+    gated: bool = False  # Stage 2 of the recipe: closing the gates gives the prior
+    facts: Mapping[str, str] = {}  # host, policy, stage: for the page; nobody writes into it
     # May also have `began`: the VLM's SHA-256 at the start of the stage, from the checkpoint's own record.
 
     def context(self, frames: Sequence[int], texts: Sequence[str]) -> Context: ...
 
     def first_frames(self) -> tuple[np.ndarray, list[str]]:
         """Frozen image features [N, C] of the first frames of N episodes, and their instructions."""
-        ...
+        _, first = np.unique(self.frames.episode, return_index=True)
+        return self.features(first.tolist()), [self.frames.task[row] for row in first]
 
     def features(self, frames: Sequence[int]) -> np.ndarray:
-        """The same features of chosen frames [len(frames), C]."""
-        ...
+        """The same features of chosen frames [len(frames), C]; by default the pictures' pixels, every eighth."""
+        chosen = self.frames.pictures[list(frames)][:, ::8, ::8]
+        return chosen.reshape(len(chosen), -1).astype(np.float32) / 255
 
     def gates(self) -> dict[str, float]:
         """Opening per fusion layer; empty for a stock policy."""
-        ...
+        return {}
 
     def attention(self, frames: Sequence[int]) -> dict[str, float] | str:
         """Layer -> share of attention on the instruction (a host that cannot tell it apart: on text), its mean over
         these frames; a sentence where that is unknown."""
-        ...
+        return "This policy does not show its attention."
 
     def digest(self) -> str:
-        """SHA-256 over the VLM's parameters."""
-        ...
+        """SHA-256 over the VLM's parameters; "" where nobody says."""
+        return ""
 
 
 def sample(context: Context, noise: np.ndarray, steps: int, language: bool = True, scale: float = 1.0) -> np.ndarray:

@@ -12,6 +12,8 @@ from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
 from apt_plugin.stages import Record
 
+logger = logging.getLogger(__name__)
+
 
 def write_run(output: Path, records: dict[int, Record], held_out: str = "") -> Path | None:
     """Write `<output>/apt_report.html` and `.json` from what is there; None when no stage is.
@@ -23,7 +25,7 @@ def write_run(output: Path, records: dict[int, Record], held_out: str = "") -> P
         return None
     page = output / "apt_report.html"
     report.write(page, output / "apt_report.json", run_sections(output, records, held_out))
-    logging.info("APT: report at %s", page)
+    logger.info("APT: report at %s", page)
     return page
 
 

@@ -16,7 +16,7 @@ from apt_plugin.report.values import is_number, plain
 
 Line = tuple[Any, Any]  # (x, y), each a sequence of numbers
 
-# The design's contracts, for readers who have never seen it: number -> (name, what it promises).
+# What is guaranteed (README), for readers who have never seen it: number -> (name, what it promises).
 CONTRACTS = {
     "1": ("No leak", "While the prior is trained, nothing that it computes depends on the instruction."),
     "2": ("Exact switch", "At its first step Stage 2 acts exactly as the prior did, instruction or not."),

@@ -1,4 +1,5 @@
-"""Calls run one way: cli -> hosts -> backends -> core; and importing the plugin imports no framework.
+"""Calls run one way: cli -> hosts -> backends -> core; nothing imports the comparison, which imports the plugin;
+and importing the plugin imports no framework.
 
 A core file with one convenient `import torch` in it makes the plugin unimportable in a JAX host's environment, and
 nobody notices where all frameworks are installed, which is here.
@@ -7,6 +8,7 @@ nobody notices where all frameworks are installed, which is here.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +20,13 @@ import apt_plugin
 ROOT = Path(apt_plugin.__file__).parent
 FRAMEWORKS = {"torch", "torchvision", "jax", "jaxlib", "flax", "optax", "transformers", "lerobot", "openpi", "gr00t"}
 HOSTS = {"lerobot", "openpi", "gr00t"}
+COMPARISON = {"apt_compare", "examples"}  # a project of its own, which a user of the plugin does not have
 
 CORE, BACKENDS, HOST, TOP = range(4)
 # By the first part of the module's path; what is not named here is core, so a new file has to earn its place.
 LAYERS = {"backends": BACKENDS, "hosts": HOST, "cli": TOP, "doctor": TOP, "__main__": TOP, "listen_command": TOP,
           "label_command": TOP, "tabletop_command": TOP,
-          "cache_command": TOP, "compare": TOP, "compare_command": TOP, "tabletop": TOP}  # fmt: skip
+          "cache_command": TOP, "tabletop": TOP}  # fmt: skip
 
 
 def layer_of(module: str) -> int:
@@ -69,7 +72,7 @@ def offences(root: Path) -> list[str]:
     out = []
     for path in sorted(root.rglob("*.py")):
         layer = layer_of(module_of(path, root))
-        forbidden = {CORE: FRAMEWORKS, BACKENDS: HOSTS}.get(layer, set())
+        forbidden = {CORE: FRAMEWORKS, BACKENDS: HOSTS}.get(layer, set()) | COMPARISON
         for name in sorted(imports(path, root)):
             head = name.partition(".")[0]
             upward = head == root.name and layer_of(name) > layer
@@ -91,6 +94,7 @@ def test_nothing_imports_against_the_grain() -> None:
         ("curve.py", "from apt_plugin.hosts.lerobot import flow", True), ("curve.py", "from . import cli", True),
         ("report/page.py", "from ..backends import torch_pi", True), ("report/__init__.py", "import lerobot", True),
         ("backends/x.py", "from apt_plugin.hosts import HOSTS", True), ("backends/x.py", "from lerobot import a", True),
+        ("cli.py", "from apt_compare.stats import rate", True), ("tabletop/x.py", "import examples.compare", True),
         ("hosts/x/y.py", "from apt_plugin.cli import main", True), ("hosts/x/y.py", "from ...doctor import a", True),
         ("curve.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch", False),
         ("curve.py", "import numpy\nfrom . import files", False), ("backends/x.py", "import torch", False),
@@ -125,3 +129,11 @@ print(sorted({FRAMEWORKS} & set(sys.modules)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_outside_the_hosts_nothing_is_logged_by_the_root_logger() -> None:
+    """A user who wants less of one part silences it by its name; the root logger's lines have none."""
+    calls = re.compile(r"\blogging\.(debug|info|warning|error|exception|critical)\(")
+    files = [path for path in ROOT.rglob("*.py") if "hosts" not in path.relative_to(ROOT).parts]
+    assert len(files) > 50
+    assert [str(path.relative_to(ROOT)) for path in files if calls.search(path.read_text())] == []

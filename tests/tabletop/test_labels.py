@@ -11,8 +11,8 @@ import pytest
 from apt_plugin.errors import AptError
 from apt_plugin.listen.labels import Ask, Evidence, calibrate, errors, first_images, label
 from apt_plugin.listen.probe import Probe
-from apt_plugin.tabletop.known import RULES, KnownListener
 from apt_plugin.tabletop.world import World
+from tests.known_policies import RULES, KnownListener
 
 WORLD = World()
 QUIET = Ask(draws=4, progress=False)

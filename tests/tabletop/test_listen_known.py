@@ -10,8 +10,8 @@ from apt_plugin.listen.pages import sections
 from apt_plugin.listen.subject import sample
 from apt_plugin.listen.verdict import DATA, DEAF, LISTENS, SOME
 from apt_plugin.report import document
-from apt_plugin.tabletop.known import RULES, KnownListener
 from apt_plugin.tabletop.world import World
+from tests.known_policies import RULES, KnownListener
 
 SEEDS = (0, 1)
 

@@ -129,7 +129,7 @@ def test_play_goes_for_any_object_in_the_scenes_of_training_and_repeats_no_other
 
 
 def test_layouts_are_random_unless_asked_for():
-    """Fixed layouts make language pointless (benchmark.md section 5); they must not slip in."""
+    """Fixed layouts make language pointless; they must not slip in."""
     world = World(fixed_layouts=1.0)
     fixed, free = world.training(500), World().training(500)
     cells = lambda e: np.floor(e.places[e.family == 0] * 3).astype(int)  # noqa: E731

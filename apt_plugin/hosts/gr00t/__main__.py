@@ -18,7 +18,7 @@ from apt_plugin.launch import check_one_process, for_acting, split
 def main(argv: list[str]) -> None:
     from apt_plugin.hosts.gr00t import acting, register
 
-    request = split(argv)
+    request = split(argv, "gr00t")
     building = BUILDERS.get(request.command[0], "")
     module, *flags = request.command[1:] if building else request.command
     register()

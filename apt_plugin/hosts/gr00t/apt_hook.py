@@ -22,7 +22,7 @@ from apt_plugin.hosts.gr00t import register, training
 from apt_plugin.launch import check_one_process, split
 
 try:
-    request = split(["--recipe", "apt", *shlex.split(os.environ.get("APT_FLAGS", ""))])
+    request = split(["--recipe", "apt", *shlex.split(os.environ.get("APT_FLAGS", ""))], "gr00t")
     check_one_process(request, stage_flags=False)
 except AptError as error:
     sys.exit(f"apt-plugin: APT_FLAGS: {error}")

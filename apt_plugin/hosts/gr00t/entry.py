@@ -35,7 +35,7 @@ def _take_over(argv: list[str]) -> None:
     from apt_plugin.launch import check_one_process, split
     from apt_plugin.run.staged import carry_out
 
-    request = split(argv)
+    request = split(argv, "gr00t")
     program = find_program(request.command)
     argv[1:] = request.command[1:]
     if "--help" in argv or "-h" in argv:

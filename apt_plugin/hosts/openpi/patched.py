@@ -24,7 +24,7 @@ def recipe(argv: list[str]) -> None:
     from apt_plugin.run.staged import carry_out
 
     try:
-        sys.exit(carry_out(HOSTS["openpi"].open(), split(argv)))
+        sys.exit(carry_out(HOSTS["openpi"].open(), split(argv, "openpi")))
     except AptError as error:
         sys.exit(f"apt-plugin: {error}")
 

@@ -1,4 +1,4 @@
-"""The host's traps, one test each (shared notes on openpi, section 8), and what the adapter does about them."""
+"""The host's traps, one test each, and what the adapter does about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,0 @@
-"""`apt-plugin compare`: many ways of training on one tabletop, at equal steps and at equal counted FLOPs.
-
-Pure data here (arms, settings, jobs, statistics, report); `training/` alone imports torch and the host.
-"""

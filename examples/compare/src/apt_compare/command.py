@@ -1,0 +1,100 @@
+"""`apt-compare`: plan, run, tune, gather, report."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from apt_compare import plan
+from apt_plugin.errors import AptError
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Many ways of training a policy on one tabletop, in the host's own code, at equal steps and equal counted FLOPs.
+
+    plan: which runs there are. run: do them (stops and resumes anywhere, several processes share the work). tune: find
+    each arm's learning rate on the seen split. gather: all results as one table. report: tables, plots and a sentence
+    per question. page: write those sentences into a page such as findings.md.
+    """
+
+    action: Annotated[Literal["plan", "run", "tune", "gather", "report", "page"], tyro.conf.Positional]
+    output: Path = Path("apt-compare")
+    """Results, grounded VLMs and shared first stages; for report a folder, for gather and page a file."""
+    configs: Path | None = None
+    """Folder with arms/, settings/, rates.yaml and questions.yaml; left out: ours."""
+    results: Path | None = None
+    """gather, report, page: a folder of runs or a .csv table; left out: the output folder."""
+    settings: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()
+    budgets: tuple[Literal["steps", "flops"], ...] = ()
+    seeds: int = 0
+    """0: as many as the setting says."""
+    processes: int = 1
+    quiet: bool = False
+
+    def __call__(self) -> int:
+        folder = self.configs or plan.shipped()
+        configs = plan.read(folder)
+        if self.action in ("gather", "report", "page"):
+            return self._from_results(configs)
+        if self.action == "tune":
+            from apt_compare.tuning import tune
+
+            if self.configs is None:
+                raise AptError("tune writes rates.yaml beside the arms. Name their folder: --configs configs.")
+            return tune(configs, self.settings, self.arms, self.seeds, self.output, folder, self.processes, self.quiet)
+        jobs = plan.jobs(configs, self.settings, self.arms, self.seeds, self.budgets)
+        return self._list(jobs) if self.action == "plan" else self._run(jobs)
+
+    def _from_results(self, configs: plan.Configs) -> int:
+        from apt_compare import reporting
+        from apt_compare.board import current
+
+        source = self.results or self.output
+        found: Any = plan.results(source)
+        if source.is_dir():  # a folder may hold runs of arms that were edited since; a gathered table was filtered
+            found = current(found, configs)
+        if self.action == "gather":
+            plan.gather(found, self.output if self.output.suffix == ".csv" else self.output / "results.csv")
+        elif self.action == "page":
+            reporting.write_page(found, configs, self.output)
+        else:
+            reporting.write(found, configs, self.output)
+        return 0
+
+    def _list(self, jobs: list[plan.Job]) -> int:
+        shelf = plan.Shelf(self.output)
+        for job in jobs:
+            state = "done" if shelf.path(job).is_file() else "FAILED" if shelf.failure(job).is_file() else "open"
+            print(f"{state:7s} rate {job.rate:g}  {job.key}")
+        print(f"{len(jobs)} runs, {sum(shelf.path(job).is_file() for job in jobs)} done")
+        return 0
+
+    def _run(self, jobs: list[plan.Job]) -> int:
+        from apt_compare.running import work
+
+        shelf = plan.Shelf(self.output)
+        work(jobs, self.output, self.processes, not self.quiet)
+        failed = [job.key for job in jobs if shelf.failure(job).is_file()]
+        for key in failed:
+            print(f"failed: {key} (see {self.output}/failed)")
+        return 1 if failed else 0
+
+
+def main() -> None:
+    """Entry point."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        sys.exit(tyro.cli(Compare, prog="apt-compare")())
+    except AptError as error:
+        sys.exit(f"apt-compare: {error}")
+
+
+if __name__ == "__main__":
+    main()

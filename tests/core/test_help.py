@@ -1,0 +1,52 @@
+"""What a stranger reads first: every command once, every field of the recipe in a line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import sys
+
+import pytest
+
+from apt_plugin import cli, recipe_help
+from apt_plugin.errors import AptError
+from apt_plugin.recipe import Recipe, fields_of, flatten, from_flat
+
+WIDTH = 140
+
+
+def said(monkeypatch, capsys, *argv: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["apt-plugin", *argv])
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [(), ("--help",), ("-h",)])
+def test_help_lists_every_command_once(argv, monkeypatch, capsys) -> None:
+    text = said(monkeypatch, capsys, *argv)
+    listed = re.findall(r"^  apt-plugin (\w+)", text, re.M)
+    assert sorted(listed) == sorted([*cli.COMMANDS, "run", "cache", "tabletop"])
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_every_field_is_explained_in_a_line_with_choices_and_default(monkeypatch, capsys) -> None:
+    lines = said(monkeypatch, capsys, "run", "--help").splitlines()
+    defaults = flatten(dataclasses.asdict(Recipe()))
+    assert set(recipe_help.SAYS) == set(fields_of())
+    for name in fields_of():
+        (line,) = [line for line in lines if line.startswith(f"  --apt.{name} ")]
+        assert len(line) <= WIDTH, line
+        shown = re.search(r"\[([^]]*)\]$", line)
+        assert shown is not None, line
+        if shown[1] != "none":
+            assert from_flat({name: shown[1]}) == from_flat({name: defaults[name]}), line
+
+
+@pytest.mark.parametrize("name", recipe_help.CHOICES)
+def test_the_choices_shown_are_those_that_are_taken(name: str) -> None:
+    for choice in recipe_help.CHOICES[name]:
+        from_flat({name: choice})
+    with pytest.raises(AptError, match=re.escape(f"Known: {', '.join(sorted(recipe_help.CHOICES[name]))}.")):
+        from_flat({name: "another"})
