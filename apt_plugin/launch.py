@@ -17,7 +17,6 @@ Everything else belongs to the host and is passed on as it is.
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import Any
 
 from apt_plugin.errors import AptError, choose, did_you_mean
 from apt_plugin.recipe import Recipe, fields_of, from_flat, load_yaml
+from apt_plugin.run.child import call
 
 RECIPES = ("apt",)
 STAGES = ("1", "2", "both")
@@ -104,7 +104,7 @@ def listen_after(frames: int, policy: Any, output: Any, *flags: str) -> None:
     command = [sys.executable, "-m", "apt_plugin", "listen", "--policy", str(policy), "--output", str(output)]
     command += ["--frames", str(frames), *flags]
     logging.info("APT: listen: %s", " ".join(command))
-    if subprocess.call(command):
+    if call(command):
         logging.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
 
 

@@ -68,7 +68,7 @@ def test_a_cache_is_made_by_the_stages_own_processes(tmp_path, monkeypatch):
     line = ["torchrun", "--nproc-per-node", "2", "gr00t/experiment/launch_finetune.py", "--output-dir", str(tmp_path),
             "--recipe", "apt", "--apt.cache", "features", "--apt.vlm", "full"]  # fmt: skip
     asked = []
-    monkeypatch.setattr(launch.subprocess, "call", lambda command: asked.append(command) or 0)
+    monkeypatch.setattr(launch, "call", lambda command: asked.append(command) or 0)
     assert launch.cache(core.split(line), "build") == 0  # of both stages, only the one with a frozen VLM
     training = launch.Training(launch.find_program(core.split(line).command), core.split(line))
     assert (training.request.caches("1"), training.request.caches("2")) == (True, False)

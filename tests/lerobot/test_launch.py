@@ -25,7 +25,7 @@ def plan(*argv: str, stage: str = "1") -> list[str]:
 def test_without_a_recipe_the_host_is_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inert until named: the same command line, no import of ours in the process."""
     calls = []
-    monkeypatch.setattr(lerobot.subprocess, "call", lambda command: calls.append(command) or 0)
+    monkeypatch.setattr(lerobot, "call", lambda command: calls.append(command) or 0)
     assert lerobot.run(split(BASE)) == 0
     assert calls[0][1:] == BASE[1:]
     assert Path(calls[0][0]).name == "lerobot-train"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,8 @@ from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request, listen_after, make_caches
 from apt_plugin.recipe import Recipe, flatten
 from apt_plugin.report.run import write_run
+from apt_plugin.run.child import call
+from apt_plugin.run.lock import only_one
 from apt_plugin.stages import read_record
 
 
@@ -102,11 +103,11 @@ def run(request: Request) -> int:
             "or -m gr00t.experiment.launch_finetune ..."
         )
     if request.recipe is None:
-        return subprocess.call(_as_command(request.command))
+        return call(_as_command(request.command))
     if program.module != TRAIN:
-        return subprocess.call(program.child(["--recipe", "apt", *program.flags]))
+        return call(program.child(["--recipe", "apt", *program.flags]))
     if "--help" in program.flags or "-h" in program.flags:
-        return subprocess.call(program.child(["--recipe", "apt", *program.flags]))
+        return call(program.child(["--recipe", "apt", *program.flags]))
     return Training(program, request).run()
 
 
@@ -148,6 +149,10 @@ class Training:
             )
 
     def run(self) -> int:
+        with only_one(self.output):
+            return self._run()
+
+    def _run(self) -> int:
         wanted = {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[self.request.stage]
         for stage in wanted:
             if self.finished(stage):
@@ -156,10 +161,10 @@ class Training:
             if stage == "2" and len(wanted) == 2 and self.request.prove and (status := self.prove()):
                 return status
             command = self.command(stage)
-            if self.request.caches(stage) and (status := subprocess.call(for_cache(command, "build"))):
+            if self.request.caches(stage) and (status := call(for_cache(command, "build"))):
                 return status
             logging.info("APT: Stage %s: %s", stage, " ".join(command))
-            if status := subprocess.call(command):
+            if status := call(command):
                 return status
         found = {stage: last_whole(self.folder(str(stage))) for stage in (1, 2)}
         if found[2] is not None and "2" in wanted and self.request.listen:
@@ -173,7 +178,7 @@ class Training:
             raise AptError(f"Which cache? Write --apt.cache DIR behind apt-plugin cache {action} ... --recipe apt.")
 
         def make(stage: str) -> int:
-            return subprocess.call(for_cache(self.command(stage), action))
+            return call(for_cache(self.command(stage), action))
 
         return make_caches(self.request, last_whole(self.folder("1")) is not None, make)
 
@@ -235,7 +240,7 @@ class Training:
         target = str(self._prior(None))
         command = [sys.executable, "-m", "apt_plugin", "prove", target, "--json", str(self.output / "proofs.json")]
         logging.info("APT: proofs: %s", " ".join(command))
-        return subprocess.call(command)
+        return call(command)
 
 
 def recipe_flags(recipe: Recipe) -> list[str]:

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,8 @@ from apt_plugin.hosts.lerobot.names import POLICIES
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Flags, Request, listen_after, make_caches
 from apt_plugin.recipe import Recipe, flatten
+from apt_plugin.run.child import call
+from apt_plugin.run.lock import only_one
 
 CHILD = "apt_plugin.hosts.lerobot"
 TRAIN = "lerobot-train"
@@ -91,15 +92,15 @@ def run(request: Request) -> int:
     if program is None:
         raise AptError(f"No lerobot program in {' '.join(request.command)!r}. Write e.g. lerobot-train ...")
     if request.recipe is None:
-        return subprocess.call([_found(request.command[0]), *request.command[1:]])
+        return call([_found(request.command[0]), *request.command[1:]])
     if program.name != TRAIN:
-        return subprocess.call(child(program, program.flags))
+        return call(child(program, program.flags))
     flags = Flags(program.flags)
     if flags.get("help") or "-h" in program.flags:
         ours = POLICIES.get(flags.get("policy.type") or "pi05", "pi05_apt")
-        return subprocess.call(child(program, [f"--policy.type={ours}", "--help"]))
+        return call(child(program, [f"--policy.type={ours}", "--help"]))
     if flags.get("config_path") and flags.get("resume") == "true":
-        return subprocess.call(child(program, program.flags))
+        return call(child(program, program.flags))
     return Training(program, flags, request).run()
 
 
@@ -119,6 +120,10 @@ class Training:
             )
 
     def run(self) -> int:
+        with only_one(self.output):
+            return self._run()
+
+    def _run(self) -> int:
         wanted = {"1": ["1"], "2": ["2"], "both": ["1", "2"]}[self.request.stage]
         commands = {stage: self.command(stage) for stage in wanted if stage == "1" or len(wanted) == 1}
         for stage in wanted:
@@ -128,10 +133,11 @@ class Training:
             if stage == "2" and len(wanted) == 2 and self.request.prove and (status := self.prove()):
                 return status
             command = commands.get(stage) or self.command(stage)
-            if self.request.caches(stage) and (status := subprocess.call(for_cache(command, "build"))):
+            if self.request.caches(stage) and (status := call(for_cache(command, "build"))):
                 return status
+            self._begin(stage)
             logging.info("APT: Stage %s: %s", stage, " ".join(command))
-            if status := subprocess.call(command):
+            if status := call(command):
                 return status
         from apt_plugin.hosts.lerobot.summary import write_summary
 
@@ -140,13 +146,22 @@ class Training:
         write_summary(self.output)
         return 0
 
+    def _begin(self, stage: str) -> None:
+        """A resumed stage without a whole checkpoint starts anew; the host refuses a folder that is there."""
+        folder = self.folder(stage)
+        if self.resume and folder.exists() and last_whole(folder) is None:
+            aside = files.set_aside(folder)
+            logging.warning(
+                "APT: %s holds no whole checkpoint: Stage %s starts anew; it is now %s.", folder, stage, aside
+            )
+
     def cache(self, action: str) -> int:
         """`apt-plugin cache build|verify`: every stage whose cache can be made now."""
         if not self.recipe.cache:
             raise AptError(f"Which cache? Write --apt.cache DIR: apt-plugin cache {action} lerobot-train ... .")
 
         def make(stage: str) -> int:
-            return subprocess.call(for_cache(self.command(stage), action))
+            return call(for_cache(self.command(stage), action))
 
         return make_caches(self.request, last_whole(self.folder("1")) is not None, make)
 
@@ -200,7 +215,7 @@ class Training:
         target = self._own_prior()
         command = [sys.executable, "-m", "apt_plugin", "prove", target, "--json", str(self.output / "proofs.json")]
         logging.info("APT: proofs: %s", " ".join(command))
-        return subprocess.call(command)
+        return call(command)
 
     def listen(self) -> None:
         """On the data that Stage 2 was trained on; `apt-plugin listen` on held-out data asks a harder question."""

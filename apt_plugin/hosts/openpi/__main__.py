@@ -5,6 +5,7 @@ Everything is inside `main`: openpi's data workers are spawned and import this m
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import logging
@@ -17,6 +18,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi import preload
 from apt_plugin.hosts.openpi.launch import JOB
+from apt_plugin.run.lock import only_one
 
 
 def load_script(path: Path) -> Any:
@@ -72,16 +74,23 @@ def cache(script: Path, job: dict[str, Any]) -> None:
 
 
 def train(script: Path, job: dict[str, Any]) -> None:
+    """One stage, in the one process that may write to its folder."""
+    config, prior = derived(job)
+    with only_one(config.checkpoint_dir):
+        run_stage(script, job, config, prior)
+
+
+def run_stage(script: Path, job: dict[str, Any], config: Any, prior: Any) -> None:
+    """Run the host's trainer, unless a resumed stage is finished; write where the result is."""
     from apt_plugin.hosts.openpi import loading
     from apt_plugin.stages import LIKELIHOOD
 
-    config, prior = derived(job)
     if finished(config):
         logging.info("APT: Stage %d is finished in %s, going on.", job["stage"], config.checkpoint_dir)
     elif script.name == "train_pytorch.py":
-        from apt_plugin.hosts.openpi.torch_training import run_stage
+        from apt_plugin.hosts.openpi import torch_training
 
-        run_stage(load_script(script), config, prior)
+        torch_training.run_stage(load_script(script), fresh_if_dead(config), prior)
     else:
         from apt_plugin.hosts.openpi import training
         from apt_plugin.hosts.openpi.cached_run import open_cache
@@ -112,6 +121,20 @@ def finished(config: Any) -> bool:
         return False
     # The PyTorch trainer saves its last step one step early
     return record.steps >= config.num_train_steps - record.host.endswith("pytorch")
+
+
+def fresh_if_dead(config: Any) -> Any:
+    """The PyTorch trainer cannot resume a run that died before its first checkpoint: such a stage starts anew."""
+    from apt_plugin.hosts.openpi import loading
+
+    if not config.resume:
+        return config
+    try:
+        loading.checkpoint_of(config.checkpoint_dir)
+    except AptError:
+        logging.warning("APT: %s holds no whole checkpoint: this stage starts anew.", config.checkpoint_dir)
+        return dataclasses.replace(config, resume=False)
+    return config
 
 
 def serve(script: Path) -> None:

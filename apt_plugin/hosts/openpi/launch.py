@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 from apt_plugin.errors import AptError
 from apt_plugin.launch import Request, listen_after
+from apt_plugin.run.child import call as run_child
 
 CHILD = "apt_plugin.hosts.openpi"
 JOB = "APT_OPENPI_JOB"
@@ -65,7 +65,7 @@ def call(program: Program, job: dict[str, Any], flags: Sequence[str] = ()) -> in
     program = Program(program.before, program.script, [*program.flags, *flags])
     command = child(program)
     logging.info("APT: %s", " ".join(command))
-    return subprocess.call(command, env=environment)
+    return run_child(command, env=environment)
 
 
 def run(request: Request) -> int:
@@ -75,7 +75,7 @@ def run(request: Request) -> int:
         return call(program, {"do": "serve"})
     if request.recipe is None or program.script.name not in TRAIN:
         before = program.before or [sys.executable]
-        return subprocess.call([*before, str(program.script), *program.flags])
+        return run_child([*before, str(program.script), *program.flags])
     return Training(program, request).run()
 
 
@@ -153,7 +153,7 @@ class Training:
         """The contracts on Stage 1's result, in a process of its own; Stage 2 starts only when they hold."""
         command = [sys.executable, "-m", "apt_plugin", "prove", str(self.prior)]
         logging.info("APT: proofs: %s", " ".join(command))
-        return subprocess.call(command)
+        return run_child(command)
 
 
 def as_flag(name: str, value: str) -> str:
