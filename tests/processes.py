@@ -13,22 +13,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_started: list[subprocess.Popen] = []
 HANG = 1800  # seconds after which a process hangs: many times what a slow machine takes, so no measure of speed
 
 
 def start(command: Sequence[str | Path], **options: Any) -> subprocess.Popen:
-    """Popen at the head of a new session. End it with `end`, or start it by `running`."""
-    return subprocess.Popen([str(part) for part in command], start_new_session=True, **options)
+    """Popen at the head of a new session; it is ended when the test is over (tests/conftest.py), or by `end`."""
+    process = subprocess.Popen([str(part) for part in command], start_new_session=True, **options)
+    _started.append(process)
+    return process
 
 
 def end(process: subprocess.Popen) -> None:
     """Kill a process and everything in its session; a no-op where nothing of it is left."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if process in _started:
+        _started.remove(process)
     for pid in members(process.pid):  # torchrun and accelerate put their workers into groups of their own
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    if process.poll() is None:
+        process.kill()
     process.wait()
+
+
+def end_all() -> None:
+    """End what a test, or the set-up of one, has started and not ended."""
+    for process in list(_started):
+        end(process)
 
 
 def members(session: int) -> list[int]:

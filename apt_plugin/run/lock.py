@@ -64,6 +64,7 @@ def only_one(run: Path) -> Iterator[None]:
 
 
 def _take(path: Path, run: Path) -> int | None:
+    assert fcntl is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
