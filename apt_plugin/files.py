@@ -49,6 +49,27 @@ def is_running(pid: int) -> bool:
     return True
 
 
+def born(pid: int) -> str:
+    """The kernel's start time of a process, which tells it from a later one of the same number; "" if unknown.
+
+    A zombie is over: only its status waits to be read.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder out of the way, so that nothing in it is lost; its new name."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.unfinished-{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    return aside
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that appears under its name whole or not at all: temporary name, fsync, rename.

@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 
+from tests import processes
+
 
 @pytest.fixture
 def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Call with a line to show; it also reaches the junit file."""
     return lambda text: record_property("figure", text)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Also behind a time-out, and behind a set-up that failed: no fixture would see that."""
+    processes.end_all()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.ports import free_port
+from tests.processes import HANG
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = multiprocessing.get_context("forkserver")
@@ -37,7 +38,7 @@ def _rank(log: str, rank: int, world: int, port: int, program: Callable[..., Non
         os._exit(1)  # without waiting in a collective for ranks that are gone
 
 
-def run(world: int, logs: Path, program: Callable[..., None], *arguments: Any, timeout: float = 400) -> list[str]:
+def run(world: int, logs: Path, program: Callable[..., None], *arguments: Any, timeout: float = HANG) -> list[str]:
     """Run `program(*arguments)` in `world` processes; what each printed.
 
     Args:
@@ -52,15 +53,18 @@ def run(world: int, logs: Path, program: Callable[..., None], *arguments: Any, t
         SERVER.Process(target=_rank, args=(str(file), rank, world, port, program, arguments))
         for rank, file in enumerate(files)
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)  # the server imports what it preloads by it
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)  # the server imports what it preloads by it
+            for process in started:
+                process.start()
         for process in started:
-            process.start()
-    for process in started:
-        process.join(timeout)
-    status = [process.exitcode for process in started]
-    for process in started:
-        process.kill()
+            process.join(timeout)
+    finally:  # behind a time-out of the test, too
+        status = [process.exitcode for process in started]
+        for process in started:
+            if process.pid is not None:
+                process.kill()
     said = [file.read_text() if file.exists() else "" for file in files]
     if any(status):
         raise AssertionError(

@@ -13,17 +13,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from apt_plugin.files import is_running
+from apt_plugin.files import born, is_running
 
 STALE = 600.0  # seconds without a sign of life after which a claim of another machine is taken over
-
-
-def born(pid: int) -> str:
-    """The kernel's start time of a process, which tells it from a later one of the same number; "" if unknown."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def _me() -> dict[str, object]:

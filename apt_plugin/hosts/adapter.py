@@ -82,6 +82,10 @@ class Stages(Protocol):
         """Where `apt.json` lies in a result."""
         ...
 
+    def folder(self, stage: str) -> Path:
+        """Where the host writes a stage, whether it is there yet or not."""
+        ...
+
     def finished(self, stage: str) -> bool:
         """Whether a resumed run has nothing left to do in this stage."""
         ...

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Adapter, Command, Stages
 from apt_plugin.launch import Request
 from apt_plugin.report.run import write_run
+from apt_plugin.run import child
+from apt_plugin.run.lock import only_one
 from apt_plugin.stages import Record, read_record
 
 logger = logging.getLogger(__name__)
@@ -25,8 +27,8 @@ PROOFS = "proofs.json"
 
 
 def call(command: Command) -> int:
-    """Start a process and wait for it; its exit status."""
-    return subprocess.call(list(command.argv), env={**os.environ, **command.env})
+    """Run a process to its end, signals passed on; its exit status."""
+    return child.call(command.argv, {**os.environ, **command.env})
 
 
 class Staged:
@@ -46,7 +48,15 @@ class Staged:
             )
 
     def train(self) -> int:
-        """Everything; the exit status of the first process that failed, or 0."""
+        """Everything; the exit status of the first process that failed, or 0.
+
+        Raises:
+            AptError: another run has this folder, or see the host's `command`.
+        """
+        with only_one(self.host.output):
+            return self._train()
+
+    def _train(self) -> int:
         for stage in self.wanted:
             if self.host.finished(stage):
                 logger.info("APT: Stage %s is finished in %s, going on.", stage, self.host.result(stage))
@@ -63,8 +73,18 @@ class Staged:
         command = self.host.command(stage)
         if self.request.caches(stage) and (status := self._run(self.host.cache_command(stage, "build"))):
             return status
+        self._begin(stage)
         logger.info("APT: Stage %s: %s", stage, command)
         return self._run(command)
+
+    def _begin(self, stage: str) -> None:
+        """A resumed stage that died before its first whole checkpoint starts anew: hosts refuse the folder it left."""
+        folder = self.host.folder(stage)
+        if self.host.resume and folder.is_dir() and self.host.result(stage) is None:
+            aside = files.set_aside(folder)
+            logger.warning(
+                "APT: %s holds no whole checkpoint: Stage %s starts anew; it is now %s.", folder, stage, aside
+            )
 
     def records(self) -> dict[int, Record]:
         """Stage -> the record of its newest whole checkpoint."""

@@ -26,6 +26,7 @@ from apt_plugin.cache.building import discard, verify
 from apt_plugin.cache.shards import is_done
 from apt_plugin.cache.stamp import read_stamp
 from apt_plugin.errors import AptError
+from tests import processes
 from tests.cache import toy
 
 HERE = Path(__file__).resolve().parents[2]
@@ -34,11 +35,11 @@ HERE = Path(__file__).resolve().parents[2]
 def start(folder: Path, count: int, seconds: float, rank: int = 0, world: int = 1, log: Path | str = "-"):
     command = [sys.executable, "-m", "tests.cache.toy", folder, count, rank, world, seconds, log]
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
-    return subprocess.Popen([str(c) for c in command], cwd=HERE, env=environment, stderr=subprocess.PIPE)
+    return processes.start([str(c) for c in command], cwd=HERE, env=environment, stderr=subprocess.PIPE)
 
 
 def wait(process: subprocess.Popen) -> None:
-    assert process.wait(timeout=60) == 0, process.stderr.read().decode()
+    assert process.wait(processes.HANG) == 0, process.stderr.read().decode()
 
 
 @given(count=st.integers(1, 40), batch=st.integers(1, 9), views=st.integers(1, 3), words=st.booleans())
@@ -120,7 +121,7 @@ def test_two_processes_build_together_without_double_work(tmp_path: Path) -> Non
 def test_a_living_process_keeps_its_claim_and_a_dead_one_loses_it(tmp_path: Path) -> None:
     """Only the kernel knows whether a process lives: its number alone may belong to a later one."""
     build(tmp_path, toy.plan(8))
-    sleeper = subprocess.Popen(["sleep", "60"])
+    sleeper = processes.start(["sleep", "60"])
     lock = claims.lock_path(tmp_path, 5)
     owner = {"host": socket.gethostname(), "pid": sleeper.pid, "born": claims.born(sleeper.pid)}
     lock.write_text(json.dumps(owner))
@@ -206,11 +207,11 @@ def test_a_full_disk_leaves_a_cache_that_is_used_and_goes_on(tmp_path: Path) -> 
     """On a real file system of 4 MB, of which a ballast takes 2.5."""
     mount = 'mount -t tmpfs -o size=4m none . && cd "$PWD" && head -c 2500000 /dev/zero > ballast && exec '
     command = ["unshare", "-rm", "bash", "-c", f'cd "$0" && {mount} "$@"', str(tmp_path)]
-    if subprocess.run([*command, "true"], capture_output=True).returncode:
+    if processes.run([*command, "true"]).returncode:
         pytest.skip("no user namespaces here: a small file system cannot be mounted")
-    done = subprocess.run(
+    done = processes.run(
         [*command, sys.executable, "-c", FULL, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(HERE)}, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
     )  # fmt: skip
     assert "FINISHED" in done.stdout, done.stdout + done.stderr
     assert "is full after" in done.stdout
@@ -271,7 +272,7 @@ def test_a_killed_write_leaves_no_file_after_the_next(tmp_path: Path) -> None:
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     path = tmp_path / "apt.json"
-    done = subprocess.run([sys.executable, "-c", script, str(path)], env={**os.environ, "PYTHONPATH": str(HERE)})
+    done = processes.run([sys.executable, "-c", script, str(path)], env={**os.environ, "PYTHONPATH": str(HERE)})
     assert done.returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 1
     files.write_json(path, {"whole": True})

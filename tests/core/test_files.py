@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
+from tests import processes
 
 SIZE = 1 << 20
 
@@ -42,7 +43,7 @@ def seen_under_fire(path: Path, script: str, kills: int) -> tuple[set[str], int]
     """What a reader meets while writers write and are killed: kinds of content, and the number of reads."""
     kinds, reads = set(), 0
     for number in range(kills):
-        writer = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
+        writer = processes.start([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
         assert writer.stdout is not None
         try:
             writer.stdout.readline()

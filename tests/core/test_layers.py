@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import apt_plugin
+from tests import processes
 
 ROOT = Path(apt_plugin.__file__).parent
 FRAMEWORKS = {"torch", "torchvision", "jax", "jaxlib", "flax", "optax", "transformers", "lerobot", "openpi", "gr00t"}
@@ -126,7 +126,7 @@ for name in {names}:
     importlib.import_module(name)
 print(sorted({FRAMEWORKS} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = processes.run([sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
 

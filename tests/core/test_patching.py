@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 
 import pytest
 
 from apt_plugin import patching
 from apt_plugin.errors import AptError
+from tests import processes
 
 BEFORE = "one\ntwo\nthree\nfour\nfive\n"
 AFTER = "zero\none\n2\n2b\nthree\nfive\nsix\n"
@@ -19,7 +19,7 @@ def diff(tmp_path) -> str:
     (tmp_path / "a").write_text(BEFORE)
     (tmp_path / "b").write_text(AFTER)
     command = ["diff", "-U0", "--label", "a/x.py", "--label", "b/x.py", "a", "b"]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+    return processes.run(command, cwd=tmp_path).stdout
 
 
 def test_apply_and_inverse_are_each_others_undoing(tmp_path):

@@ -35,8 +35,11 @@ class Host:
         return Command([action, stage])
 
     def result(self, stage):
-        path = self.output / f"stage{stage}"
-        return path if path.is_dir() else None
+        path = self.folder(stage)
+        return path if (path / "apt.json").is_file() else None
+
+    def folder(self, stage):
+        return self.output / f"stage{stage}"
 
     def record_folder(self, result):
         return result
@@ -122,6 +125,22 @@ def test_a_finished_stage_is_not_run_again(tmp_path):
     run, processes = staged(tmp_path, done=("1",), resume=True)
     assert run.train() == 0
     assert processes.started == ["prove", "train 2", "listen"]
+
+
+def test_a_stage_that_died_before_its_first_checkpoint_starts_anew(tmp_path):
+    (tmp_path / "stage1").mkdir()
+    (tmp_path / "stage1" / "half").touch()
+    run, processes = staged(tmp_path, resume=True)
+    assert run.train() == 0
+    assert processes.started == ["train 1", "prove", "train 2", "listen"]
+    assert (tmp_path / "stage1.unfinished-1" / "half").is_file()  # nothing is lost
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    run, processes = staged(tmp_path)
+    run._run = lambda command: staged(tmp_path)[0].train()
+    with pytest.raises(AptError, match="belongs to a run that is not over: process"):
+        run.train()
 
 
 def test_a_stage_that_leaves_nothing_is_told(tmp_path):

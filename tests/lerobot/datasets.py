@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from apt_plugin.hosts.lerobot.sizes import TINY
+from tests import processes
 from tests.lerobot.tiny import ACTION, CAMERAS, STATE
 
 
@@ -114,11 +115,11 @@ def cache_program(mode: str, *argv: str) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def call(*command: str, check: bool = True, timeout: float = 500, **env: str) -> subprocess.CompletedProcess[str]:
+def call(*command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command of this environment; its output is in the failure message."""
     scripts = Path(sys.executable).parent
     program = [str(scripts / command[0]) if (scripts / command[0]).exists() else command[0], *command[1:]]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=timeout, env={**ENVIRONMENT, **env})
+    done = processes.run(program, env={**ENVIRONMENT, **env})
     if check and done.returncode != 0:
         raise AssertionError(
             f"{' '.join(command[:4])} ... exited {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"

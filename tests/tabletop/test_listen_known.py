@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -16,14 +19,18 @@ from tests.known_policies import RULES, KnownListener
 SEEDS = (0, 1)
 
 
+Results = Callable[[str, int], Result]
+
+
 @pytest.fixture(scope="module")
-def results() -> dict[tuple[str, int], Result]:
-    quiet = [Settings(draws=4, seed=seed, progress=False) for seed in SEEDS]
-    return {
-        (name, s.seed): listen(KnownListener(rule, World(), 64, s.seed), s)
-        for name, rule in RULES.items()
-        for s in quiet
-    }
+def results() -> Results:
+    """Each is made by the first test that asks for it: together they take minutes, more than one test's share."""
+
+    @cache
+    def get(name: str, seed: int) -> Result:
+        return listen(KnownListener(RULES[name], World(), 64, seed), Settings(draws=4, seed=seed, progress=False))
+
+    return get
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -34,13 +41,13 @@ def results() -> dict[tuple[str, int], Result]:
         ("colour_only", SOME),
     ],
 )  # fmt: skip
-def test_known_behaviour_gets_its_verdict(results: dict, name: str, word: str, seed: int) -> None:
-    verdict = results[name, seed].verdict
+def test_known_behaviour_gets_its_verdict(results: Results, name: str, word: str, seed: int) -> None:
+    verdict = results(name, seed).verdict
     assert verdict.word == word, verdict.sentences()
 
 
-def test_the_reason_is_the_right_one(results: dict) -> None:
-    said = {name: " ".join(results[name, 0].verdict.sentences()) for name in RULES}
+def test_the_reason_is_the_right_one(results: Results) -> None:
+    said = {name: " ".join(results(name, 0).verdict.sentences()) for name in RULES}
     assert "Not heard: colour, verb" in said["noun_only"]
     assert "Not heard: noun, verb" in said["colour_only"]
     assert "learnt by heart" in said["memoriser"]
@@ -48,22 +55,22 @@ def test_the_reason_is_the_right_one(results: dict) -> None:
     assert "learnt by heart" not in said["oracle"]
 
 
-def test_sensitivity_alone_would_be_fooled(results: dict) -> None:
+def test_sensitivity_alone_would_be_fooled(results: Results) -> None:
     """The policy that goes to a wrong object with every word is very sensitive, and follows nothing."""
-    confused, oracle = results["confused", 0].scores, results["oracle", 0].scores
+    confused, oracle = results("confused", 0).scores, results("oracle", 0).scores
     assert confused["sensitivity"].low > 1
     assert confused["retrieval"].low < confused["retrieval"].chance < confused["retrieval"].high
     assert oracle["retrieval"].value == 1
     assert oracle["margin"].low > 1 > 0.2 > confused["margin"].value
 
 
-def test_data_that_never_needed_language_is_named(results: dict) -> None:
+def test_data_that_never_needed_language_is_named(results: Results) -> None:
     plain = World(usual_share=1.0, verbs=("reach",))
     told = listen(KnownListener(RULES["blind"], plain, 64), Settings(draws=2, progress=False))
     assert told.verdict.word == DATA
     assert told.ambiguity is not None
     assert told.ambiguity.left < 0.15
-    balanced = results["blind", 0].ambiguity
+    balanced = results("blind", 0).ambiguity
     assert balanced.teaches
     assert balanced.left > World().entropy_bits()  # a probe is an upper bound of what the image leaves open
 
@@ -81,8 +88,8 @@ def test_the_calibration_policies_are_the_ideal_ones() -> None:
     assert set(slot) <= {0, 1}
 
 
-def test_the_page_holds_what_was_found(results: dict) -> None:
-    whole = document(sections(results["oracle", 0]))
+def test_the_page_holds_what_was_found(results: Results) -> None:
+    whole = document(sections(results("oracle", 0)))
     kinds = [section["kind"] for section in whole["sections"]]
     assert kinds[:3] == ["title", "verdict", "table"]
     frames = next(section for section in whole["sections"] if section["kind"] == "frames")

@@ -1,6 +1,5 @@
 """The world: each test names the mistake that would make the benchmark lie."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from apt_plugin.tabletop import arm
 from apt_plugin.tabletop.drawing import draw
 from apt_plugin.tabletop.world import SLOTS, SPLITS, Episodes, World, pair_name
+from tests import processes
 
 
 def run(episodes: Episodes, actions: np.ndarray) -> dict:
@@ -28,7 +28,8 @@ def named_pairs(episodes: Episodes) -> set:
 def test_importing_the_world_needs_no_framework():
     """A scripted check of the world must not cost torch's import; a stray import at module level would."""
     code = "import sys, apt_plugin.tabletop.world; assert not {'torch', 'jax', 'lerobot'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = processes.run([sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -5,6 +5,7 @@ Everything is inside `main`: openpi's data workers are spawned and import this m
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import logging
@@ -94,9 +95,9 @@ def cache(script: Path, job: dict[str, Any]) -> None:
 def train(script: Path, job: dict[str, Any]) -> None:
     config, prior = derived(job)
     if script.name == "train_pytorch.py":
-        from apt_plugin.hosts.openpi.torch_training import run_stage
+        from apt_plugin.hosts.openpi import torch_training
 
-        run_stage(load_script(script), config, prior)
+        torch_training.run_stage(load_script(script), fresh_if_dead(config), prior)
     else:
         from apt_plugin.hosts.openpi import training
         from apt_plugin.hosts.openpi.cached_run import open_cache
@@ -112,6 +113,13 @@ def train(script: Path, job: dict[str, Any]) -> None:
         module = load_script(script)
         training.install(module, run)
         module.main(config)
+
+
+def fresh_if_dead(config: Any) -> Any:
+    """The PyTorch trainer cannot resume a run that died before its first checkpoint: such a stage starts anew."""
+    if config.resume and checkpoints.last_whole(config.checkpoint_dir) is None:
+        return dataclasses.replace(config, resume=False)
+    return config
 
 
 def serve(script: Path) -> None:

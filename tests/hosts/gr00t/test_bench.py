@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tests import processes
+
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -49,9 +50,8 @@ def test_a_draw_costs_what_the_trial_measured_or_less(deep):
 def test_the_command_writes_its_rows(tmp_path):
     """Where lerobot is not installed, `bench groot` is this host's."""
     command = [sys.executable, "-m", "apt_plugin", "bench", "groot", "--size", "tiny", "--rounds", "1", "--plain"]
-    done = subprocess.run(
-        [*command, "--json", str(tmp_path / "rows.json")], env=tiny.environment(), cwd=tmp_path, capture_output=True,
-        text=True, timeout=600,
+    done = processes.run(
+        [*command, "--json", str(tmp_path / "rows.json")], env=tiny.environment(), cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "APT Stage 2, frozen VLM, cache" in done.stdout

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from tests import processes
+
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def child(where, out, *more: str, program: str = "gr00t.experiment.launch_finetu
         *more,
     ]  # fmt: skip
     environ = tiny.environment() | (environ or {})
-    return subprocess.run(command, cwd=where, env=environ, capture_output=True, text=True, timeout=900)
+    return processes.run(command, cwd=where, env=environ)
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +156,8 @@ def test_what_does_not_fit_is_refused_with_the_field(where, both, tmp_path):
     raw = bytearray(shard.read_bytes())
     raw[-5] ^= 1
     shard.write_bytes(raw)
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "apt_plugin", "cache", "verify", str(copy)], env=tiny.environment(), cwd=where,
-        capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
     assert "shard-000001.safetensors: SHA-256" in done.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests import processes
+
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
 import html
@@ -30,9 +32,7 @@ main(sys.argv[1:])
 
 
 def run(where, *command):
-    return subprocess.run(
-        [sys.executable, *command], cwd=where, env=tiny.environment(), capture_output=True, text=True, timeout=600
-    )
+    return processes.run([sys.executable, *command], cwd=where, env=tiny.environment())
 
 
 def test_both_stages_leave_records_and_an_untouched_vlm(run_of):
@@ -86,7 +86,7 @@ def test_server_gives_the_client_the_policys_own_actions(where, run_of):
     from apt_plugin.hosts.gr00t import register
 
     model = str(last_whole(run_of / "stage2"))  # the resumed one, where the test before this one ran
-    server = subprocess.Popen(
+    server = processes.start(
         [sys.executable, "-c", ZEROS, "gr00t.eval.run_gr00t_server", "--model-path", model,
          "--embodiment-tag", tiny.TAG, "--device", "cpu", "--host", "127.0.0.1", "--port", "5673", "--recipe", "apt"],
         cwd=where, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -116,8 +116,7 @@ def test_server_gives_the_client_the_policys_own_actions(where, run_of):
         client.kill_server()
         assert server.wait(60) == 0
     finally:
-        if server.poll() is None:
-            server.kill()
+        processes.end(server)
 
 
 def test_stock_server_refuses_our_checkpoint(where, run_of):
@@ -199,13 +198,13 @@ def test_host_command_through_the_modality_flag(where, tmp_path):
         "APT_FLAGS": "--apt.stage 1 --apt.noise_draws 2",
         "APT_MODALITY_CONFIG": str(own),
     }
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "gr00t.experiment.launch_finetune", "--base-model-path", "base2",
          "--dataset-path", "data", "--embodiment-tag", tiny.TAG, "--output-dir", str(tmp_path / "out"),
          "--max-steps", "2", "--save-steps", "2",
          "--global-batch-size", "4", "--dataloader-num-workers", "0", "--num-shards-per-epoch", "10",
          "--episode-sampling-rate", "1.0", "--modality-config-path", hook],
-        cwd=where, env=environment, capture_output=True, text=True, timeout=600,
+        cwd=where, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "my own modality file was loaded" in done.stdout

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tests import processes
+
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,9 +77,9 @@ def test_zero2_takes_the_same_steps(where, tmp_path, capsys):
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
                 "--master-port", "29614"]  # fmt: skip
     for world, before in ((1, []), (2, torchrun)):
-        done = subprocess.run(
+        done = processes.run(
             [sys.executable, *before, "-m", "tests.hosts.gr00t.zero_worker", str(prior), str(tmp_path / str(world))],
-            cwd=where, env=tiny.environment() | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, timeout=900,
+            cwd=where, env=tiny.environment() | {"DS_ACCELERATOR": "cpu"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-9000:]
     one, two = (load_file(tmp_path / str(n)) for n in (1, 2))
@@ -113,6 +114,6 @@ def test_groups_that_zero_cannot_deal_are_refused():
 
     check_sharded_groups(group(8), 4)
     check_sharded_groups(group(1000), 8)
-    for n, processes in ((2, 2), (8, 8), (9, 8)):
+    for n, world in ((2, 2), (8, 8), (9, 8)):
         with pytest.raises(AptError, match="fusion_lr_scale 1"):
-            check_sharded_groups(group(n), processes)
+            check_sharded_groups(group(n), world)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from tests import processes
+
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,9 +41,7 @@ def checkout(tmp_path_factory):
 
 def run(checkout, where, *command):
     environment = tiny.environment() | {"PYTHONPATH": os.pathsep.join([str(checkout), str(HERE)])}
-    return subprocess.run(
-        [sys.executable, *command], cwd=where, env=environment, capture_output=True, text=True, timeout=600
-    )
+    return processes.run([sys.executable, *command], cwd=where, env=environment)
 
 
 def upstream_tests(checkout):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from tests import processes
+
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -29,7 +29,7 @@ WORLD = World()
 
 def plugin(where, *command, **options):
     command = [sys.executable, "-m", "apt_plugin", *command]
-    return subprocess.Popen(command, cwd=where, env=tiny.environment(), start_new_session=True, **options)
+    return processes.start(command, cwd=where, env=tiny.environment(), **options)
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +132,7 @@ def test_both_stages_then_the_served_policy_on_every_split(where, sets):
         test = ["tabletop", "test", "set", "--server", f"gr00t:127.0.0.1:{at}", "--episodes=2", "--output=r.json"]
         assert plugin(where, *test).wait() == 0
     finally:
-        os.killpg(server.pid, signal.SIGKILL)  # the launcher and the host's process
-        server.wait()
+        processes.end(server)  # the launcher and the host's process
     found = json.loads((where / "r.json").read_text())["splits"]
     assert [row["split"] for row in found] == list(SPLITS)
     assert all(row["episodes"] == 2 and 0 <= row["success"] <= 1 for row in found)

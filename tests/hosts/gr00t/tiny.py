@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests import processes
+
 VLM = "nvidia/Cosmos-Reason2-2B"  # the host looks for this name, relative to the working directory
 TAG = "LIBERO_PANDA"
 LANGUAGE = "annotation.human.action.task_description"
@@ -225,7 +227,7 @@ def finetune(
         "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0", "--recipe", "apt", "--apt.listen", "0", *more,
     ]  # fmt: skip
     env = environment() | (environ or {})
-    return subprocess.run(command, cwd=where, env=env, capture_output=True, text=True, timeout=900)
+    return processes.run(command, cwd=where, env=env)
 
 
 def observation(where: Path, text: str) -> dict[str, Any]:

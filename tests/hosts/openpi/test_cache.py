@@ -13,6 +13,7 @@ import pytest
 
 from apt_plugin import cache_command
 from apt_plugin.cache import Cache, Key
+from tests import processes
 from tests.hosts.openpi.test_round_trip import (
     environment,
     pytestmark,  # noqa: F401
@@ -23,7 +24,7 @@ MODULE = "tests.hosts.openpi.cached_runs"
 
 def process(root: Path, *arguments: str, **more: str) -> subprocess.Popen:
     more = {"HF_LEROBOT_HOME": str(root / "data"), "APT_TEST_FRAMES": "1", "HF_HUB_OFFLINE": "1"} | more
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-W", "ignore", "-m", *arguments], cwd=root, env=environment(root, **more), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

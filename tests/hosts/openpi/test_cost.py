@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from openpi.models import siglip
 
 from apt_plugin.hosts.openpi import bench
+from tests import processes
 from tests.hosts.openpi import tiny
 
 CHECKOUT = Path(openpi.__file__).parents[2]
@@ -97,7 +97,7 @@ def real_size(family: str, batch: int, *names: str) -> dict[str, dict]:
     )
     environment = os.environ | {"XLA_FLAGS": bench.HOIST_OFF, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "ignore", "-c", code, family, str(batch), *names]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = processes.run(command, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stderr[-3000:]
     return {row["name"]: row for row in json.loads(lines[0].removeprefix("RESULT "))}

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from apt_plugin.hosts.openpi.derive import derive
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt
 from apt_plugin.launch import split
 from apt_plugin.recipe import from_flat
+from tests import processes
 from tests.hosts.openpi.test_traps import libero, offline_tokenizer  # noqa: F401
 
 REPOSITORY = Path(__file__).parents[3]
@@ -235,5 +235,5 @@ def test_workers_that_import_the_launcher_again_deliver_the_same_samples(tmp_pat
     script = tmp_path / "run.py"
     script.write_text(code)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "APT_TEST_ROOT": str(tmp_path)}
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    done = processes.run([sys.executable, str(script)], env=environment, cwd=tmp_path)
     assert "SAME 3" in done.stdout, done.stderr[-3000:]

@@ -18,6 +18,7 @@ import pytest
 
 from apt_plugin import patching
 from apt_plugin.errors import AptError
+from tests import processes
 from tests.hosts.openpi.test_round_trip import ask
 from tests.ports import free_port
 
@@ -65,9 +66,7 @@ def environment(root: Path, source: Path | None = None) -> dict[str, str]:
 
 
 def call(root: Path, *command: str, source: Path | None = None) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, *command], cwd=root, env=environment(root, source), capture_output=True, text=True
-    )
+    done = processes.run([sys.executable, *command], cwd=root, env=environment(root, source))
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done
 
@@ -96,9 +95,7 @@ def test_the_hosts_own_commands_take_the_recipe_and_its_own_server_the_result(ro
     flags = [f"--port={port}", "policy:checkpoint", "--policy.config=tiny_pi0", f"--policy.dir={result}"]
     with open(root / "log.txt", "a") as log:
         command = [sys.executable, "-c", code, str(folder / "serve_policy.py"), *flags]
-        process = subprocess.Popen(
-            command, cwd=root, env=environment(root), stdout=log, stderr=log, start_new_session=True
-        )
+        process = processes.start(command, cwd=root, env=environment(root), stdout=log, stderr=log)
     told, actions = ask(process, port, root)
     assert (told["stage"], told["config"]) == (2, "tiny_pi0")
     assert np.isfinite(actions).all()

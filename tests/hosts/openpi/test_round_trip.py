@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import openpi
 import pytest
 
 from apt_plugin.stages import read_record
+from tests import processes
 from tests.ports import free_port
 
 SCRIPTS = Path(openpi.__file__).parents[2] / "scripts"
@@ -43,16 +43,16 @@ def start(root: Path, *command: str, plain: bool = False, **more: str) -> subpro
     """`apt-plugin run <command>`, or `apt-plugin <command>` where plain."""
     log = open(root / "log.txt", "a")  # noqa: SIM115
     command = command if plain else ("run", *command)
-    return subprocess.Popen(
+    return processes.start(
         [sys.executable, "-m", "apt_plugin", *command],
-        cwd=root, env=environment(root, **more), stdout=log, stderr=log, start_new_session=True,
+        cwd=root, env=environment(root, **more), stdout=log, stderr=log,
     )  # fmt: skip
 
 
 def stock_python(root: Path, code: str, *arguments: str, **more: str) -> subprocess.CompletedProcess:
     """A process of openpi in which nothing of the plugin was named (the preload brings configs and sizes)."""
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=root, env=environment(root, **more), capture_output=True, text=True)
+    return processes.run(command, cwd=root, env=environment(root, **more))
 
 
 def log_of(root: Path) -> str:
@@ -74,8 +74,7 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 1200) -> No
 
 
 def kill(process: subprocess.Popen) -> None:
-    os.killpg(process.pid, signal.SIGKILL)  # the group that start_new_session made: this process and its children
-    process.wait()
+    processes.end(process)
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[3]
@@ -17,7 +18,7 @@ MODULE = "tests.hosts.openpi.two_devices"
 
 def result(command: list[str], **more: str) -> dict:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_ENABLE_COMPILATION_CACHE": "false"} | more
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = processes.run(command, env=environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stderr[-3000:]
     return json.loads(lines[0].removeprefix("RESULT "))

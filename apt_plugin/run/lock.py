@@ -1,0 +1,104 @@
+"""One launcher per run folder.
+
+The lock belongs to an open file (flock), which children inherit: it is held while any of them lives, and the kernel
+gives it back however they end. A file that a dead run left behind therefore locks nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from apt_plugin.errors import AptError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock there
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+_held: set[int] = set()
+
+
+def handles() -> tuple[int, ...]:
+    """The open files by which this process holds its locks, for its children to inherit."""
+    return tuple(_held)
+
+
+def path_of(run: Path) -> Path:
+    """The lock of a run folder, beside it: the hosts refuse, or empty, a folder that has something in it."""
+    run = Path(os.path.abspath(run))
+    return run.with_name(f".{run.name}.apt-lock")
+
+
+@contextmanager
+def only_one(run: Path) -> Iterator[None]:
+    """Hold the lock of a run folder for the length of a block.
+
+    One rank of a distributed launch takes it for all.
+
+    Raises:
+        AptError: another run has it, with its machine and process number.
+    """
+    if fcntl is None or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    path = path_of(run)
+    handle = _take(path, run)
+    if handle is None:
+        yield
+        return
+    _held.add(handle)
+    try:
+        yield
+    finally:
+        _held.discard(handle)
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _take(path: Path, run: Path) -> int | None:
+    assert fcntl is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(handle, 1000)
+            os.close(handle)
+            raise AptError(
+                f"{run} belongs to a run that is not over: {_words(owner)}. Wait for it or end it, or write another "
+                "output folder."
+            ) from None
+        except OSError as error:  # a file system without locks
+            os.close(handle)
+            logger.warning("APT: %s cannot be locked (%s): nothing stops a second run in %s.", path, error, run)
+            return None
+        if _is_at(handle, path):
+            break
+        os.close(handle)  # its owner removed it in between
+    os.ftruncate(handle, 0)
+    os.write(handle, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+    return handle
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _words(owner: bytes) -> str:
+    try:
+        value = json.loads(owner)
+        return f"process {int(value['pid'])} on {value['host']}, or a process that it started"
+    except (ValueError, KeyError, TypeError):
+        return "one that is starting just now"
