@@ -40,7 +40,8 @@ def check_agreement(stage1: Mapping[str, object], now: Mapping[str, object], fla
     Args:
         stage1: the facts in Stage 1's record.
         now: the same facts as Stage 2 would have them.
-        flags: field -> the host's flag that sets it; a field without one is named as it is.
+        flags: field -> the host's flag that sets it; a field without one is named as it is. A switch of two spellings
+            is `--on|--off`.
 
     Raises:
         AptError: naming every field that differs, both values, and what to write.
@@ -50,8 +51,10 @@ def check_agreement(stage1: Mapping[str, object], now: Mapping[str, object], fla
         return
     lines = []
     for name, (before, found) in differ.items():
-        flag = flags.get(name, "")
+        flag, _, off = flags.get(name, "").partition("|")
         remedy = f" Write {flag}={_shown(before)}." if flag else ""
+        if off:
+            remedy = f" Write {flag if before else off}."
         lines.append(f"{flag or name} is {_shown(found)}, Stage 1 was trained with {_shown(before)}.{remedy}")
     raise AptError(
         "Stage 2 must build the policy that its Stage 1 trained:\n  "

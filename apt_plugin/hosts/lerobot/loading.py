@@ -83,13 +83,13 @@ def _is_sized(kind: str | None, family: str) -> bool:
     return kind is not None and kind.startswith(f"{family}_") and kind not in POLICIES.values()
 
 
-def host_renames(paths: list[Path], policy: Any) -> dict[str, str]:
+def host_renames(paths: list[Path], family: str) -> dict[str, str]:
     """Key in the file -> key in the model, for openpi-born checkpoints that lack lerobot's `model.` prefix."""
     from apt_plugin.backends.torch_params import file_shapes
 
     stored = [name for path in paths for name in file_shapes(path)]
     old = {"time_mlp_in": "action_time_mlp_in", "time_mlp_out": "action_time_mlp_out"}
-    if family_of(policy.config.type) == "pi05":
+    if family == "pi05":
         old = {new: name for name, new in old.items()}
     renames: dict[str, str] = {}
     for name in stored:
