@@ -13,6 +13,7 @@ from typing import Any
 
 from apt_plugin import files, freeze
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot import facts
 from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
 from apt_plugin.hub import local_folder
 from apt_plugin.stages import LIKELIHOOD, RECORD, Record, check_stage1, read_record
@@ -44,11 +45,11 @@ def family_of(policy_type: str) -> str:
     return {apt: host for host, apt in POLICIES.items()}[policy_type]
 
 
-def inspect(path: str | Path, config: Any, **download: Any) -> Source:
+def inspect(path: str | Path, config: Any, dataset_meta: Any = None, **download: Any) -> Source:
     """Say what `path` is for a policy of `config`, and refuse what it cannot be.
 
     Raises:
-        AptError: wrong policy type, a stage that does not follow, truncated or changed weights.
+        AptError: wrong policy type, a stage that does not follow, settings that disagree, truncated or changed weights.
     """
     folder = local_folder(path, **download)
     family = family_of(config.type)
@@ -60,7 +61,8 @@ def inspect(path: str | Path, config: Any, **download: Any) -> Source:
             files.check_safetensors(folder / WEIGHTS, record.weights)
             return Source(folder, "same", record)
         if config.stage == LIKELIHOOD:
-            return Source(folder, "prior", check_stage1(folder, family, config.recipe, WEIGHTS))
+            now = facts.of(config, dataset_meta)
+            return Source(folder, "prior", check_stage1(folder, family, config.recipe, WEIGHTS, now, facts.FLAGS))
         raise AptError(f"{folder} is a Stage-2 result; Stage 1 starts from {family} weights or resumes a Stage 1.")
     if kind == family or _is_sized(kind, family):
         if config.stage == LIKELIHOOD:
