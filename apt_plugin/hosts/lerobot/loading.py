@@ -15,6 +15,7 @@ from apt_plugin import files, freeze
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import facts
 from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
+from apt_plugin.hosts.lerobot.steps import check_steps
 from apt_plugin.hub import local_folder
 from apt_plugin.stages import LIKELIHOOD, RECORD, Record, check_stage1, read_record
 
@@ -56,6 +57,7 @@ def inspect(path: str | Path, config: Any, dataset_meta: Any = None, **download:
     host_config = files.read_json(folder / "config.json")
     kind = host_config.get("type")
     if kind == config.type:
+        check_steps(folder, config)  # of a checkpoint of ours the host, or our Stage 2, reads the processors next
         record = read_record(folder)
         if record.stage == config.stage:
             files.check_safetensors(folder / WEIGHTS, record.weights)

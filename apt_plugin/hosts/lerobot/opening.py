@@ -13,6 +13,7 @@ from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError, did_you_mean
 from apt_plugin.hosts.lerobot import loading, register
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, POLICIES, PREPROCESSOR, WEIGHTS
+from apt_plugin.hosts.lerobot.steps import check_steps
 from apt_plugin.listen.loaded import check_loaded
 
 ROOM, SPARE = 64, 16  # prompts limited to fewer tokens than ROOM get SPARE more
@@ -32,8 +33,8 @@ def open_policy(path: str | Path, device: str = "") -> Opened:
     """Open a policy directory whose type is registered: lerobot's own, ours, `lerobot_policy_*` packages.
 
     Raises:
-        AptError: no folder, no config, adapters without their base, weights that the host did not load, or a type
-            nobody registered.
+        AptError: no folder, no config, a processor step that nobody registered, adapters without their base, weights
+            that the host did not load, or a type nobody registered.
     """
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.factory import make_pre_post_processors
@@ -48,6 +49,7 @@ def open_policy(path: str | Path, device: str = "") -> Opened:
             "pretrained_model."
         )
     config: Any = PreTrainedConfig.from_pretrained(folder)
+    check_steps(folder, config)
     config.pretrained_path = folder
     if device or not config.device:
         config.device = device or "cpu"
