@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -68,6 +71,38 @@ def check_tree(module: nn.Module, stored: Mapping[str, tuple[int, ...]], where: 
     present = {other for name in stored if name in tied for other in tied[name]}
     differ = {name: (shape, own[name]) for name, shape in stored.items() if name in own and shape != own[name]}
     check_shared(set(own) - present, set(stored) - set(own), differ, where)
+
+
+ROUNDING = 2.0**-7  # twice bfloat16's relative rounding: a host may hold weights in it for a while
+
+
+def not_loaded(module: nn.Module, paths: Sequence[Path], rename: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """Names of a module's tensors whose first row is not what the files hold, whoever loaded them.
+
+    Args:
+        paths: the files of one checkpoint; rename: name in a file -> name in the module.
+    """
+    stored = {rename.get(key, key): (path, key) for path in paths for key in file_shapes(path)}
+    once = aliases(module)
+    for name, names in torch_ties.declared(module).items():
+        once[name] = once[name] | names
+    left = []
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
+        for name, held in module.state_dict().items():
+            found = next((stored[n] for n in (name, *sorted(once[name])) if n in stored), None)
+            if found is None or not _same(files[found[0]], found[1], held):
+                left.append(name)
+    return left
+
+
+def _same(file: Any, key: str, held: Tensor) -> bool:
+    stored = file.get_slice(key)
+    if tuple(stored.get_shape()) != tuple(held.shape):
+        return False
+    row = (stored[:1], held[:1]) if held.dim() else (file.get_tensor(key), held)
+    there, here = (each.detach().cpu().double() for each in row)
+    return torch.allclose(here, there, rtol=ROUNDING, atol=0.0, equal_nan=True)
 
 
 def load_shared(

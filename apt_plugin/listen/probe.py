@@ -9,6 +9,7 @@ so the warning errs on the silent side. (Hosts do not ship scikit-learn; forty l
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,9 +47,10 @@ class Ambiguity:
             return "The data set has one instruction only: it cannot teach a policy to listen."
         said = (
             f"From the first image alone {100 * self.accuracy:.0f} % of {self.instructions} instructions are guessed "
-            f"right (chance {100 * self.chance:.0f} %); of {self.entropy:.2f} bits the image leaves {self.left:.2f} "
-            f"({self.low:.2f} to {self.high:.2f})"
+            f"right (chance {100 * self.chance:.0f} %); of {self.entropy:.2f} bits the image leaves {self.left:.2f}"
         )
+        if math.isfinite(self.low):  # too few episodes to cross-validate have no interval
+            said += f" ({self.low:.2f} to {self.high:.2f})"
         if self.teaches:
             return f"{said}: language has something to say in this data."
         return (

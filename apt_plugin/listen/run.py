@@ -74,7 +74,8 @@ def listen(listener: Listener, settings: Settings = Settings(), own: Sequence[Va
     ambiguity = probe.ambiguity if probe is not None else None
     digest = listener.digest()
     return Result(
-        heard, found, judge(found, ambiguity), ambiguity, listener.gates(), attention(listener, settings.seed),
+        heard, found, judge(found, ambiguity, len(frames)), ambiguity, listener.gates(),
+        attention(listener, settings.seed),
         guidance_scores(heard, settings.seed), _said(digest, base, getattr(listener, "began", "")), listener.facts,
         dict(vars(settings)),
     )  # fmt: skip

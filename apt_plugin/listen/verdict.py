@@ -1,4 +1,4 @@
-"""Numbers into words: listens, listens to some words, deaf, or the data cannot teach it.
+"""Numbers into words: listens, listens to some words, deaf, the data cannot teach it, or too few frames to tell.
 
 Thresholds, calibrated on policies whose behaviour is known exactly (tests/tabletop/test_listen_known.py):
 
@@ -7,6 +7,7 @@ Thresholds, calibrated on policies whose behaviour is known exactly (tests/table
     to the letter   other words for the same move the action at least TO_THE_LETTER of what other instructions do
     by heart        instructions that a scene never came with take the action away from what it is without any
                     by less than BY_HEART of what familiar ones do
+    too few         not one number: fewer frames than `scores.FEWEST` had something to compare
     no language     the image leaves less than `probe.LEAVES_NOTHING` bits of the instruction
 """
 
@@ -18,9 +19,10 @@ from dataclasses import dataclass
 
 from apt_plugin.listen import words
 from apt_plugin.listen.probe import Ambiguity
-from apt_plugin.listen.scores import Score
+from apt_plugin.listen.scores import FEWEST, Score
 
 LISTENS, SOME, DEAF, DATA = "listens", "listens to some words", "deaf", "data cannot teach it"
+TOO_FEW = "too few frames to tell"
 STRONG = 0.4
 BY_HEART = 0.25
 TO_THE_LETTER = 0.5
@@ -28,7 +30,7 @@ TO_THE_LETTER = 0.5
 
 @dataclass(frozen=True)
 class Verdict:
-    """One of the four words above, why, and what to do about it."""
+    """One of the five words above, why, and what to do about it."""
 
     word: str
     why: list[str]
@@ -38,8 +40,8 @@ class Verdict:
         return [f"Verdict: {self.word}.", *self.why, *self.advice]
 
 
-def judge(scores: Mapping[str, Score], ambiguity: Ambiguity | None) -> Verdict:
-    """From scores and, where first frames were probed, the ambiguity of the data."""
+def judge(scores: Mapping[str, Score], ambiguity: Ambiguity | None, frames: int | None = None) -> Verdict:
+    """From scores and, where first frames were probed, the ambiguity of the data; `frames`: how many were asked."""
     why: list[str] = []
     advice: list[str] = []
     retrieval = scores.get("retrieval")
@@ -57,6 +59,11 @@ def judge(scores: Mapping[str, Score], ambiguity: Ambiguity | None) -> Verdict:
         )
     if ambiguity is not None:
         why.append(ambiguity.sentence())
+    if retrieval is None and not heard_words and not deaf_words:
+        seen = "Some" if frames is None else str(frames)
+        why.insert(0, f"{seen} frames were asked about; a number takes {FEWEST} that have something to compare with.")
+        advice.append(f"Write --frames 64 (the default; {FEWEST} at least), or name a data set with as many frames.")
+        return Verdict(TOO_FEW, why, advice)
     anything = (retrieval is not None and retrieval.heard) or bool(heard_words)
     if not anything:
         if ambiguity is not None and not ambiguity.teaches:

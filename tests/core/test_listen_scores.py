@@ -12,7 +12,7 @@ from apt_plugin.listen.measure import Heard
 from apt_plugin.listen.probe import Ambiguity, Probe
 from apt_plugin.listen.scores import COMPARES, READ, Score, bootstrap, over_episode, scores
 from apt_plugin.listen.subject import Frames, guided
-from apt_plugin.listen.verdict import DATA, DEAF, LISTENS, SOME, judge
+from apt_plugin.listen.verdict import DATA, DEAF, LISTENS, SOME, TOO_FEW, judge
 
 F, N, D, T, A = 24, 4, 3, 5, 2
 KINDS = ("true", "blank", "swap", "colour")
@@ -135,6 +135,18 @@ def test_verdicts_follow_the_documented_rules() -> None:
     assert judge(deaf, NEVER).word == DATA
     heart = listens | dict([score("foreign", 0.05, 0.0, 0.1, None)])
     assert judge(heart, TEACHES).word == SOME
+
+
+def test_no_number_is_no_evidence() -> None:
+    """Four frames give no score; "deaf" was what remained, with "(nan to nan)" for an interval."""
+    few = Ambiguity(1.0, 1.0, 0.5, 0.5, 3, 2)
+    verdict = judge({}, few, 4)
+    assert verdict.word == TOO_FEW
+    assert "4 frames were asked about; a number takes 6" in verdict.why[0]
+    assert not any("nan" in sentence for sentence in verdict.sentences())
+    assert judge({}, NEVER, 4).word == TOO_FEW  # what the data can teach is another question than what it heard
+    words_alone = dict([score("colour", 0.5, 0.4, 0.6, 0.5)])
+    assert judge(words_alone, TEACHES, 8).word == DEAF
 
 
 def test_the_probe_tells_a_scene_that_says_it_all_from_one_that_does_not() -> None:

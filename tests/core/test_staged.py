@@ -137,7 +137,7 @@ def test_a_stage_that_died_before_its_first_checkpoint_starts_anew(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    run, processes = staged(tmp_path)
+    run, _ = staged(tmp_path)
     run._run = lambda command: staged(tmp_path)[0].train()
     with pytest.raises(AptError, match="belongs to a run that is not over: process"):
         run.train()

@@ -15,21 +15,23 @@ from tests import processes
 from tests.lerobot.tiny import ACTION, CAMERAS, STATE
 
 
-def write(root: Path, tasks: list[str], episodes: int = 6, frames: int = 8, videos: bool = False) -> Path:
+def write(
+    root: Path, tasks: list[str], episodes: int = 6, frames: int = 8, videos: bool = False, state: int = STATE
+) -> Path:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features: dict = {
         name: {"dtype": "video" if videos else "image", "shape": (28, 28, 3), "names": ["height", "width", "channel"]}
         for name in CAMERAS
     }
-    features["observation.state"] = {"dtype": "float32", "shape": (STATE,), "names": None}
+    features["observation.state"] = {"dtype": "float32", "shape": (state,), "names": None}
     features["action"] = {"dtype": "float32", "shape": (ACTION,), "names": None}
     made = LeRobotDataset.create(f"test/{root.name}", fps=10, features=features, root=root, use_videos=videos)
     rng = np.random.default_rng(len(tasks))
     for episode in range(episodes):
         for _ in range(frames):
             frame = {name: rng.integers(0, 255, (28, 28, 3), dtype=np.uint8) for name in CAMERAS}
-            frame["observation.state"] = rng.uniform(-1, 1, STATE).astype(np.float32)
+            frame["observation.state"] = rng.uniform(-1, 1, state).astype(np.float32)
             frame["action"] = rng.uniform(-1, 1, ACTION).astype(np.float32)
             made.add_frame({**frame, "task": tasks[episode % len(tasks)]})
         made.save_episode()

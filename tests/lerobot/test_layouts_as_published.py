@@ -154,7 +154,7 @@ def test_a_vlm_left_in_its_file_has_the_tied_tensor_too(write: Any, tok: str, tm
     absent = Vlm.of(policy)
     assert absent is not None
     files = weight_files(tmp_path, WEIGHTS)
-    renames = loading.host_renames(files, policy)
+    renames = loading.host_renames(files, "pi05")
     torch_params.load_shared(policy, files, renames, absent=absent, published=True)
     for name in (EMBED, HEAD):
         assert torch.equal(absent.tensor(name), published.get_parameter(EMBED)), name

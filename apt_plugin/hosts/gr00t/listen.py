@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from apt_plugin import files
 from apt_plugin.backends import torch_attention, torch_listen, torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import register
 from apt_plugin.hosts.gr00t.checkpoints import openable
+from apt_plugin.hosts.gr00t.names import WEIGHTS
+from apt_plugin.listen.loaded import check_loaded
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
 from apt_plugin.stages import LIKELIHOOD
@@ -167,7 +170,7 @@ def load(policy: str, device: str) -> tuple[Any, Any, Path]:
     """Model (float32 on a CPU) and processor of a checkpoint folder, stock or ours.
 
     Raises:
-        AptError: no checkpoint there.
+        AptError: no checkpoint there, or weights that the host did not load.
     """
     register()
     import gr00t.model  # noqa: F401  # registers the model and the processor
@@ -175,7 +178,11 @@ def load(policy: str, device: str) -> tuple[Any, Any, Path]:
 
     folder = openable(Path(policy))
     kind = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model: Any = AutoModel.from_pretrained(folder).eval().to(device or "cpu", dtype=kind)
+    model: Any = AutoModel.from_pretrained(folder).eval()
+    # transformers starts what a file lacks at random, with a warning
+    paths = files.weight_files(folder, WEIGHTS)
+    check_loaded(torch_params.not_loaded(model, paths), len(model.state_dict()), folder)
+    model.to(device or "cpu", dtype=kind)
     where = folder if (folder / "processor_config.json").is_file() else folder / "processor"
     processor: Any = AutoProcessor.from_pretrained(where)
     processor.eval()

@@ -13,7 +13,9 @@ from typing import Any
 
 from apt_plugin import files, freeze
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot import facts
 from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
+from apt_plugin.hosts.lerobot.steps import check_steps
 from apt_plugin.hub import local_folder
 from apt_plugin.stages import LIKELIHOOD, RECORD, Record, check_stage1, read_record
 
@@ -44,23 +46,25 @@ def family_of(policy_type: str) -> str:
     return {apt: host for host, apt in POLICIES.items()}[policy_type]
 
 
-def inspect(path: str | Path, config: Any, **download: Any) -> Source:
+def inspect(path: str | Path, config: Any, dataset_meta: Any = None, **download: Any) -> Source:
     """Say what `path` is for a policy of `config`, and refuse what it cannot be.
 
     Raises:
-        AptError: wrong policy type, a stage that does not follow, truncated or changed weights.
+        AptError: wrong policy type, a stage that does not follow, settings that disagree, truncated or changed weights.
     """
     folder = local_folder(path, **download)
     family = family_of(config.type)
     host_config = files.read_json(folder / "config.json")
     kind = host_config.get("type")
     if kind == config.type:
+        check_steps(folder, config)  # of a checkpoint of ours the host, or our Stage 2, reads the processors next
         record = read_record(folder)
         if record.stage == config.stage:
             files.check_safetensors(folder / WEIGHTS, record.weights)
             return Source(folder, "same", record)
         if config.stage == LIKELIHOOD:
-            return Source(folder, "prior", check_stage1(folder, family, config.recipe, WEIGHTS))
+            now = facts.of(config, dataset_meta)
+            return Source(folder, "prior", check_stage1(folder, family, config.recipe, WEIGHTS, now, facts.FLAGS))
         raise AptError(f"{folder} is a Stage-2 result; Stage 1 starts from {family} weights or resumes a Stage 1.")
     if kind == family or _is_sized(kind, family):
         if config.stage == LIKELIHOOD:
@@ -83,13 +87,13 @@ def _is_sized(kind: str | None, family: str) -> bool:
     return kind is not None and kind.startswith(f"{family}_") and kind not in POLICIES.values()
 
 
-def host_renames(paths: list[Path], policy: Any) -> dict[str, str]:
+def host_renames(paths: list[Path], family: str) -> dict[str, str]:
     """Key in the file -> key in the model, for openpi-born checkpoints that lack lerobot's `model.` prefix."""
     from apt_plugin.backends.torch_params import file_shapes
 
     stored = [name for path in paths for name in file_shapes(path)]
     old = {"time_mlp_in": "action_time_mlp_in", "time_mlp_out": "action_time_mlp_out"}
-    if family_of(policy.config.type) == "pi05":
+    if family == "pi05":
         old = {new: name for name, new in old.items()}
     renames: dict[str, str] = {}
     for name in stored:

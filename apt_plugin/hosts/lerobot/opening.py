@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from apt_plugin import files
+from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError, did_you_mean
 from apt_plugin.hosts.lerobot import loading, register
-from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, PREPROCESSOR, WEIGHTS
+from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, POLICIES, PREPROCESSOR, WEIGHTS
+from apt_plugin.hosts.lerobot.steps import check_steps
+from apt_plugin.listen.loaded import check_loaded
 
 ROOM, SPARE = 64, 16  # prompts limited to fewer tokens than ROOM get SPARE more
 
@@ -27,10 +33,11 @@ def open_policy(path: str | Path, device: str = "") -> Opened:
     """Open a policy directory whose type is registered: lerobot's own, ours, `lerobot_policy_*` packages.
 
     Raises:
-        AptError: no folder, no config, adapters without their base, or a type nobody registered.
+        AptError: no folder, no config, a processor step that nobody registered, adapters without their base, weights
+            that the host did not load, or a type nobody registered.
     """
     from lerobot.configs import PreTrainedConfig
-    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+    from lerobot.policies.factory import make_pre_post_processors
     from lerobot.utils.import_utils import register_third_party_plugins
 
     register()
@@ -42,6 +49,7 @@ def open_policy(path: str | Path, device: str = "") -> Opened:
             "pretrained_model."
         )
     config: Any = PreTrainedConfig.from_pretrained(folder)
+    check_steps(folder, config)
     config.pretrained_path = folder
     if device or not config.device:
         config.device = device or "cpu"
@@ -50,7 +58,7 @@ def open_policy(path: str | Path, device: str = "") -> Opened:
     if (folder / ADAPTER_WEIGHTS).is_file() and not (folder / WEIGHTS).is_file():
         policy = _with_adapters(folder, config)
     else:
-        policy = get_policy_class(config.type).from_pretrained(folder, config=config)
+        policy = _loaded(config, folder)
     policy.eval()
     if not (folder / PREPROCESSOR).is_file():
         raise AptError(f"{folder} holds no {PREPROCESSOR}: it was not written by lerobot-train.")
@@ -67,17 +75,39 @@ def make_room(preprocessor: Any) -> None:
             step.max_length = limit + SPARE
 
 
+def _loaded(config: Any, folder: Path) -> Any:
+    """The host's own loading, looked at afterwards: lerobot's π loaders catch every error and return a random model.
+
+    Raises:
+        AptError: no weights there, or weights that are not in the policy now.
+    """
+    from lerobot.policies.factory import get_policy_class
+
+    paths = files.weight_files(folder, WEIGHTS)
+    for path in paths:
+        files.check_safetensors(path)
+    policy = get_policy_class(config.type).from_pretrained(folder, config=config)
+    if config.type not in POLICIES.values():  # ours stop by themselves
+        family = next((name for name in ("pi05", "pi0") if config.type in (name, f"{name}_tiny")), None)
+        renames = loading.host_renames(paths, family) if family else {}
+        check_loaded(torch_params.not_loaded(policy, paths, renames), len(policy.state_dict()), folder)
+    return policy
+
+
 def _with_adapters(folder: Path, config: Any) -> Any:
     """A PEFT checkpoint: its base first, then the adapters, as lerobot's own factory loads it."""
-    from lerobot.policies.factory import get_policy_class
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
 
     peft = PeftConfig.from_pretrained(str(folder))
     base = peft.base_model_name_or_path
     if not base:
         raise AptError(f"{folder} holds adapters that name no base model.")
-    policy = get_policy_class(config.type).from_pretrained(base, config=config)
+    policy = _loaded(config, loading.local_folder(base))
     wrapped = PeftModel.from_pretrained(policy, str(folder), config=peft)
+    stored, held = load_file(folder / ADAPTER_WEIGHTS), get_peft_model_state_dict(wrapped)
+    lost = [n for n, t in held.items() if n not in stored or not torch.equal(stored[n].to(t), t)]
+    check_loaded(lost, len(held), folder)
     return wrapped.base_model.model
 
 

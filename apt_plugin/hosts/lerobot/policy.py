@@ -87,7 +87,7 @@ class AptPolicy(HostPolicy):
             skip = loading.expert_keys(names)
         fresh = {name for name in names if freeze.added(name)} if source.kind == "prior" else set()
         host = source.kind == "host"
-        renames = loading.host_renames(source.files, policy) if host else {}
+        renames = loading.host_renames(source.files, loading.family_of(config.type)) if host else {}
         loaded = torch_params.load_shared(policy, source.files, renames, skip, fresh, policy.apt_absent, host)
         loading.log_source(source, policy, loaded, skip | fresh)
         records.restore(policy, source)

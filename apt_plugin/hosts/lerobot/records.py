@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import apt_plugin
-from apt_plugin import files, freeze, stages
+from apt_plugin import agreement, files, freeze, stages
 from apt_plugin.backends import torch_absent, torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot import loading, renaming, training
+from apt_plugin.hosts.lerobot import facts, loading, renaming, training
 from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.stages import LIKELIHOOD, Record
@@ -120,5 +120,6 @@ def write(policy: Any, folder: Path, weights: str) -> None:
             weights=files.sha256_of(folder / weights),
             curve=policy.apt_curve,
             stage1=policy.apt_stage1,
+            facts=agreement.plain(facts.of(policy.config)),
         ),
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.listen import open_listener
@@ -76,6 +78,20 @@ def test_the_command_measures_and_writes(where, checkpoints, kind, tmp_path):
     assert "unchanged from the base" in result.vlm
     assert result.heard.frames.width == 7  # the robot's dimensions, not the model's padding
     assert (tmp_path / "listen.html").is_file()
+
+
+def test_weights_that_the_host_did_not_load_are_not_judged(where, checkpoints, tmp_path):
+    """transformers starts what a file lacks at random and warns; listen called the result deaf."""
+    folder = shutil.copytree(checkpoints["stock"], tmp_path / "stock")
+    index = folder / "model.safetensors.index.json"
+    weights = folder / "model.safetensors"
+    if index.is_file():
+        weights = folder / json.loads(index.read_text())["weight_map"]["action_head.action_decoder.layer1.W"]
+    state = load_file(weights)
+    state.pop("action_head.action_decoder.layer1.W")
+    save_file(state, weights, {"format": "pt"})
+    with pytest.raises(AptError, match=r"^1 of \d+ tensors of this checkpoint were not loaded: .*random"):
+        open_listener(str(folder), str(where / "data"), frames=6, config=tiny.TAG)
 
 
 def test_what_it_refuses(where, checkpoints):

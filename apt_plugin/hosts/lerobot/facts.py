@@ -1,0 +1,27 @@
+"""What Stage 2 must have in common with its Stage 1 in lerobot; `apt_plugin.agreement` compares it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Fields of a policy config, of whichever family: sizes of tensors, and what numbers and tokens mean to the weights.
+FIELDS = (
+    "chunk_size", "n_obs_steps", "max_state_dim", "max_action_dim", "tokenizer_max_length", "image_resolution",
+    "image_size", "empty_cameras", "paligemma_variant", "action_expert_variant", "sizes", "min_period", "max_period",
+    "use_relative_actions", "relative_exclude_joints", "normalization_mapping", "embodiment_tag",
+    "action_decode_transform",
+)  # fmt: skip
+FLAGS = {name: f"--policy.{name}" for name in FIELDS}
+
+
+def of(config: Any, dataset_meta: Any = None) -> dict[str, Any]:
+    """The facts of a policy config; widths are the data's where `dataset_meta` is given."""
+    found = {name: getattr(config, name) for name in FIELDS if hasattr(config, name)}
+    given = {} if dataset_meta is None else dataset_meta.features
+    for name, key, feature in (
+        ("state width", "observation.state", config.robot_state_feature),
+        ("action width", "action", config.action_feature),
+    ):
+        if feature is not None:
+            found[name] = int(given[key]["shape"][0] if key in given else feature.shape[0])
+    return found | {"cameras in their order": list(config.image_features)}
