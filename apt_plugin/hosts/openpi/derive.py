@@ -17,7 +17,7 @@ from apt_plugin import freeze
 from apt_plugin.agreement import check_agreement
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.openpi import checkpoints, loading
+from apt_plugin.hosts.openpi import checkpoints, loading, records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.data import AptData, check_data
 from apt_plugin.hosts.openpi.facts import comparable, facts_of, flags
@@ -121,6 +121,7 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
     loader, stats = stock.weight_loader, None
     if stage == LIKELIHOOD and prior is not None:
         folder, record = checkpoints.prior_at(prior, family_of(model), recipe)
+        records.check_whole(folder, record, weights=False)  # they are read once, by the loader
         _check_agreement(record.facts or {}, facts_of(model, stock.data, stock.assets_dirs))
         base = stock.weight_loader if recipe.vlm == "full" else None
         loader = loading.PriorLoader(str(folder / "params"), base)

@@ -167,7 +167,7 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     folder, record = checkpoints.record_of(path.parent if path.name == "assets" else path)
     del device  # jax picks (JAX_PLATFORMS chooses); PyTorch proofs are eager float32 on the CPU
     stock = records.model_config(folder)
-    loading.check_weights(folder, record)
+    records.check_whole(folder, record)
     if (folder / "model.safetensors").is_file():
         from apt_plugin.hosts.openpi.prove_torch import open_torch
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,7 @@ class Run:
     vlm_start: str | None = None
     stage1: dict[str, Any] | None = None
     state_dim: int = 0
+    statistics: str | None = None  # SHA-256 of the file that the host writes of them
     step: int = 0  # steps that the curve knows of
     asset_id: str | None = None
     cached: Any = None  # cached_run.Active, where features come from disk
@@ -66,6 +68,16 @@ class Run:
     def facts(self) -> dict[str, Any]:
         data = self.config.data
         return facts_of(self.config.model, data.inner, Path(self.config.assets_dirs).parent / data.stock_name)
+
+    def read(self, data: Any) -> None:
+        """What a checkpoint says of the host's DataConfig."""
+        from openpi.shared import normalize
+
+        self.asset_id = data.asset_id
+        if data.norm_stats is not None:
+            self.statistics = hashlib.sha256(normalize.serialize_json(data.norm_stats).encode()).hexdigest()
+            if "state" in data.norm_stats:
+                self.state_dim = int(data.norm_stats["state"].mean.shape[-1])
 
     def check(self, params: Any, step: int) -> str:
         """The VLM's digest, after refusing what must not be saved.
@@ -129,6 +141,7 @@ class Run:
                 "model": {name: getattr(model, name) for name in fields},
                 "asset_id": stock_id,
                 "state_dim": self.state_dim,
+                "statistics": self.statistics,
             },
         )
         if stock_id:
@@ -180,6 +193,29 @@ def model_config(folder: Path) -> Any:
                 "field. Where the openpi that trained it was patched, patch this one too: apt-plugin patch openpi"
             )
     return pi0_config.Pi0Config(**{name: value for name, value in told.items() if name in known})
+
+
+def check_whole(folder: Path, record: Record, weights: bool = True) -> None:
+    """A checkpoint is its weights, its statistics, its model config and its record together.
+
+    Args:
+        weights: whether to read them for it.
+
+    Raises:
+        AptError: naming the part that was changed after it was written.
+    """
+    told, facts = _model_file(folder), record.facts or {}
+    for name, value in told["model"].items():
+        if facts.get(f"model.{name}", value) != value and name != "paligemma_variant":
+            raise AptError(
+                f"{folder / 'assets' / MODEL} was changed after it was written: {name} is {value!r}, apt.json recorded "
+                f"{facts[f'model.{name}']!r}."
+            )
+    path = folder / "assets" / ASSETS / (told["asset_id"] or "") / SIGNPOST
+    if told.get("statistics") not in (None, files.sha256_of(path) if path.is_file() else ""):
+        raise AptError(f"{path} is missing or was changed after it was written. Restore it or use another checkpoint.")
+    if weights:
+        loading.check_weights(folder, record)
 
 
 def stock_assets(folder: Path) -> str:

@@ -163,10 +163,7 @@ def run_stage(script: Any, config: Any, prior: Any) -> None:
         run.stage1 = {"path": str(folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps}
         object.__setattr__(config, "pytorch_weight_path", str(folder))
     assert run.facts  # asked now: what it refuses is refused before a step
-    data = config.data.create(config.assets_dirs, config.model)
-    run.asset_id = data.asset_id
-    if data.norm_stats is not None and "state" in data.norm_stats:
-        run.state_dim = int(data.norm_stats["state"].mean.shape[-1])
+    run.read(config.data.create(config.assets_dirs, config.model))
     install(script, run)
     script.init_logging()
     # The loop reads AdamW's numbers off the config; the groups come in with AdamW itself.

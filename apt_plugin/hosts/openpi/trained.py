@@ -32,6 +32,7 @@ def as_trained(stock: Any, folder: Path, record: Record, recipe: Recipe | None =
         AptError: weights that are not the ones that were written; a config that cannot be corrected, because it reads
             or normalises the robot's numbers otherwise.
     """
+    records.check_whole(folder, record, weights=False)  # they take longest, and come last
     told = records.model_config(folder)
     apt_config(stock.model, record.stage, record.recipe)  # refuses FAST, with the reason
     if stock.model.pi05 != told.pi05:

@@ -158,8 +158,7 @@ class _Recording:
 def _save(host: Any, run: Run) -> Any:
     def save_state(manager: Any, state: Any, data_loader: Any, step: int) -> None:
         data = data_loader.data_config()
-        if data.norm_stats is not None and "state" in data.norm_stats:
-            run.state_dim = int(np.asarray(data.norm_stats["state"].mean).shape[-1])
+        run.read(data)
         if run.cached is not None:
             state = run.cached.outline.fill(state)
         params = state.params if state.ema_params is None else state.ema_params

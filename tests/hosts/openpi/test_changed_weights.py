@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from openpi.shared import normalize
 from safetensors.torch import load_file, save_file, save_model
 
 from apt_plugin import files, stages
@@ -60,6 +61,33 @@ def test_a_jax_checkpoint(where, value, jax_folder):
     leaf.flat[0] = value
     bases.write_tree(folder, changed)
     for door in doors(folder).values():
+        with pytest.raises(AptError, match="was changed after it was written"):
+            door()
+
+
+@pytest.mark.parametrize("part", ["apt_model.json", "apt/me/toy/norm_stats.json"])
+def test_its_model_config_and_its_statistics_belong_to_it(part, jax_folder):
+    folder, tree = jax_folder
+    stats = normalize.NormStats(*[np.ones(8)] * 4)
+    run = records.Run(stage1())
+    run.read(types.SimpleNamespace(norm_stats={"state": stats}, asset_id="apt/me/toy"))
+    run.writer(tree, 1, "apt/me/toy")(folder / "assets")
+    normalize.save(folder / "assets/apt/me/toy", {"state": stats})
+    for door in doors(folder).values():
+        door()
+    path = folder / "assets" / part
+    text = path.read_text()
+    changed = (
+        text.replace('"action_horizon": 5', '"action_horizon": 6') if "model" in part else text.replace("1.0", "2")
+    )
+    assert changed != text
+    path.write_text(changed)
+    record = read_record(folder / "assets")
+    for door in (
+        lambda: derive(libero(), 2, from_flat({}), folder),
+        lambda: as_trained(libero(), folder, record),
+        lambda: prove.open_subject(folder),
+    ):
         with pytest.raises(AptError, match="was changed after it was written"):
             door()
 

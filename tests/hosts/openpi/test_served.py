@@ -76,13 +76,19 @@ def test_one_step_leaves_one_checkpoint(folder):
     assert [path.name for path in folder.parent.iterdir() if path.name.isdigit()] == [folder.name]
 
 
-@pytest.mark.parametrize("named", ["step", "run"])
-def test_the_server_acts_as_the_policy_that_was_trained(root, folder, named):
-    from openpi_client import websocket_client_policy
-
+@pytest.fixture(scope="module")
+def direct(root, folder):
+    """(actions of the config made by hand, of the one that the patches' entry point gives)"""
     done = stock_python(root, DIRECT, str(folder), **FIXED)
     assert done.returncode == 0, done.stderr[-3000:]
-    meant, patched = (np.load(root / f"{name}.npy") for name in ("meant", "patched"))
+    return [np.load(root / f"{name}.npy") for name in ("meant", "patched")]
+
+
+@pytest.mark.parametrize("named", ["step", "run"])
+def test_the_server_acts_as_the_policy_that_was_trained(root, folder, direct, named):
+    from openpi_client import websocket_client_policy
+
+    meant, patched = direct
     assert meant.shape == (len(STATES), 6, 7)
     assert np.abs(meant[0] - meant[1]).max() > 1e-3  # it reads its state
     np.testing.assert_array_equal(patched, meant)

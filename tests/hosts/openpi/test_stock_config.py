@@ -58,7 +58,7 @@ def test_the_same_in_pytorch(root):
     with tiny.small():
         source = bases.write_jax(root / "pi05_base", tiny.stock("pi05", action_dim=32))
         base = bases.write_torch(source, root / "pi05_base_pytorch", tiny.stock("pi05", action_dim=32))
-    more = ["--exp-name=t1", f"--pytorch-weight-path={base}", "--recipe", "apt"]
+    more = ["--exp-name=t1", f"--pytorch-weight-path={base}", "--recipe", "apt", "--apt.listen", "4"]
     log = run(root, str(SCRIPTS / "train_pytorch.py"), NAME, *more)
     assert "All contracts hold." in log
     for stage in (1, 2):

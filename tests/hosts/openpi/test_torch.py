@@ -113,6 +113,27 @@ def test_contracts_hold_in_the_port(family, kind):
     assert {row.contract for row in rows} == {1, 2, 3, 4, 5, 7}
 
 
+@pytest.mark.parametrize(
+    ("what", "note"),
+    [("state", "this policy is fed no state"), ("images", "other images reach this policy as the same numbers")],
+)
+def test_an_input_that_the_policy_does_not_have_is_not_claimed(what, note):
+    """pi05_libero feeds no state; a fresh image head of openpi is zero, so an image tower without a base is constant.
+
+    The token limit is the user's own, too tight for the proofs' instructions: that ends no run behind Stage 1 either.
+    """
+    config = tiny.ours("pi05", 1, discrete_state_input=what != "state", max_token_len=40)
+    port = converted(tiny.model(config), config)
+    if what == "images":
+        port.paligemma_with_expert.paligemma.model.multi_modal_projector.linear.weight.data.zero_()
+    first = OpenpiTorchSubject(port, config, tiny.Tokenizer(), 3, None)
+    rows = {row.what: row for row in proofs.no_leak(first)}
+    row = rows.pop(f"actions, other {what}")
+    assert row.passed is None
+    assert row.note == f"not claimed: {note}"
+    assert all(other.passed for other in rows.values())
+
+
 def test_a_leak_in_the_port_is_seen():
     """The proof can fail: under the host's own mask image tokens carry the words."""
     config = tiny.ours("pi0", 1, {"prefix": "native"})
