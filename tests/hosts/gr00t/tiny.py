@@ -132,6 +132,19 @@ def base(folder: Path, adapter: int = 2, dropout: float = 0.1, **more: Any) -> P
     return folder
 
 
+def published(folder: Path, source: Path) -> Path:
+    """A base as it is published: shards with an index, bfloat16, tied tensors once; by the host's own save path."""
+    import shutil
+
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(source).to(torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="150KB")
+    for name in ("processor_config.json", "statistics.json", "embodiment_id.json"):
+        shutil.copy(source / name, folder)
+    return folder
+
+
 def dataset(folder: Path, episodes: int = 2, frames: int = 24, annotated: bool = True, scale: float = 1.0) -> Path:
     """A LeRobot v2.1 set in the libero layout; without annotation it has neither tasks.jsonl nor task_index.
 
