@@ -48,9 +48,9 @@ def check_words(paths: Iterable[str]) -> None:
     bare = [str(path) for path in paths if not _tasks(Path(path))]
     if bare:
         raise AptError(
-            f"Stage 2 learns from instructions, and {', '.join(bare)} has no task text. Train Stage 1 on it (which needs "
-            "no language: --apt.stage1.dataset-path), mix it in (--apt.mix.root, --apt.mix.share), or name labelled "
-            "data for Stage 2."
+            f"Stage 2 learns from instructions, and {', '.join(bare)} has no task text. Train Stage 1 on it "
+            "(--apt.stage1.dataset-path: it needs no language), mix it in (--apt.mix.root, --apt.mix.share), or name "
+            "labelled data for Stage 2."
         )
 
 

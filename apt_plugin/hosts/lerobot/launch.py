@@ -19,6 +19,7 @@ from pathlib import Path
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot.acting import acting_flags
 from apt_plugin.hosts.lerobot.checkpoints import last_whole
 from apt_plugin.hosts.lerobot.names import POLICIES
 from apt_plugin.hub import local_folder
@@ -93,12 +94,17 @@ def run(request: Request) -> int:
     if request.recipe is None:
         return subprocess.call([_found(request.command[0]), *request.command[1:]])
     if program.name != TRAIN:
-        return subprocess.call(child(program, program.flags))
+        return subprocess.call(child(program, acting_flags(program.name, program.flags, request)))
     flags = Flags(program.flags)
     if flags.get("help") or "-h" in program.flags:
         ours = POLICIES.get(flags.get("policy.type") or "pi05", "pi05_apt")
         return subprocess.call(child(program, [f"--policy.type={ours}", "--help"]))
     if flags.get("config_path") and flags.get("resume") == "true":
+        if given := sorted(request.given):
+            raise AptError(
+                f"--apt.{given[0]} is settled by the run that {flags.get('config_path')} belongs to: a resumed run "
+                "keeps its recipe. Drop --apt.*, or name the run by --output_dir instead."
+            )
         return subprocess.call(child(program, program.flags))
     return Training(program, flags, request).run()
 

@@ -17,6 +17,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError, choose
 from apt_plugin.hosts.openpi import preload
 from apt_plugin.hosts.openpi.launch import JOB
+from apt_plugin.launch import acting_as
 
 
 def load_script(path: Path) -> Any:
@@ -32,7 +33,7 @@ def main() -> None:
     preload()
     try:
         if job["do"] == "serve":
-            serve(script)
+            serve(script, job.get("acting", {}))
         elif job["do"] == "train":
             train(script, job)
         else:
@@ -114,8 +115,15 @@ def finished(config: Any) -> bool:
     return record.steps >= config.num_train_steps
 
 
-def serve(script: Path) -> None:
-    """The host's server; an APT checkpoint gets the config that it was trained with, any other is left alone."""
+def serve(script: Path, chosen: dict[str, Any]) -> None:
+    """The host's server; an APT checkpoint gets the config that it was trained with, any other is left alone.
+
+    Args:
+        chosen: recipe fields to act with instead of the checkpoint's.
+
+    Raises:
+        AptError: such a field, and no Stage 2 that could follow it.
+    """
     import tyro
     from openpi.training import config as _config
 
@@ -129,10 +137,12 @@ def serve(script: Path) -> None:
         step, record = loading.record_of(folder)
         name = args.policy.config.removesuffix(f"_apt{record.stage}")
         stock = _config._CONFIGS_DICT[choose("--policy.config", name, _config._CONFIGS_DICT)]
-        config = as_trained(stock, step, record)
+        config = as_trained(stock, step, record, acting_as(record.recipe, record.stage, chosen))
         derive.register(config)
         args.policy.config, args.policy.dir = config.name, str(step)
         logging.info("APT: serving Stage %d of %s from %s", record.stage, name, step)
+    elif chosen:
+        raise AptError(f"--apt.{next(iter(chosen))} needs an APT checkpoint of Stage 2, and {folder} is none.")
     module.main(args)
 
 

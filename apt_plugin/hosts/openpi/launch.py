@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin.errors import AptError
-from apt_plugin.launch import Request, listen_after
+from apt_plugin.launch import Request, for_acting, listen_after
 
 CHILD = "apt_plugin.hosts.openpi"
 JOB = "APT_OPENPI_JOB"
@@ -71,8 +71,13 @@ def call(program: Program, job: dict[str, Any], flags: Sequence[str] = ()) -> in
 def run(request: Request) -> int:
     """Carry out `apt-plugin run` for openpi; returns the exit status."""
     program = find_program(request.command)
+    chosen = for_acting(request) if request.recipe and program.script.name not in TRAIN else {}
     if program.script.name == SERVE:
-        return call(program, {"do": "serve"})
+        return call(program, {"do": "serve", "acting": chosen})
+    if chosen:
+        raise AptError(
+            f"--apt.{next(iter(chosen))} changes how a checkpoint acts, and {program.script.name} opens none."
+        )
     if request.recipe is None or program.script.name not in TRAIN:
         before = program.before or [sys.executable]
         return subprocess.call([*before, str(program.script), *program.flags])
