@@ -57,12 +57,15 @@ def test_it_becomes_a_prior_with_the_numbers_that_it_holds(where, base):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # real host processes; the limit is against a hang
 @pytest.mark.parametrize(
     "more", [[], ["--apt.cache", "published-features", "--apt.cache_views", "0"]], ids=["", "cached"]
 )
 def test_both_stages_start_from_it(where, base, tmp_path, more):
     """By the documented command; from a feature cache too, which leaves the VLM in the shards."""
-    done = tiny.finetune(where, tmp_path / "out", "--apt.noise_draws", "2", *more, base=str(base))
+    done = tiny.finetune(
+        where, tmp_path / "out", "--apt.noise_draws", "2", "--apt.prove", "false", *more, base=str(base)
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (tmp_path / "out" / f"stage{n}" / "checkpoint-4" for n in (1, 2))
     assert read_record(first).vlm == read_record(second).vlm
