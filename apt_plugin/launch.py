@@ -16,13 +16,18 @@ Everything else belongs to the host and is passed on as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from apt_plugin.errors import AptError, choose, did_you_mean
 from apt_plugin.recipe import Recipe, check_idle, fields_of, from_flat, load_yaml
 from apt_plugin.recipes import find
+from apt_plugin.stages import PRIOR
+
+logger = logging.getLogger(__name__)
 
 RECIPES = ("apt",)
 # Of the recipe, what a program that acts may choose anew: all else was settled when the checkpoint was trained.
@@ -118,6 +123,19 @@ def for_acting(request: Request) -> dict[str, Any]:
             f"program that acts takes --apt.{', --apt.'.join(ACTING)} only. Drop --apt.{', --apt.'.join(other)}."
         )
     return {name: getattr(request.recipe, name) for name in ACTING if name in request.given}
+
+
+def acting_as(recipe: Recipe, stage: int, chosen: Mapping[str, Any]) -> Recipe:
+    """A checkpoint's recipe with what was chosen for acting; each change is logged.
+
+    Raises:
+        AptError: a choice about language, on a prior that has no pathway for it.
+    """
+    for name, value in chosen.items():
+        if stage == PRIOR:
+            raise AptError(f"--apt.{name} needs a Stage-2 checkpoint: this one is Stage 1, which hears no instruction.")
+        logger.info("APT: %s is %s here; the checkpoint says %s.", name, value, getattr(recipe, name))
+    return dataclasses.replace(recipe, **chosen)
 
 
 def check_one_process(request: Request, stage_flags: bool, host_flags: bool = False) -> None:

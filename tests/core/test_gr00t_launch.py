@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from apt_plugin import launch as core
 from apt_plugin.errors import AptError
@@ -130,3 +131,62 @@ def test_a_prior_named_by_a_hub_id_that_is_not_there_is_an_error(tmp_path, monke
     )  # fmt: skip
     with pytest.raises(AptError, match=r"someone/prior is neither a folder here .*offline.*Offline, download it"):
         stages(request).command("2")
+
+
+def test_launch_train_takes_its_settings_from_its_config_file_and_its_flags(tmp_path, monkeypatch):
+    """The recipe was dropped there without a word. A stage has its own data by a config file of its own."""
+    training = {
+        "output_dir": str(tmp_path / "out"),
+        "experiment_name": "e1",
+        "max_steps": 9,
+        "start_from_checkpoint": "b",
+    }
+    sets = [{"dataset_paths": ["demo", "more"], "embodiment_tag": "libero_sim"}]
+    config = tmp_path / "mixture.yaml"
+    config.write_text(yaml.safe_dump({"training": training, "data": {"datasets": sets}}))
+    line = ["gr00t/experiment/launch_train.py", f"--load_config_path={config}", "--recipe", "apt", "--apt.listen", "3",
+            "--apt.stage1.load-config-path", "play.yaml", "--apt.stage2.training.max-steps", "5"]  # fmt: skip
+    request = core.split(line)
+    run = stages(request)
+    assert run.folder("2") == tmp_path / "out" / "stage2" / "e1"
+    assert (run.of("2").steps(), run.of("2").data()) == (5, ("demo", "libero_sim"))
+    (tmp_path / "play.yaml").write_text("training: {}\n")
+    monkeypatch.chdir(tmp_path)
+    first = list(run.command("1").argv)
+    assert first[1:4] == ["-m", names.CHILD, names.TRAIN_MIXTURE]
+    given = programs.switched(first[4:])
+    assert given.get("training.output-dir") == str(tmp_path / "out" / "stage1")
+    assert given.get("load-config-path") == "play.yaml"
+    assert "--training.no-resume-from-checkpoint" in first
+    with pytest.raises(AptError, match=r"name one: --training\.start-from-checkpoint <Stage-1 run>"):
+        run.command("2")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", None])
+def test_a_config_file_that_cannot_be_read_is_refused_in_words(tmp_path, text):
+    path = tmp_path / "mixture.yaml"
+    if text is not None:
+        path.write_text(text)
+    request = core.split(["gr00t/experiment/launch_train.py", "--load-config-path", str(path), "--recipe", "apt"])
+    with pytest.raises(AptError, match=r"--load-config-path .*mixture\.yaml"):
+        stages(request)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--apt.vlm", "lora"], "lora is not supported"),
+     (["--apt.mix.repo_id", "a/b", "--apt.mix.share", "0.5"], "folders"),
+     (["--apt.cache", "c", "--apt.cache_kind", "kv"], "GR00T stores backbone states")],
+)  # fmt: skip
+def test_what_the_host_cannot_do_is_said_before_a_process_is_started(flags, words):
+    request = core.split(["gr00t/experiment/launch_finetune.py", "--output-dir", "x", "--recipe", "apt", *flags])
+    with pytest.raises(AptError, match=words):
+        stages(request)
+
+
+def test_a_named_experiment_has_a_folder_of_its_own(tmp_path):
+    """The host writes it there; all of Stage 1 was trained and then "holds none" was said."""
+    line = ["gr00t/experiment/launch_finetune.py", "--output-dir", str(tmp_path), "--experiment-name", "e1",
+            "--recipe", "apt"]  # fmt: skip
+    run = stages(core.split(line))
+    assert run.folder("1") == tmp_path / "stage1" / "e1"

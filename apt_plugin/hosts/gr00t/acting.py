@@ -5,14 +5,11 @@ Read where a model is built from a checkpoint, so that every program of the host
 
 from __future__ import annotations
 
-import dataclasses
-import logging
 from collections.abc import Mapping
 from typing import Any
 
-from apt_plugin.errors import AptError
+from apt_plugin.launch import acting_as
 from apt_plugin.recipe import Recipe
-from apt_plugin.stages import PRIOR
 
 _CHOSEN: dict[str, Any] = {}
 
@@ -24,13 +21,5 @@ def install(chosen: Mapping[str, Any]) -> None:
 
 
 def applied(recipe: Recipe, stage: int) -> Recipe:
-    """A checkpoint's recipe with what was chosen for this process.
-
-    Raises:
-        AptError: a choice about language, on a prior that has no pathway for it.
-    """
-    for name, value in _CHOSEN.items():
-        if stage == PRIOR:
-            raise AptError(f"--apt.{name} needs a Stage-2 checkpoint: this one is Stage 1, which hears no instruction.")
-        logging.info("APT: %s is %s here; the checkpoint says %s.", name, value, getattr(recipe, name))
-    return dataclasses.replace(recipe, **_CHOSEN)
+    """A checkpoint's recipe with what was chosen for this process, see `launch.acting_as`."""
+    return acting_as(recipe, stage, _CHOSEN)

@@ -11,6 +11,7 @@ import functools
 import io
 import json
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,34 @@ def check_words(paths: Iterable[str]) -> None:
     Raises:
         AptError: naming the folders.
     """
-    paths = list(paths)
+    bare = [str(path) for path in paths if not _tasks(Path(path))]
+    if bare:
+        raise AptError(
+            f"Stage 2 learns from instructions, and {', '.join(bare)} has no task text. Train Stage 1 on it "
+            "(--apt.stage1.dataset-path: it needs no language), mix it in (--apt.mix.root, --apt.mix.share), or name "
+            "labelled data for Stage 2."
+        )
+
+
+def _tasks(folder: Path) -> list[str]:
+    """The instructions of a data set, empty ones left out."""
+    file = folder / "meta" / "tasks.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    found = (str(json.loads(line).get("task", "")) for line in lines if line.strip())
+    return [text for text in found if text.strip()]
+
+
+def check_sets(paths: Iterable[str]) -> None:
+    """
+    Raises:
+        AptError: a folder that is no data set; the host would end in a traceback.
+    """
     for path in paths:
-        file = Path(path) / "meta" / "tasks.jsonl"
-        lines = file.read_text().splitlines() if file.is_file() else []
-        if any(str(json.loads(line).get("task", "")).strip() for line in lines if line.strip()):
-            return
-    raise AptError(
-        f"Stage 2 learns from instructions, and {', '.join(paths)} has no task text. Train Stage 1 on it (which needs "
-        "no language), or name labelled data for Stage 2."
-    )
+        if not (Path(path) / "meta" / "info.json").is_file():
+            raise AptError(
+                f"There is no data set at {path} (no meta/info.json). The host reads LeRobot v2.1 folders; several are "
+                f"joined by {os.pathsep!r}."
+            )
 
 
 def facts(config: Any) -> dict[str, dict[str, Any]]:

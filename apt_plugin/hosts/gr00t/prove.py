@@ -15,7 +15,7 @@ from apt_plugin.backends.torch_groot_subject import GrootSubject
 from apt_plugin.backends.torch_params import shapes
 from apt_plugin.hosts.gr00t import records, register
 from apt_plugin.hosts.gr00t.checkpoints import openable
-from apt_plugin.stages import LIKELIHOOD
+from apt_plugin.stages import LIKELIHOOD, read_record
 
 CAMERAS, SIDE = 2, 256
 
@@ -23,9 +23,15 @@ CAMERAS, SIDE = 2, 256
 class Gr00tSubject(GrootSubject):
     """One model with its own tokenizer and image processor, through the host's chat template and collator."""
 
-    def __init__(self, model: Any, processor: Any, folder: Path, tree: dict[str, tuple]):
+    def __init__(
+        self, model: Any, processor: Any, folder: Path, tree: dict[str, tuple], embodiments: Sequence[int] = (0,)
+    ):
+        """
+        Args:
+            embodiments: ids of the robots that were trained; samples take turns.
+        """
         super().__init__(model, self._batch)
-        self.processor, self.folder, self._tree = processor, folder, tree
+        self.processor, self.folder, self._tree, self._embodiments = processor, folder, tree, tuple(embodiments)
 
     def _batch(self, instructions: Sequence[str], state_seed: int, image_seed: int) -> dict[str, Any]:
         config, n = self.flow.config, len(instructions)
@@ -42,7 +48,7 @@ class Gr00tSubject(GrootSubject):
             "state": torch.rand(n, history, config.max_state_dim, generator=numbers) * 2 - 1,
             "action": torch.rand(n, config.action_horizon, config.max_action_dim, generator=steps) * 2 - 1,
             "action_mask": torch.ones(n, config.action_horizon, config.max_action_dim),
-            "embodiment_id": torch.zeros(n, dtype=torch.long),
+            "embodiment_id": torch.tensor([self._embodiments[i % len(self._embodiments)] for i in range(n)]),
         }
 
     def switched(self) -> Gr00tSubject:
@@ -54,7 +60,7 @@ class Gr00tSubject(GrootSubject):
         model = Gr00tN1d7Apt.convert(model, self.flow.apt_recipe, LIKELIHOOD)
         config = model.config
         model.apt_train_as(config)
-        return Gr00tSubject(model, self.processor, self.folder, self._tree)
+        return Gr00tSubject(model, self.processor, self.folder, self._tree, self._embodiments)
 
     def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
         return {n: s for n, s in shapes(self.flow).items() if not freeze.added(n)}, self._tree
@@ -116,4 +122,5 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Gr00tSubj
     where = folder if (folder / "processor_config.json").is_file() else folder / "processor"
     processor = AutoProcessor.from_pretrained(where)
     processor.eval()
-    return Gr00tSubject(model, processor, folder, stock_tree(config))
+    trained = [processor.embodiment_id_mapping[tag] for tag in read_record(folder).facts or {}]
+    return Gr00tSubject(model, processor, folder, stock_tree(config), trained or (0,))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from apt_plugin import families
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
-
-CACHES = ("auto", "states")
 
 
 def check(recipe: Recipe) -> None:
@@ -24,5 +23,4 @@ def check(recipe: Recipe) -> None:
             f"mix.repo_id is {recipe.mix.repo_id!r}, and Isaac GR00T reads data from folders: write mix.root=<folder> "
             "instead."
         )
-    if recipe.cache_kind not in CACHES:
-        raise AptError(f"cache_kind is {recipe.cache_kind!r}; GR00T stores backbone states: write states, or auto.")
+    families.check(recipe, families.GROOT)

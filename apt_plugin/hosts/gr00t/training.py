@@ -85,12 +85,14 @@ class AptPipeline(Gr00tN1d7Pipeline):
         for name in ("tune_llm", "tune_visual"):
             if getattr(config.model, name):
                 raise AptError(f"--{name.replace('_', '-')} is given, but the recipe decides: write --apt.vlm full.")
+        data.check_sets(path for one in config.data.datasets for path in one.dataset_paths)
         self.facts = data.facts(config.data)
         self.record: Record | None = records.check_start(start, stage, recipe, self.facts)
         mixed: list[str] = []
         if stage == LIKELIHOOD:
             data.check_words(path for one in config.data.datasets for path in one.dataset_paths)
             mixed = data.mix(config.data, recipe.mix)
+            data.check_sets(mixed)
             data.keep_statistics(config.data, recipe.norm_stats)
         data.install(mixed, unlabelled=stage == PRIOR or bool(mixed))
         if not torch.cuda.is_available():

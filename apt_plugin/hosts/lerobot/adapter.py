@@ -12,6 +12,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.export import refuse_pi
 from apt_plugin.hosts.adapter import Command
+from apt_plugin.hosts.lerobot.acting import acting_flags
 from apt_plugin.hosts.lerobot.checkpoints import last_whole
 from apt_plugin.hosts.lerobot.flags import precision_flags, recipe_flags, source_flags
 from apt_plugin.hosts.lerobot.names import POLICIES
@@ -125,6 +126,11 @@ class LerobotAdapter:
             return None
         flags = Flags.read(program.flags)
         if flags.get("config_path") and flags.get("resume") == "true":
+            if given := sorted(request.given):
+                raise AptError(
+                    f"--apt.{given[0]} is settled by the run that {flags.get('config_path')} belongs to: a resumed run "
+                    "keeps its recipe. Drop --apt.*, or name the run by --output_dir instead."
+                )
             return None  # one stage, resumed by its own config
         return LerobotStages(program, flags, request)
 
@@ -135,7 +141,8 @@ class LerobotAdapter:
         if program.name == TRAIN and _help(program):
             kind = Flags.read([f for f in program.flags if f != "-h"]).get("policy.type")
             return Command(child(program, [f"--policy.type={POLICIES.get(kind or 'pi05', 'pi05_apt')}", "--help"]))
-        return Command(child(program, program.flags))
+        acts = program.name != TRAIN
+        return Command(child(program, acting_flags(program.name, program.flags, request) if acts else program.flags))
 
     def open_subject(self, folder: Path, device: str | None) -> Any:
         from apt_plugin.hosts.lerobot.prove import open_subject

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from apt_plugin import families
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot.names import PALIGEMMA
@@ -17,6 +18,7 @@ from apt_plugin.stages import LIKELIHOOD, PRIOR
 class StageFields:
     """Mixed into a host config. The host's own fields keep their meaning and defaults."""
 
+    apt_family: ClassVar[str] = families.PI
     # 1 trains the vision-action prior, 2 adds language through gated fusion.
     stage: int = PRIOR
     recipe: Recipe = field(default_factory=Recipe)
@@ -27,6 +29,7 @@ class StageFields:
         HOSTS["lerobot"].require()
         if self.stage not in (PRIOR, LIKELIHOOD):
             raise AptError(f"policy.stage is {self.stage}; write 1 (vision-action prior) or 2 (gated language).")
+        families.check(self.recipe, self.apt_family)
         super().__post_init__()  # type: ignore[misc]  # the host's config stands behind this mixin
 
     @property

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.groot.configuration_groot import GrootConfig
 
-from apt_plugin import files
+from apt_plugin import families, files
 from apt_plugin.backends.torch_groot_flow import check_recipe
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.versions import of_another_version
@@ -18,6 +19,7 @@ from apt_plugin.hosts.lerobot.config import StageFields
 class GrootAptConfig(StageFields, GrootConfig):
     """lerobot's GrootConfig plus the recipe. Raw NVIDIA weights come through `base_model_path`, as in the host."""
 
+    apt_family: ClassVar[str] = families.GROOT
     # The host's default is True: float32 weights, moments and gradients of the head alone fill a 24 GB card
     # (tests/lerobot/test_memory.py). False holds its matrices in bfloat16; a frozen VLM is held so either way.
     model_params_fp32: bool = False

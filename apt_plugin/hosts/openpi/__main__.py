@@ -18,6 +18,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError, choose
 from apt_plugin.hosts.openpi import checkpoints, preload
 from apt_plugin.hosts.openpi.programs import JOB
+from apt_plugin.launch import acting_as
 from apt_plugin.recipe import flatten, from_flat
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
@@ -35,7 +36,7 @@ def main() -> None:
     preload()
     try:
         if job["do"] == "serve":
-            serve(script)
+            serve(script, job.get("acting", {}))
         elif job["do"] == "plan":
             plan(job)
         elif job["do"] == "train":
@@ -122,8 +123,15 @@ def fresh_if_dead(config: Any) -> Any:
     return config
 
 
-def serve(script: Path) -> None:
-    """The host's server; an APT checkpoint gets the config that it was trained with, any other is left alone."""
+def serve(script: Path, chosen: dict[str, Any]) -> None:
+    """The host's server; an APT checkpoint gets the config that it was trained with, any other is left alone.
+
+    Args:
+        chosen: recipe fields to act with instead of the checkpoint's.
+
+    Raises:
+        AptError: such a field, and no Stage 2 that could follow it.
+    """
     import tyro
     from openpi.training import config as _config
 
@@ -137,10 +145,12 @@ def serve(script: Path) -> None:
         step, record = checkpoints.record_of(folder)
         name = args.policy.config.removesuffix(f"_apt{record.stage}")
         stock = _config._CONFIGS_DICT[choose("--policy.config", name, _config._CONFIGS_DICT)]
-        config = as_trained(stock, step, record)
+        config = as_trained(stock, step, record, acting_as(record.recipe, record.stage, chosen))
         derive.register(config)
         args.policy.config, args.policy.dir = config.name, str(step)
         logging.info("APT: serving Stage %d of %s from %s", record.stage, name, step)
+    elif chosen:
+        raise AptError(f"--apt.{next(iter(chosen))} needs an APT checkpoint of Stage 2, and {folder} is none.")
     module.main(args)
 
 

@@ -18,7 +18,7 @@ from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.openpi.checkpoints import last_whole
 from apt_plugin.hosts.openpi.names import POLICIES
 from apt_plugin.hosts.openpi.programs import SCRIPTS, SERVE, Program, find_program
-from apt_plugin.launch import Request
+from apt_plugin.launch import Request, for_acting
 from apt_plugin.run.flags import as_flag
 from apt_plugin.run.staged import call
 from apt_plugin.stages import read_record
@@ -121,8 +121,12 @@ class OpenpiAdapter:
 
     def start(self, request: Request) -> Command:
         program = find_program(request.command)
+        chosen = for_acting(request) if request.recipe is not None and not program.trains else {}
         if program.script.name == SERVE:
-            return program.child({"do": "serve"}, program.flags)
+            return program.child({"do": "serve", "acting": chosen}, program.flags)
+        if chosen:
+            name = next(iter(chosen))
+            raise AptError(f"--apt.{name} changes how a checkpoint acts, and {program.script.name} opens none.")
         return Command([*(program.before or [sys.executable]), str(program.script), *program.flags])
 
     def open_subject(self, folder: Path, device: str | None) -> Any:

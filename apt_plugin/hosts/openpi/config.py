@@ -13,6 +13,7 @@ from flax import nnx, traverse_util
 from openpi.models import pi0_config
 from openpi.shared import array_typing as at
 
+from apt_plugin import families
 from apt_plugin.errors import AptError
 from apt_plugin.freeze import added
 from apt_plugin.hosts.openpi.mark import unmarked
@@ -114,8 +115,9 @@ def apt_config(stock: pi0_config.Pi0Config, stage: int, recipe: Recipe) -> AptPi
     VLM would keep for ever.
 
     Raises:
-        AptError: no π0 / π0.5 model (π0-FAST has no action expert).
+        AptError: no π0 / π0.5 model (π0-FAST has no action expert); a field that π cannot follow.
     """
+    families.check(recipe, families.PI)
     if not isinstance(stock, pi0_config.Pi0Config):
         raise AptError(
             f"The recipe needs a VLM with a flow-matching action expert, i.e. a pi0_* or pi05_* config; "

@@ -35,10 +35,10 @@ def stage1(where, folder, adapter, recipe):
     model = Gr00tN1d7Apt.convert(model, from_flat(recipe), 1)
     model.apt_set_trainable()
     model.save_pretrained(folder)
-    records.write(model, folder)
     for name in ("processor_config.json", "statistics.json", "embodiment_id.json"):
         if (source := where / f"base{adapter}" / name).is_file():
             shutil.copy(source, folder)
+    records.write(model, folder)
     AutoProcessor.from_pretrained(folder)
     return folder
 

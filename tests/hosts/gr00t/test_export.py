@@ -26,10 +26,10 @@ def stage2(where, tmp_path, adapter, recipe):
         fusion.gate.w.data = torch.randn(fusion.gate.w.shape, generator=generator)
     folder = tmp_path / "s2"
     subject.flow.save_pretrained(folder)
-    records.write(subject.flow, folder)
     for path in first.iterdir():
-        if path.suffix == ".json" and not (folder / path.name).exists():
+        if path.suffix == ".json" and path.name != "apt.json" and not (folder / path.name).exists():
             shutil.copy(path, folder)
+    records.write(subject.flow, folder)
     return folder, subject
 
 

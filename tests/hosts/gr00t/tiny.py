@@ -134,8 +134,25 @@ def base(folder: Path, adapter: int = 2, dropout: float = 0.1, **more: Any) -> P
     return folder
 
 
-def dataset(folder: Path, episodes: int = 2, frames: int = 24, annotated: bool = True) -> Path:
-    """A LeRobot v2.1 set in the libero layout; without annotation it has neither tasks.jsonl nor task_index."""
+def published(folder: Path, source: Path) -> Path:
+    """A base as it is published: shards with an index, bfloat16, tied tensors once; by the host's own save path."""
+    import shutil
+
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(source).to(torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="150KB")
+    for name in ("processor_config.json", "statistics.json", "embodiment_id.json"):
+        shutil.copy(source / name, folder)
+    return folder
+
+
+def dataset(folder: Path, episodes: int = 2, frames: int = 24, annotated: bool = True, scale: float = 1.0) -> Path:
+    """A LeRobot v2.1 set in the libero layout; without annotation it has neither tasks.jsonl nor task_index.
+
+    Args:
+        scale: size of states and actions, for data whose statistics are others.
+    """
     import pandas as pd
 
     rng = np.random.default_rng(0)
@@ -158,8 +175,8 @@ def dataset(folder: Path, episodes: int = 2, frames: int = 24, annotated: bool =
     rows = []
     for episode in range(episodes):
         table = {
-            "observation.state": list(rng.standard_normal((frames, 8)).astype(np.float32)),
-            "action": list(rng.standard_normal((frames, 7)).astype(np.float32)),
+            "observation.state": list(scale * rng.standard_normal((frames, 8)).astype(np.float32)),
+            "action": list(scale * rng.standard_normal((frames, 7)).astype(np.float32)),
             "timestamp": np.arange(frames, dtype=np.float32) / 10, "frame_index": np.arange(frames),
             "episode_index": np.full(frames, episode), "index": np.arange(frames) + episode * frames,
         }  # fmt: skip
