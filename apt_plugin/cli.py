@@ -104,7 +104,7 @@ class Listen:
     dataset: str = ""
     """The host's data set: a hub id or a folder. openpi takes it from --config."""
     host: str = ""
-    """lerobot, openpi or gr00t; told from the folder when left out."""
+    """lerobot, openpi or gr00t; recognised by the folder when left out."""
     root: str = ""
     """lerobot: the folder of a data set whose id is given."""
     config: str = ""

@@ -26,7 +26,7 @@ def host_of(policy: str) -> str:
     """
     folder = Path(policy)
     if not folder.is_dir():
-        raise AptError(f"{policy} is no folder here, so its host cannot be told: add --host {' | '.join(HOSTS)}.")
+        raise AptError(f"{policy} is no folder here, so its host cannot be recognised: add --host {' | '.join(HOSTS)}.")
     if (folder / "params").is_dir() or (folder / "assets").is_dir():
         return "openpi"
     if (folder / "config.json").is_file():
