@@ -155,14 +155,14 @@ def no_leak(subject: Subject) -> list[Proof]:
     proofs = []
     for name, words in (("text", OTHER_TEXT), ("length", OTHER_LENGTH), ("batch-mate", OTHER_MATE)):
         other = subject.evaluate(words, closed=closed)
-        told = not np.array_equal(plain.tokens, other.tokens)
+        differ = not np.array_equal(plain.tokens, other.tokens)
         for what, value in (
             ("loss", furthest(plain.loss, other.loss)),
             ("actions", furthest(plain.actions, other.actions)),
             ("gradients", furthest_grad(plain, other)),
         ):
-            value = value if told else float("inf")
-            note = "" if told else "same tokens: vacuous"
+            value = value if differ else float("inf")
+            note = "" if differ else "same tokens: vacuous"
             proofs.append(_within(1, f"{what}, other {name}", value, ONE_LAYOUT, note))
     dropped = subject.evaluate(PLAIN, closed=closed, one_layout=False)
     moved = relative(plain.loss, dropped.loss)
@@ -225,10 +225,10 @@ def host_keys(subject: Subject) -> list[Proof]:
 
 def refused(subject: Subject) -> list[Proof]:
     """Contract 6: a host without the plugin does not run the checkpoint ungated."""
-    told = subject.refused_without_plugin()
-    if told is None:
+    answer = subject.refused_without_plugin()
+    if answer is None:
         return [Proof(6, "host without the plugin", "no host", "not claimed", None)]
-    stopped, words = told
+    stopped, words = answer
     return [Proof(6, "host without the plugin", "refuses" if stopped else "RUNS", "refuses", stopped, words[:120])]
 
 

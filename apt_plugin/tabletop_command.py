@@ -43,12 +43,12 @@ class Data:
         ):
             if not count:
                 continue
-            root, told = self.output / name, name == LABELLED
+            root, worded = self.output / name, name == LABELLED
             if self.layout == "lerobot":
-                data.write_training(root, self.world, count, seed, told, repo_id=name)
+                data.write_training(root, self.world, count, seed, worded, repo_id=name)
             else:
                 writer = {"openpi": libero.write_openpi, "gr00t": libero.write_gr00t}[self.layout]
-                writer(root, self.world.training(count, seed), told)
+                writer(root, self.world.training(count, seed), worded)
             print(f"{count} episodes: {root}")
         about = {name: value for name, value in dataclasses.asdict(self).items() if name != "output"}
         files.write_json(self.output / ABOUT, about)

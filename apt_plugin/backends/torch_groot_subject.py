@@ -74,13 +74,13 @@ class GrootSubject:
             }
             actions = self._sample(flow, {k: v for k, v in inputs.items() if k != "action"})
         tokens, mask = (torch.as_tensor(inputs[name]).cpu() for name in ("input_ids", "attention_mask"))
-        told = torch.where(mask.bool(), tokens, -1).flip(-1)  # without the left padding, so that only words differ
+        words = torch.where(mask.bool(), tokens, -1).flip(-1)  # without the left padding, so that only words differ
         fed = {
             name: inputs[key].float().cpu().numpy()
             for name, key in (("state", "state"), ("images", "pixel_values"))
             if inputs.get(key) is not None
         }
-        return Outcome(loss.detach().float().cpu().numpy(), actions.float().cpu().numpy(), grads, told.numpy(), fed)
+        return Outcome(loss.detach().float().cpu().numpy(), actions.float().cpu().numpy(), grads, words.numpy(), fed)
 
     @staticmethod
     def _sample(flow: Any, inputs: dict) -> Tensor:
