@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import mixing
+from apt_plugin.files import born
+from apt_plugin.hosts.lerobot import launch, mixing
 from apt_plugin.hosts.lerobot.checkpoints import is_whole, last_whole
+from apt_plugin.launch import split
+from apt_plugin.run import child
 from apt_plugin.stages import read_record
-from tests import ranks
+from tests import processes, ranks
 from tests.lerobot import datasets
 from tests.lerobot.datasets import stage1, stage2
 
@@ -63,26 +69,29 @@ def test_resume_equals_never_stopping(host, trained: Path, data, plain, tok: str
     assert (first.steps, first.vlm_start, first.stage1) == (second.steps, second.vlm_start, second.stage1)
 
 
-def test_a_killed_write_leaves_the_last_whole_checkpoint(data, plain, tok: str, tmp_path: Path) -> None:
-    """The host writes in place: after a SIGKILL its newest folder holds weights without optimizer state."""
+KILLED = """
+import os, signal, sys
+import lerobot.common.train_utils as host
+save, calls, last = host.save_training_state, [], int(sys.argv[1])
+def killed(*a, **k):
+    calls.append(1)
+    if len(calls) == last: os.kill(os.getpid(), signal.SIGKILL)
+    return save(*a, **k)
+host.save_training_state = killed
+from apt_plugin.hosts.lerobot.__main__ import main
+main(['lerobot-train', *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_killed_write_is_gone_on_from(data, plain, tok: str, tmp_path: Path, write: int) -> None:
+    """The host writes in place: after a SIGKILL its newest folder holds weights without optimizer state. Where that was
+    the first one, the host refuses the folder that is there; such a stage starts anew."""
     out = tmp_path / "run" / "stage1"
-    script = (
-        "import os, signal, sys\n"
-        "import lerobot.common.train_utils as host\n"
-        "save, calls = host.save_training_state, []\n"
-        "def killed(*a, **k):\n"
-        "    calls.append(1)\n"
-        "    if len(calls) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return save(*a, **k)\n"
-        "host.save_training_state = killed\n"
-        "from apt_plugin.hosts.lerobot.__main__ import main\n"
-        "main(['lerobot-train', *sys.argv[1:]])\n"
-    )
     flags = stage1(data["labelled"], plain["pi05"], tok, out, steps=4, save_freq=2)
-    done = datasets.call(sys.executable, "-c", script, *flags, check=False)
+    done = datasets.call(sys.executable, "-c", KILLED, str(write), *flags, check=False)
     assert done.returncode == -9, done.stderr[-2000:]
-    assert [p.name for p in (out / "checkpoints").iterdir() if p.name.isdigit()] == ["000002"]
-    assert last_whole(out) == out / "checkpoints" / "000002"
+    assert last_whole(out) == (out / "checkpoints" / "000002" if write == 2 else None)
     datasets.call(
         "apt-plugin", "run", "lerobot-train", "--policy.type=pi05", f"--policy.pretrained_path={plain['pi05']}",
         *datasets.flags(data["labelled"], tok, steps=4, save_freq=2, output_dir=tmp_path / "run"),
@@ -91,6 +100,29 @@ def test_a_killed_write_leaves_the_last_whole_checkpoint(data, plain, tok: str, 
     checkpoints = out / "checkpoints"
     assert sorted(p.name for p in checkpoints.iterdir()) == ["000002", "000004", "last"]
     assert is_whole(checkpoints / "last")
+    assert read_record(checkpoints / "last/pretrained_model").steps == 4
+    assert (tmp_path / "run" / "stage1.unfinished-1").is_dir() == (write == 1)
+
+
+def test_a_signal_to_the_launcher_ends_the_training(data, plain, tok: str, tmp_path: Path) -> None:
+    """It used to go on alone: a --resume then trained beside it in the same folder. And a second run is refused."""
+    command = [
+        sys.executable, "-m", "apt_plugin", "run", "lerobot-train", "--policy.type=pi05",
+        f"--policy.pretrained_path={plain['pi05']}",
+        *datasets.flags(data["labelled"], tok, steps=100_000, save_freq=1, output_dir=tmp_path / "run"), "--recipe",
+        "apt", "--apt.stage", "1",
+    ]  # fmt: skip
+    with processes.running(command, env=datasets.ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:
+        while last_whole(tmp_path / "run/stage1") is None:
+            assert launcher.poll() is None, launcher.stderr.read()[-3000:]
+            time.sleep(0.2)
+        training = [pid for pid, _ in child.descendants(launcher.pid)]
+        assert training
+        with pytest.raises(AptError, match=f"process {launcher.pid} on "):
+            launch.run(split([*command[4:], "--resume=true"]))
+        launcher.terminate()
+        assert launcher.wait(processes.HANG) == 128 + signal.SIGTERM
+        assert not [pid for pid in training if born(pid)]
 
 
 def test_a_damaged_checkpoint_is_skipped(trained: Path, tmp_path: Path) -> None:
