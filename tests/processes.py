@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,9 @@ def end(process: subprocess.Popen) -> None:
     if process.poll() is None:
         process.kill()
     process.wait()
+    last = time.monotonic() + 30
+    while members(process.pid) and time.monotonic() < last:  # killed is not yet gone
+        time.sleep(0.01)
 
 
 def end_all() -> None:
