@@ -128,5 +128,5 @@ class StageState:
             weights=weights,
             curve=copy.deepcopy(self.curve),  # a host may write it from a thread while training goes on
             stage1=self.stage1,
-            **more,
+            **{"facts": self.facts, **more},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # host model type -> ours. The value of `policy` in a record is the host's.
+FAMILY = "Gr00tN1d7"
 POLICIES = {"Gr00tN1d7": "Gr00tN1d7Apt"}
 WEIGHTS = "model.safetensors"  # always one file, see Gr00tN1d7Apt.save_pretrained
 CHILD = "apt_plugin.hosts.gr00t"

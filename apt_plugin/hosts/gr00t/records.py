@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
 
-import apt_plugin
 from apt_plugin import files, freeze, seal, stages
 from apt_plugin.agreement import check_agreement
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import versions
-from apt_plugin.hosts.gr00t.names import POLICIES, SEALED, WEIGHTS
+from apt_plugin.hosts.gr00t.names import FAMILY, POLICIES, SEALED, WEIGHTS
 from apt_plugin.hub import local_folder
 from apt_plugin.recipe import Recipe, flatten, from_flat
-from apt_plugin.stages import LIKELIHOOD, PRIOR, RECORD, Record
-
-FAMILY = "Gr00tN1d7"
+from apt_plugin.stages import LIKELIHOOD, RECORD, Record
 
 
 def check_start(path: str, stage: int, recipe: Recipe, facts: dict[str, Any] | None = None) -> Record | None:
@@ -105,30 +101,12 @@ def check_loaded(info: dict[str, Any], folder: Path) -> None:
     stages.check_shared(set(info["missing_keys"]), set(info["unexpected_keys"]), shapes, folder / WEIGHTS)
 
 
-def check_frozen(model: Any) -> str:
-    """The VLM's digest; equal to the one at the start of the stage where the recipe freezes it.
-
-    Raises:
-        AptError: frozen is not frozen.
-    """
-    now, start = model.apt_vlm_digest(), model.apt_vlm_start
-    trains = model.apt_stage == LIKELIHOOD and model.apt_recipe.vlm == "full"
-    if not trains and start is not None and now != start:
-        raise AptError(
-            f"The VLM was to stay frozen and its hash went from {start[:12]} to {now[:12]}. Something trains it; "
-            "nothing was saved."
-        )
-    return now
-
-
 def check_savable(model: Any) -> None:
     """
     Raises:
-        AptError: a parameter is not finite, or a frozen VLM has changed.
+        AptError: see `StageState.check`.
     """
-    if (name := torch_params.first_non_finite(model)) is not None:
-        raise stages.NonFiniteError(f"Parameter {name} is not finite after step {model.apt_step}: not saved.")
-    check_frozen(model)
+    model.apt_state.check(model.apt_vlm_digest(), torch_params.first_non_finite(model))
 
 
 def write(model: Any, folder: Path, processor: Path | None = None) -> None:
@@ -140,26 +118,13 @@ def write(model: Any, folder: Path, processor: Path | None = None) -> None:
     beside = [(processor or folder) / name for name in SEALED]
     with open(folder / WEIGHTS, "rb") as file:
         os.fsync(file.fileno())
-    now = check_frozen(model)
-    stages.write_record(
-        folder,
-        Record(
-            stage=model.apt_stage,
-            policy=FAMILY,
-            recipe=model.apt_recipe,
-            host="gr00t N1.7",
-            plugin=apt_plugin.__version__,
-            steps=model.apt_step,
-            layout=freeze.layout(torch_params.shapes(model)),
-            vlm=now,
-            vlm_start=model.apt_vlm_start or now,
-            weights=files.sha256_of(folder / WEIGHTS),
-            curve=model.apt_curve,
-            stage1=model.apt_stage1,
-            facts=model.apt_facts,
-            sealed=seal.seal([folder / "config.json", *(path for path in beside if path.is_file())]),
-        ),
+    record = model.apt_state.record(
+        vlm=model.apt_vlm_digest(),
+        weights=files.sha256_of(folder / WEIGHTS),
+        layout=freeze.layout(torch_params.shapes(model)),
+        sealed=seal.seal([folder / "config.json", *(path for path in beside if path.is_file())]),
     )
+    stages.write_record(folder, record)
 
 
 def resume(model: Any, folder: Path) -> None:
@@ -169,18 +134,7 @@ def resume(model: Any, folder: Path) -> None:
         AptError: not a checkpoint of this stage, or changed weights.
     """
     record = stages.read_record(folder)
-    if record.stage != model.apt_stage:
-        raise AptError(f"{folder} is of Stage {record.stage}, this run of Stage {model.apt_stage}.")
-    check_whole(folder)
+    if record.stage == model.apt_stage:  # another stage's files are not of interest
+        check_whole(folder)
+    model.apt_state.resume(folder, record)
     torch_params.check_tree(model, torch_params.file_shapes(folder / WEIGHTS), folder)
-    model.apt_step, model.apt_curve, model.apt_stage1 = record.steps, record.curve, record.stage1
-    model.apt_vlm_start = record.vlm_start
-
-
-def note_prior(model: Any, folder: Path, record: Record) -> None:
-    """Where a Stage 2 came from."""
-    model.apt_stage1 = {
-        "path": str(folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps,
-    }  # fmt: skip
-    assert record.stage == PRIOR
-    logging.info("APT: %s", record.trend().sentence())

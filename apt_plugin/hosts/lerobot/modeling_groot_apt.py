@@ -20,7 +20,6 @@ from apt_plugin import stages
 from apt_plugin.backends import torch_params, torch_precision
 from apt_plugin.backends.torch_groot_flow import apt_class
 from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
-from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import cache, cache_data, cache_groot, loading, records
 from apt_plugin.hosts.lerobot.configuration_groot_apt import GrootAptConfig
@@ -58,10 +57,7 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
             raw = sorted(loading.local_folder(config.base_model_path).glob("*.safetensors"))
             self.apt_absent.locate(raw, {name.removeprefix("_groot_model."): name for name in self.apt_absent.specs})
         self.to(config.device)
-        self.apt_step = 0
-        self.apt_curve = Curve()
-        self.apt_vlm_start: str | None = None
-        self.apt_stage1: dict[str, Any] | None = None
+        self.apt_state = records.state_of(config)
         self._apt_eval: dict[str, list[float]] = {}
         # PEFT opens all of a module that it saves in full: what the recipe froze of the head is frozen again behind it.
         self._apt_frozen = {n for n, p in self.named_parameters() if not p.requires_grad and part_of(n) != "vlm"}
@@ -134,23 +130,23 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         Raises:
             NonFiniteError: naming the step and the loss term.
         """
-        if self.training and self.apt_vlm_start is None:
-            self.apt_vlm_start = vlm_digest(self)
+        if self.training and self.apt_state.vlm_start is None:
+            self.apt_state.begin(vlm_digest(self))
         flow, recipe, two = self.model, self.config.recipe, self.config.stage == LIKELIHOOD
         backbone, action = flow.prepare_input(self._filter_groot_inputs(batch, include_action=True))
         if (cached := cache_data.fields_of(batch)) is not None:
             backbone = {cache_groot.FIELDS: cached}
-        step = self.apt_step if self.training else -1  # the same draws at every evaluation, in both stages
+        step = self.apt_state.step if self.training else -1  # the same draws at every evaluation, in both stages
         index = batch.get("index")
         noise, time = flow.apt_draw(action["action"], step, index if isinstance(index, Tensor) else None)
-        blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_step % recipe.gap_every == 0))
+        blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_state.step % recipe.gap_every == 0))
         kind = get_device_from_parameters(self).type
         with torch.autocast(device_type=kind, dtype=torch.bfloat16, enabled=self.config.use_bf16):
             errors = flow.apt_errors(backbone, action, noise, time, blank)
         mask = errors.pop("mask")
         terms = {name: error.float().sum() / (mask.sum() + 1e-6) for name, error in errors.items()}
         scalars = {name: float(term.detach()) for name, term in terms.items()}
-        stages.check_finite(scalars, self.apt_step)
+        stages.check_finite(scalars, self.apt_state.step)
         logged = self._log(scalars, errors["loss"][..., : self.config.output_features[ACTION].shape[0]])
         weight = {"loss": 1.0, "prior": recipe.prior_loss}
         if reduction == "none":

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import apt_plugin
 from apt_plugin import agreement, files, freeze, stages
 from apt_plugin.backends import torch_absent, torch_params
 from apt_plugin.errors import AptError
@@ -16,7 +15,8 @@ from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import facts, loading, renaming, training
 from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.names import WEIGHTS
-from apt_plugin.stages import LIKELIHOOD, Record
+from apt_plugin.run.state import StageState
+from apt_plugin.stages import LIKELIHOOD
 
 
 def check_data(config: Any, dataset_meta: Any) -> None:
@@ -53,18 +53,18 @@ def check_data(config: Any, dataset_meta: Any) -> None:
         )
 
 
+def state_of(config: Any) -> StageState:
+    """The state of a stage that begins."""
+    host = f"lerobot {HOSTS['lerobot'].version()}"
+    return StageState(config.stage, config.recipe, loading.family_of(config.type), host)
+
+
 def restore(policy: Any, source: loading.Source) -> None:
     """Continue our own checkpoint where it stopped, or note where this stage begins."""
-    record = source.record
-    if source.kind == "same" and record is not None:
-        policy.apt_step, policy.apt_curve = record.steps, record.curve
-        policy.apt_stage1 = record.stage1
-        policy.apt_vlm_start = record.vlm_start
-    elif source.kind == "prior" and record is not None:
-        policy.apt_stage1 = {
-            "path": str(source.folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps,
-        }  # fmt: skip
-        logging.info("APT: %s", record.trend().sentence())
+    if source.kind == "same" and source.record is not None:
+        policy.apt_state.resume(source.folder, source.record)
+    elif source.kind == "prior" and source.record is not None:
+        policy.apt_state.after(source.folder, source.record)
 
 
 def save(policy: Any, folder: Path, save_weights: Callable[[], None]) -> None:
@@ -73,11 +73,7 @@ def save(policy: Any, folder: Path, save_weights: Callable[[], None]) -> None:
     Raises:
         AptError: a parameter is not finite, or a frozen VLM has changed; nothing is written then.
     """
-    if (name := torch_params.first_non_finite(policy)) is not None:
-        raise stages.NonFiniteError(
-            f"Parameter {name} is not finite after step {policy.apt_step}: refusing to save it."
-        )
-    check_frozen(policy)
+    policy.apt_state.check(vlm_digest(policy), torch_params.first_non_finite(policy))
     save_weights()
     if getattr(policy, "apt_absent", None) is not None:
         torch_absent.merge(folder / WEIGHTS, policy.apt_absent)
@@ -86,40 +82,17 @@ def save(policy: Any, folder: Path, save_weights: Callable[[], None]) -> None:
     write(policy, folder, WEIGHTS)
 
 
-def check_frozen(policy: Any) -> str:
-    """The VLM's digest; equal to the one at the start of the stage where the recipe freezes it.
+def write(policy: Any, folder: Path, weights: str) -> None:
+    """The record of weights that lie in `folder`.
 
     Raises:
-        AptError: frozen is not frozen.
+        AptError: see `StageState.check`.
     """
-    now = vlm_digest(policy)
-    start = policy.apt_vlm_start
-    if policy.config.vlm_mode != "full" and start is not None and now != start:
-        raise AptError(
-            f"The VLM was to stay {policy.config.vlm_mode} and its hash went from {start[:12]} to {now[:12]}. "
-            "Something trains or averages it (an EMA, a second optimizer); nothing was saved."
-        )
-    return now
-
-
-def write(policy: Any, folder: Path, weights: str) -> None:
-    now = check_frozen(policy)
     shapes = {n: s for n, s in torch_params.shapes(policy).items() if ".lora_" not in n}
-    stages.write_record(
-        folder,
-        Record(
-            stage=policy.config.stage,
-            policy=loading.family_of(policy.config.type),
-            recipe=policy.config.recipe,
-            host=f"lerobot {HOSTS['lerobot'].version()}",
-            plugin=apt_plugin.__version__,
-            steps=policy.apt_step,
-            layout=freeze.layout(shapes),
-            vlm=now,
-            vlm_start=policy.apt_vlm_start or now,
-            weights=files.sha256_of(folder / weights),
-            curve=policy.apt_curve,
-            stage1=policy.apt_stage1,
-            facts=agreement.plain(facts.of(policy.config)),
-        ),
+    record = policy.apt_state.record(
+        vlm=vlm_digest(policy),
+        weights=files.sha256_of(folder / weights),
+        layout=freeze.layout(shapes),
+        facts=agreement.plain(facts.of(policy.config)),
     )
+    stages.write_record(folder, record)

@@ -20,7 +20,7 @@ from apt_plugin.hosts.openpi import checkpoints, preload
 from apt_plugin.hosts.openpi.programs import JOB
 from apt_plugin.launch import acting_as
 from apt_plugin.recipe import flatten, from_flat
-from apt_plugin.stages import LIKELIHOOD, PRIOR
+from apt_plugin.stages import PRIOR
 
 
 def load_script(path: Path) -> Any:
@@ -105,12 +105,7 @@ def train(script: Path, job: dict[str, Any]) -> None:
         from apt_plugin.hosts.openpi.records import Run
 
         run = Run(config, cached=open_cache(config))
-        assert run.facts  # asked now: what it refuses is refused before a step
-        if job["stage"] == LIKELIHOOD:
-            folder, record = checkpoints.record_of(prior)
-            run.stage1 = {
-                "path": str(folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps,
-            }  # fmt: skip
+        run.begin(prior)
         module = load_script(script)
         training.install(module, run)
         module.main(config)

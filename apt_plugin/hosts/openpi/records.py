@@ -6,27 +6,24 @@ temporary folder that orbax renames with the weights: a reader meets record and 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import hashlib
-import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
-import apt_plugin
 from apt_plugin import files, freeze
-from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.openpi import loading
+from apt_plugin.hosts.openpi import checkpoints, loading
 from apt_plugin.hosts.openpi.facts import facts_of
 from apt_plugin.hosts.openpi.names import ASSETS, MODEL
 from apt_plugin.hosts.openpi.optim import part_of
-from apt_plugin.stages import NonFiniteError, Record, read_record, write_record
+from apt_plugin.run.state import StageState
+from apt_plugin.stages import LIKELIHOOD, Record, read_record, write_record
 
 SIGNPOST = "norm_stats.json"  # the file that a stock server opens first
 BUILT_IN = {"siglip_variant": "So400m/14"}  # fields that our patches add, with what an unpatched openpi does anyway
@@ -51,14 +48,22 @@ class Run:
     """What one training process knows of itself beyond the host's state."""
 
     config: Any  # the derived TrainConfig
-    curve: Curve = dataclasses.field(default_factory=Curve)
-    vlm_start: str | None = None
-    stage1: dict[str, Any] | None = None
     state_dim: int = 0
     statistics: str | None = None  # SHA-256 of the file that the host writes of them
-    step: int = 0  # steps that the curve knows of
     asset_id: str | None = None
     cached: Any = None  # cached_run.Active, where features come from disk
+    trainer: ClassVar[str] = ""  # as the record names it behind the host
+
+    def __post_init__(self) -> None:
+        model, host = self.config.model, f"openpi {HOSTS['openpi'].version()}{self.trainer}"
+        policy = "pi05" if model.pi05 else "pi0"
+        self.state = StageState(model.apt_stage, model.apt_recipe, policy, host)
+
+    def begin(self, prior: Any) -> None:
+        """Before the first step: what the records refuse is refused now, and where a Stage 2 comes from is noted."""
+        self.state.facts = self.facts
+        if self.state.stage == LIKELIHOOD:
+            self.state.after(*checkpoints.record_of(prior))
 
     @property
     def stock_name(self) -> str:
@@ -79,22 +84,13 @@ class Run:
             if "state" in data.norm_stats:
                 self.state_dim = int(data.norm_stats["state"].mean.shape[-1])
 
-    def check(self, params: Any, step: int) -> str:
+    def check(self, params: Any) -> str:
         """The VLM's digest, after refusing what must not be saved.
 
         Raises:
-            AptError: a parameter is not finite, or a frozen VLM has changed (an EMA in bfloat16 does that).
+            AptError: see `StageState.check` (an EMA in bfloat16 moves a frozen VLM).
         """
-        if (name := first_non_finite(params)) is not None:
-            raise NonFiniteError(f"Parameter {name} is not finite at step {step}: refusing to save it.")
-        now = vlm_digest(params)
-        if self.config.model.vlm_mode != "full" and self.vlm_start not in (None, now):
-            raise AptError(
-                f"The VLM was to stay {self.config.model.vlm_mode} and its hash went from {self.vlm_start[:12]} to "
-                f"{now[:12]} by step {step}. Something trains or averages it (an EMA over frozen bfloat16 leaves, a "
-                "second optimiser); nothing was saved."
-            )
-        return now
+        return self.state.check(vlm_digest(params), first_non_finite(params))
 
     def writer(self, params: Any, steps: int, asset_id: str | None) -> Callable[[Path], None]:
         """Check and hash `params` now, and return what writes record, model config and signpost into a folder.
@@ -104,23 +100,10 @@ class Run:
         Raises:
             AptError: see `check`.
         """
-        vlm = self.check(params, steps)
-        model = self.config.model
-        shapes = {n: tuple(v.shape) for n, v in loading.flat(params).items() if "lora" not in n}
-        record = Record(
-            stage=model.apt_stage,
-            policy="pi05" if model.pi05 else "pi0",
-            recipe=model.apt_recipe,
-            host=f"openpi {HOSTS['openpi'].version()}",
-            plugin=apt_plugin.__version__,
-            steps=steps,
-            layout=freeze.layout(shapes),
-            vlm=vlm,
-            vlm_start=self.vlm_start or vlm,
-            weights=loading.digest(loading.flat(params)),
-            curve=copy.deepcopy(self.curve),
-            stage1=self.stage1,
-            facts=self.facts,
+        leaves = loading.flat(params)
+        shapes = {name: tuple(value.shape) for name, value in leaves.items() if "lora" not in name}
+        record = self.state.record(
+            vlm=self.check(params), weights=loading.digest(leaves), layout=freeze.layout(shapes), steps=steps
         )
 
         def write(folder: Path) -> None:
@@ -149,8 +132,7 @@ class Run:
 
     def resume(self, folder: Path) -> Record:
         record = read_record(folder)
-        self.curve, self.vlm_start, self.stage1 = record.curve, record.vlm_start, record.stage1
-        logging.info("APT: resuming Stage %d behind %d steps.", record.stage, record.steps)
+        self.state.resume(folder, record)
         return record
 
 

@@ -15,15 +15,12 @@ from typing import Any
 import torch
 from openpi.models_pytorch import pi0_pytorch
 
-import apt_plugin
 from apt_plugin import files, freeze, stages
 from apt_plugin.backends import torch_params
-from apt_plugin.errors import AptError
-from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import checkpoints, records
 from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch, part_of
 from apt_plugin.hosts.openpi.training import GAP, REPLACED, mix_data
-from apt_plugin.stages import LIKELIHOOD, Record, write_record
+from apt_plugin.stages import LIKELIHOOD, write_record
 
 WEIGHTS = "model.safetensors"
 
@@ -38,15 +35,15 @@ class Watched(AptPI0Pytorch):
         if self.training:
             run, scalars = self.run, {"loss": loss.detach().float().mean()}
             every = run.config.model.apt_recipe.gap_every
-            if self.apt_fusion is not None and every > 0 and run.step % every == 0:
+            if self.apt_fusion is not None and every > 0 and run.state.step % every == 0:
                 scalars[GAP] = self.instruction_gap(*args[:2])
             told = mean_over_ranks(scalars)
             if self.apt_fusion is not None:
                 gates = list(self.apt_fusion.openings().values())
                 told |= {"gate_mean": sum(gates) / len(gates), "gate_max": max(gates)}
-            stages.check_finite({"loss": told["loss"]}, run.step)
-            run.curve.add(run.step, told)
-            run.step += 1
+            stages.check_finite({"loss": told["loss"]}, run.state.step)
+            run.state.curve.add(run.state.step, told)
+            run.state.step += 1
         return loss
 
 
@@ -61,6 +58,8 @@ def mean_over_ranks(scalars: dict[str, torch.Tensor]) -> dict[str, float]:
 
 class TorchRun(records.Run):
     """One training process."""
+
+    trainer = " pytorch"
 
     def build(self, config: Any) -> Watched:
         self.model = Watched(config)
@@ -77,7 +76,7 @@ class TorchRun(records.Run):
             files.check_safetensors(Path(path), stages.read_record(folder / "assets").weights)
         if folder.parent == self.config.checkpoint_dir:
             self.resume(folder / "assets")
-            self.step = int(folder.name)
+            self.state.step = int(folder.name)
             return host.load_model(model, path, **more)
         names = model.state_dict().keys()
         fresh = {n for n in names if freeze.added(n)}
@@ -85,7 +84,7 @@ class TorchRun(records.Run):
         if self.config.model.apt_stage != LIKELIHOOD and self.config.model.apt_recipe.expert == "fresh":
             skip |= {n for n in names if part_of(n) == "inherited"}
         torch_params.load_shared(model, Path(path), {}, skip, fresh)
-        self.vlm_start = self.digest()
+        self.state.begin(self.digest())
         return None
 
     def save(self, host: Any, model: Any, path: Any) -> None:
@@ -94,35 +93,18 @@ class TorchRun(records.Run):
         Raises:
             AptError: a parameter is not finite, or a frozen VLM has changed.
         """
-        if (name := torch_params.first_non_finite(model)) is not None:
-            raise stages.NonFiniteError(f"Parameter {name} is not finite at step {self.step}: refusing to save it.")
-        config, now = self.config.model, self.digest()
-        if config.vlm_mode != "full" and self.vlm_start not in (None, now):
-            raise AptError(f"The VLM was to stay frozen and its hash went from {self.vlm_start[:12]} to {now[:12]}.")
+        now = self.state.check(self.digest(), torch_params.first_non_finite(model))
         host.save_model(model, path)
         folder = Path(path).parent / "assets"
         self.describe(folder, self.asset_id)
-        record = Record(
-            stage=config.apt_stage,
-            policy="pi05" if config.pi05 else "pi0",
-            recipe=config.apt_recipe,
-            host=f"openpi {HOSTS['openpi'].version()} pytorch",
-            plugin=apt_plugin.__version__,
-            steps=self.step,
-            layout=freeze.layout(torch_params.shapes(model)),
-            vlm=now,
-            vlm_start=self.vlm_start or now,
-            weights=files.sha256_of(Path(path)),
-            curve=self.curve,
-            stage1=self.stage1,
-            facts=self.facts,
-        )
-        write_record(folder, record)
+        shapes = torch_params.shapes(model)
+        weights = files.sha256_of(Path(path))
+        write_record(folder, self.state.record(vlm=now, weights=weights, layout=freeze.layout(shapes)))
 
     def adamw(self, host: type) -> Any:
         """The host's AdamW with the recipe's groups. The loop writes one rate into all groups before each step."""
         scales = self.config.optimizer.scales()
-        self.vlm_start = self.vlm_start or self.digest()
+        self.state.begin(self.digest())
         named = {id(p): n for n, p in self.model.named_parameters()}
 
         class Grouped(host):  # type: ignore[misc, valid-type]
@@ -157,12 +139,9 @@ def run_stage(script: Any, config: Any, prior: Any) -> None:
     run = TorchRun(config)
     if config.model.apt_stage == LIKELIHOOD:
         folder = checkpoints.checkpoint_of(prior)
-        record = stages.check_stage1(
-            folder / "assets", "pi05" if config.model.pi05 else "pi0", config.model.apt_recipe, f"../{WEIGHTS}"
-        )
-        run.stage1 = {"path": str(folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps}
+        stages.check_stage1(folder / "assets", run.state.policy, config.model.apt_recipe, f"../{WEIGHTS}")
         object.__setattr__(config, "pytorch_weight_path", str(folder))
-    assert run.facts  # asked now: what it refuses is refused before a step
+    run.begin(prior)
     run.read(config.data.create(config.assets_dirs, config.model))
     install(script, run)
     script.init_logging()

@@ -100,15 +100,15 @@ def _start(host: Any, run: Run) -> Any:
     def init_train_state(config: Any, init_rng: Any, mesh: Any, *, resume: bool) -> tuple[Any, Any]:
         state, sharding = host(config, init_rng, mesh, resume=resume)
         if not resume:
-            run.vlm_start = vlm_digest(state.params.to_pure_dict())
+            run.state.begin(vlm_digest(state.params.to_pure_dict()))
             total = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             learns = sum(leaf.size for leaf in jax.tree.leaves(state.params.filter(config.trainable_filter)))
             logging.info(
                 "APT: Stage %d trains %d of %d parameters (%.1f %%); VLM %s.",
-                config.model.apt_stage, learns, total, 100 * learns / total, run.vlm_start[:12],
+                config.model.apt_stage, learns, total, 100 * learns / total, str(run.state.vlm_start)[:12],
             )  # fmt: skip
         if run.cached is not None:
-            return run.cached.begin(state, sharding, mesh, None if resume else run.vlm_start)
+            return run.cached.begin(state, sharding, mesh, None if resume else run.state.vlm_start)
         return state, sharding
 
     return init_train_state
@@ -122,9 +122,9 @@ def _stacked(host: Any, run: Run) -> Any:
             scalars = {name: float(np.asarray(value)) for name, value in info.items()}
             if np.isnan(scalars.get(GAP, 0.0)):
                 scalars.pop(GAP)
-            stages.check_finite({n: v for n, v in scalars.items() if n in ("loss", "grad_norm")}, run.step)
-            run.curve.add(run.step, scalars)
-            run.step += 1
+            stages.check_finite({n: v for n, v in scalars.items() if n in ("loss", "grad_norm")}, run.state.step)
+            run.state.curve.add(run.state.step, scalars)
+            run.state.step += 1
         forest = host([{n: v for n, v in info.items() if n != GAP} for info in infos])
         gaps = [float(v) for v in jax.device_get([info[GAP] for info in infos if GAP in info])]
         gaps = [gap for gap in gaps if np.isfinite(gap)]
@@ -174,10 +174,10 @@ def _resumed(host: Any, run: Run) -> Any:
         folder = Path(manager.directory) / str(chosen)
         record = run.resume(folder / "assets")
         state = host(_Recording(manager), state, data_loader, step)
-        run.step = int(state.step)
+        run.state.step = int(state.step)
         params = state.params if state.ema_params is None else state.ema_params
         check_params(params.to_pure_dict(), record, folder)
-        encoder = run.check(params.to_pure_dict(), run.step)
+        encoder = run.check(params.to_pure_dict())
         return state if run.cached is None else run.cached.resumed(state, encoder)
 
     return restore_state

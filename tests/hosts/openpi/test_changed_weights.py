@@ -95,7 +95,7 @@ def test_its_model_config_and_its_statistics_belong_to_it(part, jax_folder):
 def test_a_pytorch_checkpoint(tmp_path):
     run, folder = TorchRun(stage1()), tmp_path / "7"
     model = run.build(run.config.model)
-    run.step, run.asset_id = 1, "apt/me/toy"
+    run.state.step, run.asset_id = 1, "apt/me/toy"
     folder.mkdir()
     run.save(types.SimpleNamespace(save_model=save_model), model, folder / "model.safetensors")
     record = read_record(folder / "assets")

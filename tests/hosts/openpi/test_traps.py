@@ -79,17 +79,17 @@ def run_of(stage: int = 1) -> records.Run:
 def test_a_frozen_vlm_that_moved_is_not_saved():
     params = {"PaliGemma": {"img": {"w": jnp.ones(3)}}, "action_in_proj": {"kernel": jnp.ones(2)}}
     run = run_of()
-    run.vlm_start = run.check(params, 0)
+    run.state.begin(run.check(params))
     params["action_in_proj"]["kernel"] += 1
-    run.check(params, 1)  # what trains may move
+    run.check(params)  # what trains may move
     params["PaliGemma"]["img"]["w"] *= 0.998
     with pytest.raises(AptError, match="nothing was saved"):
-        run.check(params, 2)
+        run.check(params)
 
 
 def test_parameters_that_are_not_finite_are_not_saved():
     with pytest.raises(NonFiniteError, match="action_in_proj/kernel"):
-        run_of().check({"action_in_proj": {"kernel": jnp.array([1.0, jnp.nan])}}, 4)
+        run_of().check({"action_in_proj": {"kernel": jnp.array([1.0, jnp.nan])}})
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     stack([{"loss": jnp.float32(1.0)}])
     with pytest.raises(NonFiniteError, match="Step 1: loss is nan"):
         stack([{"loss": jnp.float32(jnp.nan)}])
-    assert list(run.curve.points("loss")[1]) == [1.0]
+    assert list(run.state.curve.points("loss")[1]) == [1.0]
 
 
 # -- data --------------------------------------------------------------------------------------------------
