@@ -273,23 +273,6 @@ def test_stage1_refuses_lora(host, data, plain, tok: str, tmp_path: Path) -> Non
         host(*stage1(data["labelled"], plain["pi05"], tok, tmp_path / "a", steps=1), "--peft.method_type=LORA")
 
 
-@pytest.mark.parametrize("vlm", ["frozen", "full"])
-def test_peft_flags_beside_a_recipe_without_lora_are_refused(
-    host, trained: Path, data, tok: str, tmp_path: Path, vlm: str
-) -> None:
-    """They trained factors in a VLM that the report called "bit for bit what it was"."""
-    flags = stage2(data["labelled"], trained / "last/pretrained_model", tok, tmp_path / "a", steps=1)
-    with pytest.raises(AptError, match=rf"recipe says vlm={vlm}. Write --apt.vlm lora"):
-        host(*flags, f"--policy.recipe.vlm={vlm}", "--peft.method_type=LORA")
-
-
-def test_lora_that_nobody_wraps_is_refused(host, trained: Path, data, tok: str, tmp_path: Path) -> None:
-    """Without the launcher and without --peft no factor trained, and the record said lora."""
-    flags = stage2(data["labelled"], trained / "last/pretrained_model", tok, tmp_path / "a", steps=1)
-    with pytest.raises(AptError, match=r"vlm=lora, but nothing is wrapped: add --peft\.method_type=LORA"):
-        host(*flags, "--policy.recipe.vlm=lora")
-
-
 def test_two_processes_equal_one_on_the_joined_batch(data, plain, tok: str, tmp_path: Path) -> None:
     """Noise from a global stream would differ between ranks; here it belongs to the frame and the step."""
     for n in (1, 2):
