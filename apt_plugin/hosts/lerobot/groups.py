@@ -9,6 +9,7 @@ from torch import nn
 
 from apt_plugin import parts
 from apt_plugin.backends import torch_params
+from apt_plugin.errors import AptError
 
 VLM = (".paligemma.", ".backbone.")  # π, GR00T
 # Its embedding table was removed by the host, so its output head never sees a gradient.
@@ -44,6 +45,12 @@ def set_trainable(policy: nn.Module, config: Any) -> None:
     frozen |= {name for name in named if UNUSED in name}
     for name in frozen:
         named[name].requires_grad_(False)
+
+
+def check_wrapped(policy: nn.Module, mode: str) -> None:
+    """Raises AptError: the recipe asks for LoRA and the host was not told to wrap the policy, so no factor trains."""
+    if mode == "lora" and not any(".lora_" in name for name, _ in policy.named_parameters()):
+        raise AptError("vlm=lora, but nothing is wrapped: add --peft.method_type=LORA, or use apt-plugin run.")
 
 
 def optimizer_groups(policy: nn.Module, config: Any) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import cache, cache_data, cache_groot, loading, records
 from apt_plugin.hosts.lerobot.configuration_groot_apt import GrootAptConfig
-from apt_plugin.hosts.lerobot.groups import vlm_digest
+from apt_plugin.hosts.lerobot.groups import check_wrapped, vlm_digest
 from apt_plugin.hosts.lerobot.policy import AptPolicy
 from apt_plugin.hub import local_folder
 from apt_plugin.stages import LIKELIHOOD, PRIOR
@@ -166,8 +166,7 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         for name, parameter in named.items():
             if name.replace(".modules_to_save.default", "") in self._apt_frozen:
                 parameter.requires_grad_(False)
-        if self.config.vlm_mode == "lora" and not any(".lora_" in name for name in named):
-            raise AptError("vlm=lora, but nothing is wrapped: add --peft.method_type=LORA, or use apt-plugin run.")
+        check_wrapped(self, self.config.vlm_mode)
         groups: Any = GrootPolicy._build_weight_decay_parameter_groups(self)
         decayed = {id(p) for p in groups[0]["params"]}
         names = {name for name, p in named.items() if id(p) in decayed}

@@ -20,7 +20,7 @@ from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import absent_pi, cache, cache_data, cache_pi, loading, records
 from apt_plugin.hosts.lerobot.flow import PromptBatch
-from apt_plugin.hosts.lerobot.groups import optimizer_groups, set_trainable, trainable_share, vlm_digest
+from apt_plugin.hosts.lerobot.groups import check_wrapped, optimizer_groups, set_trainable, trainable_share, vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS
 from apt_plugin.hosts.lerobot.noise import draw
 from apt_plugin.hosts.lerobot.sizes import sized
@@ -173,6 +173,11 @@ class AptPolicy(HostPolicy):
         self.apt_state.step += 1
 
     def get_optim_params(self) -> Any:
+        """
+        Raises:
+            AptError: the recipe asks for LoRA and the host was not told to wrap the policy.
+        """
+        check_wrapped(self, self.config.vlm_mode)
         return optimizer_groups(self, self.config)
 
     # -- acting -------------------------------------------------------------------------------------------
@@ -202,5 +207,10 @@ class AptPolicy(HostPolicy):
         if self.config.stage != LIKELIHOOD:
             raise AptError(
                 "Stage 1 keeps the VLM frozen and trains the whole expert: LoRA belongs to Stage 2 (--apt.vlm lora)."
+            )
+        if self.config.vlm_mode != "lora":
+            raise AptError(
+                f"--peft.* puts trained factors into the VLM, and the recipe says vlm={self.config.vlm_mode}. Write "
+                "--apt.vlm lora (without apt-plugin run: --policy.recipe.vlm=lora), or drop --peft.*."
             )
         logging.info("APT: LoRA on the VLM, expert and fusion trained in full.")

@@ -126,7 +126,7 @@ class LerobotSubject:
         policy = self.policy
         policy.train()
         config = policy.config
-        optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=config.optimizer_lr, weight_decay=0.1)
+        optimizer = torch.optim.AdamW(groups.optimizer_groups(policy, config), lr=config.optimizer_lr, weight_decay=0.1)
         batch = self._batch(instructions, 0, 0)
         for _ in range(steps + 1):  # the last pass only measures
             optimizer.zero_grad()
