@@ -169,7 +169,7 @@ class Made:
             if freeze.added(name) and name.endswith(("gate.w", "o_proj.weight")):
                 parameter.data.zero_()
         self.second.eval()
-        said = [["push the block"], ["pick the cup"]]
+        said: list[list[str | None]] = [["push the block"], ["pick the cup"]]
         losses = [float(self.second.forward(tiny.batch(self.second, words))[0].detach()) for words in said]
         return losses[0] != losses[1]
 
