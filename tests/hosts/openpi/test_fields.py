@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -17,6 +18,7 @@ from tests.hosts.fields import ACTING, FIELDS, values_of
 from tests.hosts.openpi import tiny
 from tests.hosts.openpi.test_round_trip import SCRIPTS
 
+OWN = {"mix.share": dataclasses.replace(FIELDS["mix.share"], beside={"mix.repo_id": "someone/play"})}  # no folders here
 # Refused where a stage's config is derived, in JAX and in PyTorch.
 REFUSED = {"mix.root": "openpi finds data sets by repo id"}
 
@@ -38,7 +40,7 @@ def job_of(*line: str) -> dict:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_field_arrives_at_the_config_that_trains_or_is_refused(name):
-    chosen = FIELDS[name]
+    chosen = OWN.get(name, FIELDS[name])
     line = [str(SCRIPTS / "train.py"), "pi05_libero", "--exp-name=e1", "--recipe", "apt", "--apt.stage", "1"]
     job = job_of(*line, *chosen.flags(name))
     recipe = from_flat(flatten(job["recipe"]))
