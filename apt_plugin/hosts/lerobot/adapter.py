@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from apt_plugin import files
+from apt_plugin import families, files
 from apt_plugin.errors import AptError
 from apt_plugin.export import refuse_pi
 from apt_plugin.hosts.adapter import Command
@@ -57,6 +57,8 @@ class LerobotStages:
 
     def _stage1(self, flags: Flags, own: dict[str, str]) -> Flags:
         flags = source_flags(flags.with_(own))
+        groot = (flags.get("policy.type") or "").startswith("groot")
+        families.check(self.recipe, families.GROOT if groot else families.PI)  # draccus would hide the reason
         return flags.with_({"policy.stage": "1", **recipe_flags(self.recipe), **precision_flags(flags)})
 
     def _stage2(self, flags: Flags, own: dict[str, str]) -> Flags:

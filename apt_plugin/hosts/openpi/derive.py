@@ -111,11 +111,16 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
         prior: the Stage-1 checkpoint (Stage 2), None when a checkpoint of the stage itself will be loaded (serving).
 
     Raises:
-        AptError: a FAST config, a derived config, a prior that cannot be one.
+        AptError: a FAST config, a derived config, a prior that cannot be one, data that openpi cannot find.
     """
     if isinstance(stock.model, AptPi0Config):
         raise AptError(f"{stock.name} is derived already; name the stock config {stock.name.rpartition('_apt')[0]}.")
     check_steps(stock)
+    if recipe.mix.root:
+        raise AptError(
+            f"mix.root is {recipe.mix.root!r}; openpi finds data sets by repo id, under HF_LEROBOT_HOME. Write "
+            "--apt.mix.repo_id."
+        )
     readable()
     model = apt_config(stock.model, stage, recipe)
     loader, stats = stock.weight_loader, None

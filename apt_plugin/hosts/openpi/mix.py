@@ -73,11 +73,6 @@ def mixed(data: _config.DataConfig, mix: Any) -> MixedData:
         )
     if data.repo_id == "fake":
         raise AptError("recipe.mix beside openpi's fake data would mix nothing: name a config with real data.")
-    if mix.root:
-        raise AptError(
-            f"recipe.mix.root is {mix.root!r}; openpi finds data sets by repo id, under HF_LEROBOT_HOME. Write "
-            "--apt.mix.repo_id."
-        )
     if mix.repo_id == data.repo_id:
         raise AptError(f"recipe.mix.repo_id names the labelled data itself ({data.repo_id}).")
     tokens = [

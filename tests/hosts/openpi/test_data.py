@@ -149,9 +149,13 @@ def test_a_run_without_mix_reads_as_before(stock):
 def test_a_mix_that_openpi_cannot_read_is_refused(stock, fields, words):
     config, _ = stock
     recipe = from_flat({"mix.repo_id": PLAY, "mix.share": 0.5} | {f"mix.{k}": v for k, v in fields.items()})
-    made = derive(config, 2, recipe)
-    with pytest.raises(AptError, match=words):
+
+    def read():
+        made = derive(config, 2, recipe)
         made.data.create(made.assets_dirs, made.model)
+
+    with pytest.raises(AptError, match=words):
+        read()
 
 
 def test_rlds_data_is_derived_from_shapes_and_refused_in_a_mix(stock, tmp_path):
