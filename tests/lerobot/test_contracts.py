@@ -36,7 +36,9 @@ def _hold(found: list[Proof]) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stage1_does_not_know_the_instruction(priors: dict[str, Path], family: str) -> None:
     """Hiding text from action queries alone leaves it in the image tokens: their keys moved by 0.27 from layer 1 on."""
-    _hold(proofs.no_leak(open_subject(priors[family])))
+    found = proofs.no_leak(open_subject(priors[family]))
+    _hold(found)
+    assert all(proof.passed for proof in found)  # it has a state and images: both are claimed
 
 
 @pytest.mark.parametrize("family", FAMILIES)
