@@ -15,10 +15,12 @@ from safetensors.torch import load_file
 
 from apt_plugin.errors import AptError
 from apt_plugin.files import born
-from apt_plugin.hosts.lerobot import launch, mixing
+from apt_plugin.hosts.lerobot import mixing
+from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.hosts.lerobot.checkpoints import is_whole, last_whole
 from apt_plugin.launch import split
 from apt_plugin.run import child
+from apt_plugin.run.staged import carry_out
 from apt_plugin.stages import read_record
 from tests import processes, ranks
 from tests.lerobot import datasets
@@ -119,7 +121,7 @@ def test_a_signal_to_the_launcher_ends_the_training(data, plain, tok: str, tmp_p
         training = [pid for pid, _ in child.descendants(launcher.pid)]
         assert training
         with pytest.raises(AptError, match=f"process {launcher.pid} on "):
-            launch.run(split([*command[4:], "--resume=true"]))
+            carry_out(LerobotAdapter(), split([*command[4:], "--resume=true"]))
         launcher.terminate()
         assert launcher.wait(processes.HANG) == 128 + signal.SIGTERM
         assert not [pid for pid in training if born(pid)]
