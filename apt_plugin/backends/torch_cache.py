@@ -1,23 +1,20 @@
-"""Cache entries as torch tensors: collated, taken out of a batch, compared with what a model computes now.
+"""Cache entries as torch tensors: collated, taken out of a batch.
 
 B batch
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from apt_plugin.backends.torch_bytes import to_torch
 from apt_plugin.cache import Cache, Key
-from apt_plugin.cache.shards import Entry
 
 PREFIX = "apt_cache."  # the cached arrays among a model's inputs
-TRIED = 8  # batches, at most, that `recompute` looks at
 
 
 def collate(cache: Cache, keys: Sequence[Key]) -> dict[str, Tensor]:
@@ -35,31 +32,3 @@ def take_fields(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Te
     """A batch without its cached arrays, and those; None where it has none."""
     fields = {name.removeprefix(PREFIX): value for name, value in inputs.items() if name.startswith(PREFIX)}
     return {name: value for name, value in inputs.items() if not name.startswith(PREFIX)}, fields or None
-
-
-def recompute(
-    there: Cache, keys: Sequence[Key], batch: int, compute: Callable[[Sequence[Key]], Sequence[Entry]]
-) -> tuple[list[str], float, int]:
-    """Some entries computed again, in the batches in which they were computed.
-
-    Args:
-        keys: all that are there, in the cache's order; batch: entries per call, from the stamp.
-
-    Returns:
-        (what differs in shape, in words; largest difference of values; entries tried)
-    """
-    problems: list[str] = []
-    worst, tried = 0.0, 0
-    for first in range(0, len(keys), max(len(keys) // TRIED // batch, 1) * batch):
-        group = keys[first : first + batch]
-        for key, fresh in zip(group, compute(group), strict=True):
-            stored: Mapping[str, np.ndarray] = there.entry(key)
-            for name, array in fresh.items():
-                if stored[name].shape != array.shape:
-                    problems.append(f"{key.text()}: {name} is {stored[name].shape} there, {array.shape} here.")
-                    continue
-                dtype = there.fields[name].dtype
-                a, b = (to_torch(part, dtype).double() for part in (stored[name], array))
-                worst = max(worst, float((a - b).abs().max()) if a.numel() else 0.0)
-            tried += 1
-    return problems, worst, tried

@@ -10,7 +10,6 @@ import random
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,9 @@ from gr00t.data.dataset.sharded_single_step_dataset import extract_step_data
 from gr00t.data.types import MessageType
 
 from apt_plugin.backends import torch_groot_cache
-from apt_plugin.backends.torch_cache import recompute
-from apt_plugin.cache import Cache, Key, Plan, Worker, build, building, check_stamp
-from apt_plugin.errors import AptError
+from apt_plugin.cache import Key, Worker, encoder
 from apt_plugin.hosts.gr00t import cache
 from apt_plugin.hosts.gr00t.cache_stamp import half, stamp_of
-
-BATCH = 8
 
 
 class Finished(BaseException):
@@ -39,9 +34,9 @@ class Encoder:
         recipe = model.apt_recipe
         cache.check_run(config.model)
         self.model, self.processor, self.config, self.datasets = model.eval(), processor, config, mixture.datasets
-        self.folder = cache.folder_of(recipe, model.apt_stage)
-        self.stamp = stamp_of(model, processor, config, self.datasets)  # refuses where nobody chose about augmentation
-        chosen = self.stamp["augmentation"]
+        self.folder, self.stage = cache.folder_of(recipe, model.apt_stage), model.apt_stage
+        self._stamp = stamp_of(model, processor, config, self.datasets)  # refuses where nobody chose about augmentation
+        chosen = self._stamp["augmentation"]
         self.views = chosen["views"] if isinstance(chosen, dict) else 0
         if not self.views:
             processor.train_image_transform = processor.eval_image_transform
@@ -65,7 +60,7 @@ class Encoder:
         place, episode, step = self.places[key]
         dataset = self.datasets[place]
         if self.views:
-            number = (key.frame * 0x9E3779B1 + key.view * 0x85EBCA6B) % (1 << 32)
+            number = encoder.seed_of(key)
             torch.manual_seed(number)
             random.seed(number)
             np.random.seed(number)
@@ -82,36 +77,11 @@ class Encoder:
             self._episodes[place, episode] = self.datasets[place].episode_loader[episode]
         return self._episodes[place, episode]
 
-    # -- the two commands ---------------------------------------------------------------------------------
+    def stamp(self) -> dict[str, Any]:
+        return self._stamp
 
-    def build(self) -> None:
-        keys = list(self.places)
-        if not keys:
-            raise AptError("No episode is longer than the action horizon: there is no step to cache.")
-        worker = Worker(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-        plan = Plan(self.stamp, keys, self._encode(keys[:1])[1], self.compute, BATCH)
-        if worker.rank == 0:
-            plan = replace(plan, report=building.progress(f"stage{self.model.apt_stage}"))
-        build(self.folder, plan, worker)
-
-    def verify(self) -> list[str]:
-        """Stamp, hashes, and some entries computed again by the model that is there now."""
-        try:
-            stamp = check_stamp(self.folder, self.stamp)
-        except AptError as error:
-            return [str(error)]
-        problems, sound = building.verify(self.folder)
-        there = Cache(self.folder)
-        keys = [key for key in self.places if key in there]
-        different, worst, tried = recompute(there, keys, int(stamp["batch"]), self.compute)
-        # Printed, not logged: the host silences the log while it sets itself up.
-        print(
-            f"APT cache: {sound} shards sound, {len(keys)} of {len(self.places)} entries there, {tried} computed "
-            f"again: largest difference {worst:.3g}.", file=sys.stderr, flush=True,
-        )  # fmt: skip
-        if worst > 1e-2:
-            problems.append(f"entries computed again differ by up to {worst:.3g}: this is not the model of the cache.")
-        return problems + different
+    def fields(self) -> dict[str, Any]:
+        return self._encode(list(self.places)[:1])[1]
 
 
 def instead_of_training(mode: str, model: Any, processor: Any, config: Any, mixture: Any) -> None:
@@ -121,7 +91,7 @@ def instead_of_training(mode: str, model: Any, processor: Any, config: Any, mixt
     """
     job = Encoder(model, processor, config, mixture)
     if mode == "build":
-        job.build()
-    elif problems := job.verify():
-        raise AptError("; ".join(problems))
+        encoder.make(job, Worker(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))))
+    else:  # printed, not logged: the host silences the log while it sets itself up
+        print(encoder.compare(job), file=sys.stderr, flush=True)
     raise Finished

@@ -9,21 +9,19 @@ import logging
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from apt_plugin.backends.torch_cache import recompute
-from apt_plugin.cache import Cache, Key, Plan, Worker, build, building, check_stamp
-from apt_plugin.cache.stamp import STAMP, read_stamp
+from apt_plugin.cache import Key, Worker, encoder
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import cache, cache_data, cache_groot, cache_pi
 from apt_plugin.hosts.lerobot.cache_stamp import stamp_of
 
-BATCH = 8
+logger = logging.getLogger(__name__)
 
 
 class Finished(BaseException):
@@ -38,7 +36,6 @@ class Building:
     settings: Any = None
     datasets: tuple[Any, ...] = ()
     preprocessor: Any = None
-    problems: list[str] = field(default_factory=list)
 
     def wrap(self, cfg: Any, train: Any, held_out: Any) -> tuple[Any, Any]:
         self.settings, self.datasets = cfg, (train, held_out)
@@ -56,9 +53,9 @@ class Building:
         def make_optimizer_and_scheduler(cfg: Any, policy: Any) -> Any:
             job = Encoder(cfg, policy, self.datasets, self.preprocessor)
             if self.mode == "build":
-                job.build()
+                encoder.make(job, Worker(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))))
             else:
-                self.problems = job.verify()
+                logger.info(encoder.compare(job))
             raise Finished
 
         return make_optimizer_and_scheduler
@@ -81,6 +78,7 @@ class Encoder:
             for dataset in self.datasets:
                 for source in cache_data.sources_of(dataset):
                     source.clear_image_transforms()
+        self.stage = config.stage
         self.kind = self._kind()
         self.places = self._places(self.kind)
 
@@ -96,15 +94,12 @@ class Encoder:
             raise AptError("cache_kind is 'states', which is GR00T's; π takes kv, vision, or auto.")
         if asked != "auto":
             return asked
-        if (self.folder / STAMP).is_file():
-            return read_stamp(self.folder)["kind"]  # begun: the choice is made
-        guesses = {}
-        for kind in ("kv", "vision"):
-            self.places = self._places(kind)
-            keys = list(self.places)
-            guesses[kind] = building.estimate(self.folder, keys, self._encode(keys[:1], kind)[0])
-            logging.info("APT cache: kind %s: %s.", kind, guesses[kind].sentence())
-        return "kv" if guesses["kv"].total <= guesses["kv"].free / 2 else "vision"
+        return encoder.cheapest(self.folder, ("kv", "vision"), self._sample)
+
+    def _sample(self, kind: str) -> tuple[list[Key], list[dict[str, np.ndarray]]]:
+        self.places = self._places(kind)
+        keys = list(self.places)
+        return keys, self._encode(keys[:1], kind)[0]
 
     def _places(self, kind: str) -> dict[Key, tuple[Any, int]]:
         words = cache_data.keyed_by_words(self.policy.config, kind)
@@ -141,43 +136,16 @@ class Encoder:
 
     def _seed(self, key: Key) -> None:
         if self.views:
-            number = (key.frame * 0x9E3779B1 + key.view * 0x85EBCA6B) % (1 << 32)
+            number = encoder.seed_of(key)
             torch.manual_seed(number)
             random.seed(number)
             np.random.seed(number)
 
-    # -- the two commands ---------------------------------------------------------------------------------
-
     def stamp(self) -> dict[str, Any]:
         return stamp_of(self.cfg, self.policy, self.datasets[0], self.preprocessor, self.kind)
 
-    def build(self) -> None:
-        keys = list(self.places)
-        worker = Worker(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-        fields = self._encode(keys[:1], self.kind)[1]
-        plan = Plan(self.stamp(), keys, fields, self.compute, BATCH)
-        if worker.rank == 0:
-            plan = replace(plan, report=building.progress(f"stage{self.policy.config.stage}"))
-        build(self.folder, plan, worker)
-
-    def verify(self) -> list[str]:
-        """Stamp, hashes, and some entries computed again by the model that is there now."""
-        try:
-            stamp = check_stamp(self.folder, self.stamp())
-        except AptError as error:
-            return [str(error)]
-        problems, sound = building.verify(self.folder)
-        there, batch = Cache(self.folder), int(stamp["batch"])
-        keys = [key for key in self.places if key in there]
-        different, worst, tried = recompute(there, keys, batch, self.compute)
-        problems += different
-        logging.info(
-            "APT cache: %d shards sound, %d of %d entries there, %d computed again: largest difference %.3g.",
-            sound, len(keys), len(self.places), tried, worst,
-        )  # fmt: skip
-        if worst > 1e-2:
-            problems.append(f"entries computed again differ by up to {worst:.3g}: this is not the model of the cache.")
-        return problems
+    def fields(self) -> dict[str, Any]:
+        return self._encode(list(self.places)[:1], self.kind)[1]
 
 
 def main(mode: str, run: Any) -> None:
@@ -196,5 +164,3 @@ def main(mode: str, run: Any) -> None:
         training.uninstall()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    if job.problems:
-        raise AptError("; ".join(job.problems))

@@ -84,13 +84,19 @@ def derived(job: dict[str, Any]) -> tuple[Any, Any]:
 
 def cache(script: Path, job: dict[str, Any]) -> None:
     """Build or verify the feature cache of one stage."""
+    import jax
+
+    from apt_plugin.cache import Worker, encoder
     from apt_plugin.hosts.openpi import training
     from apt_plugin.hosts.openpi.cached_build import Encoder
 
     config, _ = derived(job)
     training.mix_data(config)
-    encoder = Encoder(load_script(script), config)
-    encoder.build() if job["do"] == "build" else encoder.verify()
+    source = Encoder(load_script(script), config)
+    if job["do"] == "build":
+        encoder.make(source, Worker(jax.process_index(), jax.process_count()))
+    else:
+        logging.info(encoder.compare(source))
 
 
 def train(script: Path, job: dict[str, Any]) -> None:

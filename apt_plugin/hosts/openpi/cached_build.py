@@ -6,8 +6,7 @@ B batch   S prefix tokens   N VLM layers   G key/value heads   C head width   M 
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,17 +17,13 @@ from openpi.models import model as _model
 from openpi.shared import array_typing as at
 from openpi.training import data_loader, sharding
 
-from apt_plugin.cache import Cache, Field, Key, Plan, Worker, build, building, check_stamp
-from apt_plugin.cache.stamp import STAMP, read_stamp
+from apt_plugin.cache import Field, Key, encoder
 from apt_plugin.errors import AptError, choose
 from apt_plugin.hosts.openpi import cached
 from apt_plugin.hosts.openpi.cached_data import frames, raw_of, sources, without_images, words_in
 from apt_plugin.hosts.openpi.cached_stamp import augmentation, stamp_of
 from apt_plugin.hosts.openpi.records import vlm_digest
 
-BATCH = 8
-TRIED = 8  # entries that `verify` computes again
-SAME = 1e-2  # how far a computer of another make may be off
 SAFE = {"float32": "F32", "bfloat16": "BF16", "bool": "BOOL", "int32": "I32"}
 KINDS = ("auto", "kv", "vision")
 
@@ -37,17 +32,6 @@ def to_numpy(array: Any) -> np.ndarray:
     """BF16 travels as uint16."""
     array = np.ascontiguousarray(array)
     return array.view("<u2") if array.dtype.name == "bfloat16" else array
-
-
-def _apart(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
-    """Largest difference of two entries; infinite where they differ in shape."""
-
-    def numbers(array: np.ndarray) -> np.ndarray:
-        return (array.astype("<u4") << 16).view("<f4") if array.dtype == np.uint16 else array.astype(np.float32)
-
-    if any(one[name].shape != other[name].shape for name in other):
-        return float("inf")
-    return max(float(np.abs(numbers(one[name]) - numbers(other[name])).max(initial=0)) for name in other)
 
 
 class Encoder:
@@ -62,7 +46,7 @@ class Encoder:
         choose("cache_kind", model.apt_recipe.cache_kind, KINDS)
         choice = augmentation(model)
         self.config, self.views = config, choice["views"] if isinstance(choice, dict) else 0
-        self.folder = cached.folder_of(model)
+        self.folder, self.stage = cached.folder_of(model), model.apt_stage
         self.data = config.data.create(config.assets_dirs, model)
         if self.data.rlds_data_dir is not None:
             raise AptError("A cache finds frames by their number, which RLDS streams have not. Drop --apt.cache.")
@@ -87,16 +71,11 @@ class Encoder:
         asked = self.config.model.apt_recipe.cache_kind
         if asked != "auto":
             return asked
-        if (self.folder / STAMP).is_file():
-            return read_stamp(self.folder)["kind"]  # begun: the choice is made
         count = max(self.views, 1) * sum(len(source) for source in sources(self.dataset))
         self.places = {Key(number): (source, index) for number, source, index in frames(self.dataset)}
-        guesses = {}
-        for kind in ("kv", "vision"):
-            sample = self._encode([Key(0)], kind)
-            guesses[kind] = building.estimate(self.folder, [Key(0)] * count, sample)
-            logging.info("APT cache: kind %s: %s.", kind, guesses[kind].sentence())
-        return "kv" if guesses["kv"].total <= guesses["kv"].free / 2 else "vision"
+        return encoder.cheapest(
+            self.folder, ("kv", "vision"), lambda kind: ([Key(0)] * count, self._encode([Key(0)], kind))
+        )
 
     def _places(self, kind: str) -> dict[Key, tuple[Any, int]]:
         """Every key -> (source, index). Words are read off the run's own samples, images left out."""
@@ -142,7 +121,7 @@ class Encoder:
     def _encode(self, keys: Sequence[Key], kind: str) -> list[dict[str, np.ndarray]]:
         samples = [self.places[key][0][self.places[key][1]] for key in keys]
         batch = jax.tree.map(lambda *rows: np.stack([np.asarray(row) for row in rows]), *samples)
-        seeds = jnp.asarray([(key.frame * 0x9E3779B1 + key.view * 0x85EBCA6B) % (1 << 31) for key in keys])
+        seeds = jnp.asarray([encoder.seed_of(key) % (1 << 31) for key in keys])
         with at.disable_typechecking():
             obs = jax.tree.map(jnp.asarray, _model.Observation.from_dict(batch))
             out = jax.device_get(self._programs[kind](self.params, obs, seeds))
@@ -168,39 +147,5 @@ class Encoder:
         tail = Field(dtype, entry["k"].shape[1:])
         return {"k": tail, "v": tail, "spoken": Field("BOOL"), "offset": Field("I32")}
 
-    # -- the two commands ---------------------------------------------------------------------------------
-
     def stamp(self) -> dict[str, Any]:
         return stamp_of(self.config, self.data, self.dataset, self.digest, self.kind)
-
-    def build(self) -> None:
-        bar = building.progress(f"stage{self.config.model.apt_stage}")
-        worker = Worker(jax.process_index(), jax.process_count())
-        build(
-            self.folder, Plan(self.stamp(), list(self.places), self.fields(), self.compute, BATCH, report=bar), worker
-        )
-
-    def verify(self) -> None:
-        """Stamp, hashes, and some entries computed again by the model that is there now.
-
-        Raises:
-            AptError: what is wrong.
-        """
-        stamp = check_stamp(self.folder, self.stamp())
-        problems, sound = building.verify(self.folder)
-        there, batch = Cache(self.folder), int(stamp["batch"])
-        keys = [key for key in self.places if key in there]
-        tried, worst = 0, 0.0
-        for first in range(0, len(keys), max(len(keys) // TRIED // batch, 1) * batch):
-            group = keys[first : first + batch]  # the batch they were computed in
-            for key, fresh in zip(group, self.compute(group), strict=True):
-                worst = max(worst, _apart(there.entry(key), fresh))
-                tried += 1
-        logging.info(
-            "APT cache: %d shards sound, %d of %d entries there, %d computed again: largest difference %.3g.",
-            sound, len(keys), len(self.places), tried, worst,
-        )  # fmt: skip
-        if worst > SAME:
-            problems.append(f"entries computed again differ by up to {worst:.3g}: this is not the model of the cache")
-        if problems:
-            raise AptError("; ".join(problems))
