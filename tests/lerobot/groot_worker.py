@@ -36,7 +36,7 @@ def main(root: str, base: str, prior: str, out: str) -> None:
         model(mine)[0].backward()
         optimizer.step()
         policy.update()
-        assert policy.apt_state.step == step + 1
+        assert policy.apt_run.step == step + 1
     if rank == 0:
         from safetensors.torch import save_file
 

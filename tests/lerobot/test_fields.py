@@ -135,7 +135,7 @@ class Made:
         inputs, found = tiny.batch(self.second, ["push the block", "pick red"]), []
         self.second.train()
         for step in range(8):
-            self.second.apt_state.step = step
+            self.second.apt_run.step = step
             torch.manual_seed(0)
             loss, logged = self.second.forward(dict(inputs))
             found.append((float(loss.detach()), "blank_gap" in logged or "blank_gap_train" in logged))

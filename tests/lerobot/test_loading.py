@@ -111,7 +111,7 @@ def test_non_finite_stops_before_a_checkpoint_is_overwritten(plain, tok: str, tm
     policy.train()
     policy.save_pretrained(tmp_path / "good")
     before = (tmp_path / "good" / "model.safetensors").read_bytes()
-    policy.apt_state.step = 41
+    policy.apt_run.step = 41
     batch = tiny.batch(policy, ["push", "push"])
     if where == "loss":
         batch["action"][0, 0, 0] = float("nan")
@@ -173,7 +173,7 @@ def test_stage2_saves_and_loads_itself(priors: dict[str, Path], tok: str, tmp_pa
     policy.save_pretrained(tmp_path / "s2")
     again = type(policy).from_pretrained(tmp_path / "s2")
     assert again.config.recipe == policy.config.recipe
-    assert again.apt_state.step == 1
+    assert again.apt_run.step == 1
     noise = torch.randn(1, 5, 7)
     batch = tiny.batch(policy, ["push the red cup"])
     assert torch.equal(policy.predict_action_chunk(batch, noise=noise), again.predict_action_chunk(batch, noise=noise))

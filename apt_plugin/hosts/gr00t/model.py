@@ -48,7 +48,7 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
 
     def apt_begin(self) -> None:
         """Run-time state of a training run; restored from a record where one goes on."""
-        self.apt_state = StageState(self.apt_stage, self.apt_recipe, FAMILY, "gr00t N1.7")
+        self.apt_run = StageState(self.apt_stage, self.apt_recipe, FAMILY, "gr00t N1.7")
         self.apt_absent: torch_absent.Vlm | None = None  # the VLM, where a run from a cache leaves it in its file
 
     @classmethod
@@ -75,19 +75,19 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
             NonFiniteError: naming the step and the loss term.
         """
         recipe, two = self.apt_recipe, self.apt_stage == LIKELIHOOD
-        if self.training and self.apt_state.vlm_start is None:
-            self.apt_state.begin(self.apt_vlm_digest())
+        if self.training and self.apt_run.vlm_start is None:
+            self.apt_run.begin(self.apt_vlm_digest())
         inputs, cached = take_fields(inputs)
         backbone, action = self.prepare_input(inputs)
         backbone = backbone if cached is None else {FIELDS: cached}
-        noise, time = self.apt_draw(action["action"], self.apt_state.step if self.training else -1)
-        blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_state.step % recipe.gap_every == 0))
+        noise, time = self.apt_draw(action["action"], self.apt_run.step if self.training else -1)
+        blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_run.step % recipe.gap_every == 0))
         errors = self.apt_errors(backbone, action, noise, time, blank)
         mask = errors.pop("mask")
         terms = {name: error.float().sum() / (mask.sum() + 1e-6) for name, error in errors.items()}
         scalars = {name: float(term.detach()) for name, term in terms.items()}
         scalars = mean_over_processes(scalars) if self.training else scalars
-        stages.check_finite(scalars, self.apt_state.step)
+        stages.check_finite(scalars, self.apt_run.step)
         loss = terms["loss"] + recipe.prior_loss * terms["prior"] if "prior" in terms else terms["loss"]
         if self.training:
             self._note(scalars)
@@ -99,9 +99,9 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
             curve["prior_loss"] = scalars["prior"]
         if "blank" in scalars:
             curve["blank_gap_train"] = scalars["blank"] - scalars["loss"]
-        if self.apt_fusion is not None and self.apt_state.step % max(self.apt_recipe.gap_every, 1) == 0:
+        if self.apt_fusion is not None and self.apt_run.step % max(self.apt_recipe.gap_every, 1) == 0:
             curve |= {f"gate.{site}": opened for site, opened in self.apt_fusion.openings().items()}
-        self.apt_state.curve.add(self.apt_state.step, curve | self.apt_gates())
+        self.apt_run.curve.add(self.apt_run.step, curve | self.apt_gates())
 
     def apt_gates(self) -> dict[str, float]:
         """Gate openings, for logs and the curve."""

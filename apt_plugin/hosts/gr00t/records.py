@@ -106,7 +106,7 @@ def check_savable(model: Any) -> None:
     Raises:
         AptError: see `StageState.check`.
     """
-    model.apt_state.check(model.apt_vlm_digest(), torch_params.first_non_finite(model))
+    model.apt_run.check(model.apt_vlm_digest(), torch_params.first_non_finite(model))
 
 
 def write(model: Any, folder: Path, processor: Path | None = None) -> None:
@@ -118,7 +118,7 @@ def write(model: Any, folder: Path, processor: Path | None = None) -> None:
     beside = [(processor or folder) / name for name in SEALED]
     with open(folder / WEIGHTS, "rb") as file:
         os.fsync(file.fileno())
-    record = model.apt_state.record(
+    record = model.apt_run.record(
         vlm=model.apt_vlm_digest(),
         weights=files.sha256_of(folder / WEIGHTS),
         layout=freeze.layout(torch_params.shapes(model)),
@@ -136,5 +136,5 @@ def resume(model: Any, folder: Path) -> None:
     record = stages.read_record(folder)
     if record.stage == model.apt_stage:  # another stage's files are not of interest
         check_whole(folder)
-    model.apt_state.resume(folder, record)
+    model.apt_run.resume(folder, record)
     torch_params.check_tree(model, torch_params.file_shapes(folder / WEIGHTS), folder)

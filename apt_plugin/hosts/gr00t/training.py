@@ -117,11 +117,11 @@ class AptPipeline(Gr00tN1d7Pipeline):
         model = Gr00tN1d7Apt.convert(loaded, self.recipe, self.stage)
         if self.cache is not None:
             model.apt_absent = absent.find(model, self.config.training.start_from_checkpoint)
-        model.apt_state.facts = self.facts
+        model.apt_run.facts = self.facts
         config = self.model_config
         model.apt_train_as(config)
         if self.record is not None:
-            model.apt_state.after(self.config.training.start_from_checkpoint, self.record)
+            model.apt_run.after(self.config.training.start_from_checkpoint, self.record)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         added = sum(p.numel() for n, p in model.named_parameters() if "apt_" in n)
         logging.info("APT: Stage %d, %d parameters train, %d added (apt_*).", self.stage, trainable, added)
@@ -139,10 +139,10 @@ class Steps(TrainerCallback):
     """Tell the model which optimiser step it is in: noise and logs are keyed by it, whatever was resumed."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        _inner(model).apt_state.step = state.global_step
+        _inner(model).apt_run.step = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        _inner(model).apt_state.step = state.global_step
+        _inner(model).apt_run.step = state.global_step
 
 
 def _inner(model: Any) -> Any:
@@ -175,7 +175,7 @@ class AptTrainer(Gr00tTrainer):
         model = _inner(self.model)
         if "loss" in logs:
             logs = {**logs, **model.apt_gates()}
-            if (gap := model.apt_state.curve.points("blank_gap_train")[1]).size:
+            if (gap := model.apt_run.curve.points("blank_gap_train")[1]).size:
                 logs["blank_gap_train"] = float(gap[-1])
         super().log(logs, start_time)
 

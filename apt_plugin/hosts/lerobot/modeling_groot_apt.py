@@ -57,7 +57,7 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
             raw = sorted(loading.local_folder(config.base_model_path).glob("*.safetensors"))
             self.apt_absent.locate(raw, {name.removeprefix("_groot_model."): name for name in self.apt_absent.specs})
         self.to(config.device)
-        self.apt_state = records.state_of(config)
+        self.apt_run = records.state_of(config)
         self._apt_eval: dict[str, list[float]] = {}
         # PEFT opens all of a module that it saves in full: what the recipe froze of the head is frozen again behind it.
         self._apt_frozen = {n for n, p in self.named_parameters() if not p.requires_grad and part_of(n) != "vlm"}
@@ -130,23 +130,23 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
         Raises:
             NonFiniteError: naming the step and the loss term.
         """
-        if self.training and self.apt_state.vlm_start is None:
-            self.apt_state.begin(vlm_digest(self))
+        if self.training and self.apt_run.vlm_start is None:
+            self.apt_run.begin(vlm_digest(self))
         flow, recipe, two = self.model, self.config.recipe, self.config.stage == LIKELIHOOD
         backbone, action = flow.prepare_input(self._filter_groot_inputs(batch, include_action=True))
         if (cached := cache_data.fields_of(batch)) is not None:
             backbone = {cache_groot.FIELDS: cached}
-        step = self.apt_state.step if self.training else -1  # the same draws at every evaluation, in both stages
+        step = self.apt_run.step if self.training else -1  # the same draws at every evaluation, in both stages
         index = batch.get("index")
         noise, time = flow.apt_draw(action["action"], step, index if isinstance(index, Tensor) else None)
-        blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_state.step % recipe.gap_every == 0))
+        blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_run.step % recipe.gap_every == 0))
         kind = get_device_from_parameters(self).type
         with torch.autocast(device_type=kind, dtype=torch.bfloat16, enabled=self.config.use_bf16):
             errors = flow.apt_errors(backbone, action, noise, time, blank)
         mask = errors.pop("mask")
         terms = {name: error.float().sum() / (mask.sum() + 1e-6) for name, error in errors.items()}
         scalars = {name: float(term.detach()) for name, term in terms.items()}
-        stages.check_finite(scalars, self.apt_state.step)
+        stages.check_finite(scalars, self.apt_run.step)
         logged = self._log(scalars, errors["loss"][..., : self.config.output_features[ACTION].shape[0]])
         weight = {"loss": 1.0, "prior": recipe.prior_loss}
         if reduction == "none":

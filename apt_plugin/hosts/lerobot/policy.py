@@ -57,7 +57,7 @@ class AptPolicy(HostPolicy):
         self.apt_absent = cache.leave_out(self)
         self.model.to(config.device)
         set_trainable(self, config)
-        self.apt_state = records.state_of(config)
+        self.apt_run = records.state_of(config)
         self._apt_eval: dict[str, list[float]] = {}
         config._apt_recorder = self._record_adapter
 
@@ -114,8 +114,8 @@ class AptPolicy(HostPolicy):
         Raises:
             NonFiniteError: naming the step and the loss term.
         """
-        if self.training and self.apt_state.vlm_start is None:
-            self.apt_state.begin(vlm_digest(self))
+        if self.training and self.apt_run.vlm_start is None:
+            self.apt_run.begin(vlm_digest(self))
         recipe, two = self.config.recipe, self.config.stage == LIKELIHOOD
         cached = cache_data.fields_of(batch)
         if cached is None:
@@ -124,9 +124,9 @@ class AptPolicy(HostPolicy):
             images, img_masks = cache_pi.images_of(self, cached) if "tokens" in cached else ([], [])
         prefix = cache_pi.prefix_of(cached) if cached is not None and "k" in cached else None
         actions = self.prepare_action(batch)
-        step = self.apt_state.step if self.training else -1  # the same draws at every evaluation, in both stages
+        step = self.apt_run.step if self.training else -1  # the same draws at every evaluation, in both stages
         noise, time = draw(self.model, batch, actions, recipe.noise_draws, step)
-        blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_state.step % recipe.gap_every == 0))
+        blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_run.step % recipe.gap_every == 0))
         errors = self.model.forward(
             images, img_masks, PromptBatch.of(batch), actions, noise, time, self._state(batch), blank, prefix
         )
@@ -136,7 +136,7 @@ class AptPolicy(HostPolicy):
         if "prior" in terms:
             per_sample = per_sample + recipe.prior_loss * terms["prior"].mean((1, 2))
         scalars = {name: float(term.detach().mean()) for name, term in terms.items()}
-        stages.check_finite(scalars, self.apt_state.step)
+        stages.check_finite(scalars, self.apt_run.step)
         logged = self._log(scalars, terms["loss"])
         return (per_sample if reduction == "none" else per_sample.mean()), logged
 
@@ -153,9 +153,9 @@ class AptPolicy(HostPolicy):
         cheap = interval_numbers(scalars["loss"], scalars.get("blank"), gates)
         curve |= {"blank_gap_train" if name == "blank_gap" else name: value for name, value in cheap.items()}
         curve |= self._held_out()
-        if gates and self.apt_state.step % max(self.config.recipe.gap_every, 1) == 0:
-            self.apt_state.curve.add(self.apt_state.step, {f"gate.{site}": g for site, g in gates.items()})
-        self.apt_state.curve.add(self.apt_state.step, curve)
+        if gates and self.apt_run.step % max(self.config.recipe.gap_every, 1) == 0:
+            self.apt_run.curve.add(self.apt_run.step, {f"gate.{site}": g for site, g in gates.items()})
+        self.apt_run.curve.add(self.apt_run.step, curve)
         per_dim = errors.detach().mean((0, 1)).cpu().tolist()
         return {**curve, "loss_per_dim": per_dim, "trainable_share": trainable_share(self)}
 
@@ -170,7 +170,7 @@ class AptPolicy(HostPolicy):
 
     def update(self) -> None:
         """lerobot calls this after each optimiser step."""
-        self.apt_state.step += 1
+        self.apt_run.step += 1
 
     def get_optim_params(self) -> Any:
         """

@@ -62,9 +62,9 @@ def state_of(config: Any) -> StageState:
 def restore(policy: Any, source: loading.Source) -> None:
     """Continue our own checkpoint where it stopped, or note where this stage begins."""
     if source.kind == "same" and source.record is not None:
-        policy.apt_state.resume(source.folder, source.record)
+        policy.apt_run.resume(source.folder, source.record)
     elif source.kind == "prior" and source.record is not None:
-        policy.apt_state.after(source.folder, source.record)
+        policy.apt_run.after(source.folder, source.record)
 
 
 def save(policy: Any, folder: Path, save_weights: Callable[[], None]) -> None:
@@ -73,7 +73,7 @@ def save(policy: Any, folder: Path, save_weights: Callable[[], None]) -> None:
     Raises:
         AptError: a parameter is not finite, or a frozen VLM has changed; nothing is written then.
     """
-    policy.apt_state.check(vlm_digest(policy), torch_params.first_non_finite(policy))
+    policy.apt_run.check(vlm_digest(policy), torch_params.first_non_finite(policy))
     save_weights()
     if getattr(policy, "apt_absent", None) is not None:
         torch_absent.merge(folder / WEIGHTS, policy.apt_absent)
@@ -89,7 +89,7 @@ def write(policy: Any, folder: Path, weights: str) -> None:
         AptError: see `StageState.check`.
     """
     shapes = {n: s for n, s in torch_params.shapes(policy).items() if ".lora_" not in n}
-    record = policy.apt_state.record(
+    record = policy.apt_run.record(
         vlm=vlm_digest(policy),
         weights=files.sha256_of(folder / weights),
         layout=freeze.layout(shapes),

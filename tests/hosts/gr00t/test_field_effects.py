@@ -102,10 +102,10 @@ def losses(where, recipe, _set_up):
     model, inputs = converted(where, recipe).train(), batch(where)
     found = []
     for step in range(8):
-        model.apt_state.step = step
+        model.apt_run.step = step
         torch.manual_seed(0)
         found.append(float(model(dict(inputs))["loss"].detach()))
-    return found[0], tuple(model.apt_state.curve.points("blank_gap_train")[0])
+    return found[0], tuple(model.apt_run.curve.points("blank_gap_train")[0])
 
 
 def acted(where, recipe, _set_up):
@@ -121,7 +121,7 @@ class SetUp:
         first = self.pipeline(Recipe(), 1, self.play, where / "base2")
         first._create_dataset(folder)
         model = converted(where, Recipe(), 1)
-        model.apt_state.facts = first.facts
+        model.apt_run.facts = first.facts
         self.prior = folder / "s1"
         model.save_pretrained(self.prior)
         first.processor.save_pretrained(self.prior)

@@ -53,7 +53,7 @@ def main() -> None:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=zero2())
         assert engine.zero_optimization_stage() == 2
     for step in range(STEPS):
-        model.apt_state.step = step
+        model.apt_run.step = step
         loss = (engine or model)(dict(batch))["loss"]
         if engine is not None:
             engine.backward(loss)

@@ -103,7 +103,7 @@ class Run:
     def save_prior(self, body: Any, folder: Path, steps: int) -> Path:
         """What lerobot-train leaves: weights, record, processors. At 0 steps it is the trivial prior that a gated
         policy in one stage starts from: the product's check of Stage 2's source stays as it is."""
-        body.policy.apt_state.step = steps
+        body.policy.apt_run.step = steps
         body.policy.save_pretrained(folder)
         for processor in self.processors(body):
             processor.save_pretrained(folder)
