@@ -74,6 +74,6 @@ def head_alone(flow, features, action, noise, time):
 
     features = replace(features, vl=features.vl.detach().requires_grad_(), kv={})
     head, embodiment = flow.action_head, action["embodiment_id"]
-    state = flow.apt_run(action["state"], embodiment)
+    state = flow.apt_state(action["state"], embodiment)
     bucket = (time * head.num_timestep_buckets).long()
     flow.apt_velocity(features, noise, bucket, state, embodiment).square().mean().backward()

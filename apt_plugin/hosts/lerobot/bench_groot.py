@@ -161,7 +161,7 @@ def _head_step(model: Any, batch: int, draws: int) -> int:
 
     def step() -> None:
         vl = adapt(head.vlln, head.vl_self_attention, states, adapter_mask(layout))
-        state = model.apt_run(torch.empty(batch, 1, 132), who)
+        state = model.apt_state(torch.empty(batch, 1, 132), who)
         features = Features(vl, layout.image, layout.text)
         model.apt_velocity(features, x, when, state, who).square().mean().backward()
 

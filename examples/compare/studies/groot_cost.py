@@ -129,7 +129,7 @@ class Ours:
         with torch.no_grad():
             features, _ = flow.apt_features(self.backbone)
         features = replace(features, vl=features.vl.requires_grad_())
-        state = flow.apt_run(self.action["state"], self.action["embodiment_id"])
+        state = flow.apt_state(self.action["state"], self.action["embodiment_id"])
         x, bucket = torch.randn(BATCH, 1, 40, 132), torch.full((BATCH, 1), 500)
         flow.apt_velocity(features, x, bucket, state, self.action["embodiment_id"]).square().mean().backward()
 

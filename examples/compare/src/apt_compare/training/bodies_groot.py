@@ -151,7 +151,7 @@ class GrootBody(Body):
             mask = padding_mask(layout)
         vl = adapt(head.vlln, head.vl_self_attention, states.hidden[0], mask)
         features = Features(vl, layout.image, layout.text, states.hidden[1:] or None)
-        return Ready(features, states.masks, self.model.apt_run(states.state, states.embodiment), states.embodiment)
+        return Ready(features, states.masks, self.model.apt_state(states.state, states.embodiment), states.embodiment)
 
     def velocity(self, ready: Ready, x: Tensor, time: Tensor, language: bool = True) -> Tensor:
         # A bucket's border must not move by the rounding of 1 - (1 - t).
