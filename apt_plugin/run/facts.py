@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from apt_plugin.recipe import Recipe
 logger = logging.getLogger(__name__)
 
 JOB = "APT_PREFLIGHT"  # the child's task: JSON of {"answer": path, "flags": {stage: tokens}, ...}
+EPISODE = "episode_index"
 SECONDS = 20.0  # for the numbers of one data set: a pre-flight takes less than a minute
 APART = 0.5  # standard deviations between two means from which data and statistics do not belong together
 
@@ -118,10 +119,13 @@ class Column:
         return np.sqrt(np.maximum(self.squares / max(self.rows, 1) - self.mean**2, 0))
 
 
-def numbers(files: Sequence[Path], names: Sequence[str], seconds: float = SECONDS) -> dict[str, Column]:
+def numbers(
+    files: Sequence[Path], names: Sequence[str], episodes: Collection[int] | None = None, seconds: float = SECONDS
+) -> dict[str, Column]:
     """Read columns of parquet files, without images, in `seconds` at most.
 
     Args:
+        episodes: the only ones that are trained on (by the column episode_index); None for all.
         names: columns of numbers or of lists of numbers; those that a file lacks are left out.
     """
     import pyarrow.parquet as parquet
@@ -131,9 +135,11 @@ def numbers(files: Sequence[Path], names: Sequence[str], seconds: float = SECOND
     for place, path in enumerate(files):
         file = parquet.ParquetFile(path)
         have = [name for name in names if name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_size=16384, columns=have):
+        index = [EPISODE] if episodes is not None and EPISODE in file.schema_arrow.names else []
+        for batch in file.iter_batches(batch_size=16384, columns=[*have, *index]):
+            rows = np.isin(batch.column(EPISODE).to_numpy(), list(episodes or ())) if index else slice(None)
             for name in have:
-                found.setdefault(name, Column()).add(_matrix(batch.column(name)))
+                found.setdefault(name, Column()).add(_matrix(batch.column(name))[rows])
         if time.monotonic() > end and place + 1 < len(files):
             logger.info("APT: looked at the numbers of %d of %d data files in %.0f s.", place + 1, len(files), seconds)
             break

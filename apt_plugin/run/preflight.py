@@ -198,17 +198,15 @@ def _device(facts: Facts) -> Iterator[tuple[Level, str]]:
 def _disk(facts: Mapping[str, Facts]) -> Iterator[Finding]:
     """Both stages write to one disk."""
     known = {stage: told for stage, told in facts.items() if told.free_bytes is not None}
-    needed = {
-        stage: (told.checkpoint_bytes or 0) * (told.checkpoints or 1) + (told.cache_bytes or 0)
-        for stage, told in known.items()
-    }
+    saved = {stage: 1 if told.checkpoints is None else told.checkpoints for stage, told in known.items()}
+    needed = {s: (told.checkpoint_bytes or 0) * saved[s] + (told.cache_bytes or 0) for s, told in known.items()}
     free = min((told.free_bytes or 0 for told in known.values()), default=0)
     if sum(needed.values()) > free:
         worst = max(needed, key=lambda stage: needed[stage])
         told = known[worst]
         yield Finding("error", worst, (
             f"the run writes at least {readable(sum(needed.values()))} and the disk has {readable(free)} free "
-            f"({told.checkpoints or 1} checkpoints of {readable(told.checkpoint_bytes or 0)} in this stage). Save less "
+            f"({saved[worst]} checkpoints of {readable(told.checkpoint_bytes or 0)} in this stage). Save less "
             f"often with {told.flag('checkpoints')}, or write elsewhere with {told.flag('output')}."
         ))  # fmt: skip
 

@@ -1,0 +1,164 @@
+"""What lerobot tells about a training command before its first step; `apt_plugin.run.preflight` judges it.
+
+Both stages' flags go through the host's own parser and its own `validate`; of the data, metadata and numbers are read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from apt_plugin import families
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot.processors import AptPromptStep
+from apt_plugin.run import facts, preflight
+from apt_plugin.run.preflight import Facts
+from apt_plugin.stages import LIKELIHOOD
+
+FLAGS = {
+    "steps": "--steps", "warmup_steps": "--policy.scheduler_warmup_steps", "data": "--dataset.repo_id",
+    "decay_steps": "--policy.scheduler_decay_steps", "token_limit": "--policy.tokenizer_max_length",
+    "checkpoints": "--save_freq", "output": "--output_dir", "precision": "--policy.dtype",
+}  # fmt: skip
+# What a mode of normalisation reads from a data set's statistics.
+READS = {
+    "MEAN_STD": ("mean", "std"), "MIN_MAX": ("min", "max"), "QUANTILES": ("q01", "q99"), "QUANTILE10": ("q10", "q90"),
+}  # fmt: skip
+
+
+def main() -> None:
+    """The child process: `apt_plugin.run.facts.JOB` says what to look at."""
+    job = json.loads(os.environ[facts.JOB])
+    configs = {stage: parsed(stage, flags) for stage, flags in job["flags"].items()}
+    told = {stage: of(stage, config, Path(job["output"])) for stage, config in configs.items()}
+    preflight.write(Path(job["answer"]), told)
+
+
+def parsed(stage: str, flags: Sequence[str]) -> Any:
+    """A stage's TrainPipelineConfig, validated by the host.
+
+    Raises:
+        AptError: flags that the host refuses.
+    """
+    from lerobot.configs import parser
+    from lerobot.scripts import lerobot_train
+
+    def whole(config: Any) -> Any:
+        config.validate()
+        return config
+
+    whole.__annotations__["config"] = lerobot_train.TrainPipelineConfig  # the host's parser asks for the class
+    before, sys.argv = sys.argv, ["lerobot-train", *flags]
+    try:
+        with facts.parsing(stage):
+            return parser.wrap()(whole)()
+    finally:
+        sys.argv = before
+
+
+def of(stage: str, config: Any, output: Path) -> Facts:
+    """
+    Args:
+        config: `parsed`; output: the run's folder.
+    """
+    policy, meta = config.policy, _metadata(stage, config.dataset)
+    state, action = _columns(stage, policy, meta, config.rename_map)
+    texts = _texts(meta, config.dataset.episodes)
+    steps = config.steps
+    warmup, decay = _schedule(config.scheduler, steps)
+    more: dict[str, Any] = {}
+    if policy.apt_family == families.PI:  # GR00T's prompt has no limit
+        step = AptPromptStep(family=policy.type.partition("_")[0], tokenizer_name=policy.tokenizer_name)
+        width = int(math.prod(meta.features[state]["shape"]))
+        more = facts.longest(texts, lambda text: step.longest(text, width)) | {
+            "token_limit": policy.tokenizer_max_length
+        }
+    stats = meta.stats or {}
+    own = policy.stage != LIKELIHOOD or policy.recipe.norm_stats == "data"  # else those of Stage 1
+    if own:
+        modes = {str(kind).rpartition(".")[2]: mode.name for kind, mode in policy.normalization_mapping.items()}
+        more |= facts.statistics(
+            stats, {state: READS.get(modes.get("STATE", ""), ()), action: READS.get(modes.get("ACTION", ""), ())}
+        )
+    found = facts.numbers(sorted((meta.root / "data").rglob("*.parquet")), [state, action], config.dataset.episodes)
+    more |= facts.of_numbers(found, stats if own and config.dataset.episodes is None else {})
+    weights = _weights(policy)
+    return Facts(
+        steps=steps, warmup_steps=warmup, decay_steps=decay, batch_size=config.batch_size,
+        data=f"{config.dataset.repo_id}", frames=meta.total_frames, state_fed=True, checkpoint_bytes=weights,
+        checkpoints=facts.saved(steps, config.save_freq) if config.save_checkpoint else 0,
+        free_bytes=facts.free(output), memory_needed=weights, memory_there=_memory(policy.device),
+        vlm=facts.vlm_of(stage, policy.recipe),
+        flags=FLAGS | {"statistics": _how(config.dataset)}, **facts.instructions(texts), **more,
+    )  # fmt: skip
+
+
+def _metadata(stage: str, dataset: Any) -> Any:
+    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+
+    try:
+        return LeRobotDatasetMetadata(dataset.repo_id, root=dataset.root, revision=dataset.revision)
+    except Exception as error:
+        where = f" in --dataset.root {dataset.root}" if dataset.root else ""
+        raise AptError(
+            f"Stage {stage}: there is no data set --dataset.repo_id {dataset.repo_id}{where} that lerobot can open "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'})."
+        ) from error
+
+
+def _columns(stage: str, policy: Any, meta: Any, renamed: Mapping[str, str]) -> tuple[str, str]:
+    """The data's columns of the robot's state and of the actions."""
+    have = {renamed.get(name, name): name for name in meta.features}
+    for name in ("observation.state", "action"):
+        if name not in have:
+            raise AptError(
+                f"Stage {stage}: {policy.type} reads {name}, and {meta.repo_id} has no such column, only "
+                f"{', '.join(sorted(n for n in meta.features if '.' in n or n == 'action'))}. Say which is meant: "
+                f'--rename_map=\'{{"<column>": "{name}"}}\'.'
+            )
+    return have["observation.state"], have["action"]
+
+
+def _texts(meta: Any, episodes: Sequence[int] | None) -> list[str]:
+    """The instructions of the episodes that are trained on; a set without annotation has none."""
+    if meta.tasks is None:
+        return []
+    if episodes is None or meta.episodes is None or "tasks" not in meta.episodes.column_names:
+        return [str(text) for text in meta.tasks.index]
+    return sorted({str(text) for index in episodes for text in meta.episodes[index]["tasks"]})
+
+
+def _schedule(scheduler: Any, steps: int) -> tuple[int | None, int | None]:
+    """(warm-up, decay) in steps as they will be: the host shrinks both where training is shorter than the decay."""
+    warmup, decay = (getattr(scheduler, name, None) for name in ("num_warmup_steps", "num_decay_steps"))
+    if warmup is not None and decay is not None and steps < decay:
+        return int(warmup * steps / decay), steps
+    return warmup, decay
+
+
+def _weights(policy: Any) -> int | None:
+    """Bytes of the policy's weights, counted in the headers of its base; None where that lies on the hub."""
+    from apt_plugin.backends.torch_params import file_shapes
+
+    folder = Path(policy.pretrained_path or "-")
+    found = [file_shapes(path) for path in folder.glob("*.safetensors")] if folder.is_dir() else []
+    count = sum(math.prod(shape) for file in found for shape in file.values())
+    return count * (2 if getattr(policy, "dtype", None) == "bfloat16" else 4) or None
+
+
+def _memory(device: str | None) -> int | None:
+    if not str(device).startswith("cuda"):
+        return None
+    from torch import cuda
+
+    return cuda.get_device_properties(device).total_memory if cuda.is_available() else None
+
+
+def _how(dataset: Any) -> str:
+    root = f" --root={dataset.root}" if dataset.root else ""
+    return f"python -m lerobot.scripts.augment_dataset_quantile_stats --repo-id={dataset.repo_id}{root}"
