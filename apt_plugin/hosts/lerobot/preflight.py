@@ -48,7 +48,7 @@ def parsed(stage: str, flags: Sequence[str]) -> Any:
     from lerobot.configs import parser
     from lerobot.scripts import lerobot_train
 
-    def whole(config: Any) -> Any:
+    def whole(config: Any = None) -> Any:  # the parser fills it in
         config.validate()
         return config
 

@@ -39,6 +39,10 @@ def main() -> None:
             serve(script, job.get("acting", {}))
         elif job["do"] == "plan":
             plan(job)
+        elif job["do"] == "facts":
+            from apt_plugin.hosts.openpi import preflight
+
+            preflight.main(job)
         elif job["do"] == "train":
             train(script, job)
         else:
@@ -49,14 +53,10 @@ def main() -> None:
 
 def plan(job: dict[str, Any]) -> None:
     """Where the stages of a run lie. What either would be refused for is refused here, before the first step."""
-    from openpi.training import config as _config
+    from apt_plugin.hosts.openpi import derive, preflight
 
-    from apt_plugin.hosts.openpi import derive
-
-    recipe, stocks = from_flat(flatten(job["recipe"])), {}
-    for stage, flags in job["flags"].items():
-        sys.argv[1:] = flags
-        stocks[stage] = _config.cli()
+    recipe = from_flat(flatten(job["recipe"]))
+    stocks = {stage: preflight.parsed(stage, flags) for stage, flags in job["flags"].items()}
     if "1" in stocks:
         derive.derive(stocks["1"], PRIOR, recipe)
         if "2" in stocks:

@@ -66,6 +66,11 @@ class OpenpiStages:
                 sys.exit(status)  # the host's parser, or a refusal of ours, has said why
             return json.loads(answer.read_text())
 
+    def facts_command(self, stages: Sequence[str], answer: Path) -> Command:
+        flags = {stage: self.flags(stage) for stage in stages}
+        job = {"do": "facts", "flags": flags, "recipe": asdict(self.recipe), "answer": str(answer)}
+        return self.program.child(job, self.program.flags, alone=True)
+
     @property
     def output(self) -> Path:
         return Path(self.plan["output"])
