@@ -20,19 +20,21 @@ logger = logging.getLogger(__name__)
 
 JOB = "APT_PREFLIGHT"  # the child's task: JSON of {"answer": path, "flags": {stage: tokens}, ...}
 EPISODE = "episode_index"
-SECONDS = 20.0  # for the numbers of one data set: a pre-flight takes less than a minute
+SECONDS = 10.0  # for the numbers of one data set: a pre-flight takes less than a minute
 APART = 0.5  # standard deviations between two means from which data and statistics do not belong together
 
 
 @contextmanager
 def parsing(stage: str) -> Iterator[None]:
-    """Around the host's own parser: its refusal, in whichever form, says which stage it is about.
+    """Around the host's own parser, and what is read by its flags: a refusal says which stage it is about.
 
     Raises:
         AptError: the parser raised, or ended the process (its own words stand above).
     """
     try:
         yield
+    except AptError as error:
+        raise error if str(error).startswith("Stage ") else AptError(f"Stage {stage}: {error}") from error
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -41,7 +43,8 @@ def parsing(stage: str) -> Iterator[None]:
             f"written --apt.stage{stage}.<flag>."
         ) from stop
     except Exception as error:
-        raise AptError(f"Stage {stage}: {error}") from error
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise AptError(f"Stage {stage}: {kind}{error}") from error
 
 
 def vlm_of(stage: str, recipe: Recipe) -> str:
@@ -133,13 +136,16 @@ def numbers(
     found: dict[str, Column] = {}
     end = time.monotonic() + seconds
     for place, path in enumerate(files):
-        file = parquet.ParquetFile(path)
-        have = [name for name in names if name in file.schema_arrow.names]
-        index = [EPISODE] if episodes is not None and EPISODE in file.schema_arrow.names else []
-        for batch in file.iter_batches(batch_size=16384, columns=[*have, *index]):
-            rows = np.isin(batch.column(EPISODE).to_numpy(), list(episodes or ())) if index else slice(None)
-            for name in have:
-                found.setdefault(name, Column()).add(_matrix(batch.column(name))[rows])
+        try:
+            file = parquet.ParquetFile(path)
+            have = [name for name in names if name in file.schema_arrow.names]
+            index = [EPISODE] if episodes is not None and EPISODE in file.schema_arrow.names else []
+            for batch in file.iter_batches(batch_size=16384, columns=[*have, *index]):
+                rows = np.isin(batch.column(EPISODE).to_numpy(), list(episodes or ())) if index else slice(None)
+                for name in have:
+                    found.setdefault(name, Column()).add(_matrix(batch.column(name))[rows])
+        except (ValueError, TypeError, IndexError, OSError) as error:  # what is odd to us the host may well read
+            logger.warning("APT: cannot look at the numbers of %s (%s).", path, error)
         if time.monotonic() > end and place + 1 < len(files):
             logger.info("APT: looked at the numbers of %d of %d data files in %.0f s.", place + 1, len(files), seconds)
             break

@@ -68,7 +68,8 @@ class Staged:
             return 0, {}
         with tempfile.TemporaryDirectory() as folder:
             answer = Path(folder) / "facts.json"
-            status = self._run(self.host.facts_command(stages, answer))
+            command = self.host.facts_command(stages, answer)
+            status = 0 if command is None else self._run(command)
             return status, {} if status else preflight.read(answer)
 
     def _preflight(self) -> int:

@@ -85,6 +85,13 @@ def test_reading_numbers_ends_in_time(table, caplog):
     assert "1 of 3 data files" in caplog.text
 
 
+def test_what_cannot_be_read_is_told_and_stops_nothing(table, tmp_path, caplog):
+    (tmp_path / "odd.parquet").write_text("no table")
+    found = facts.numbers([tmp_path / "odd.parquet", table([[0, 1]])], ["state"])
+    assert found["state"].rows == 1
+    assert "cannot look at the numbers of" in caplog.text
+
+
 @pytest.mark.parametrize(("asked", "count"), [((100, 30), 4), ((100, 200), 1), ((100, 0), 1), ((100, 10, 5), 5)])
 def test_checkpoints_are_counted(asked, count):
     assert facts.saved(*asked) == count

@@ -43,7 +43,10 @@ def main() -> None:
     job = json.loads(os.environ[facts.JOB])
     recipe = from_flat(flatten(job["recipe"]))
     asked = {stage: parsed(stage, job["module"], flags) for stage, flags in job["flags"].items()}
-    told = {stage: of(stage, one, job["module"], recipe, Path(job["output"])) for stage, one in asked.items()}
+    told = {}
+    for stage, one in asked.items():
+        with facts.parsing(stage):
+            told[stage] = of(stage, one, job["module"], recipe, Path(job["output"]))
     preflight.write(Path(job["answer"]), told)
 
 

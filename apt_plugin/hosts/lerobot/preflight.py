@@ -35,7 +35,10 @@ def main() -> None:
     """The child process: `apt_plugin.run.facts.JOB` says what to look at."""
     job = json.loads(os.environ[facts.JOB])
     configs = {stage: parsed(stage, flags) for stage, flags in job["flags"].items()}
-    told = {stage: of(stage, config, Path(job["output"])) for stage, config in configs.items()}
+    told = {}
+    for stage, config in configs.items():
+        with facts.parsing(stage):
+            told[stage] = of(config, Path(job["output"]))
     preflight.write(Path(job["answer"]), told)
 
 
@@ -61,13 +64,13 @@ def parsed(stage: str, flags: Sequence[str]) -> Any:
         sys.argv = before
 
 
-def of(stage: str, config: Any, output: Path) -> Facts:
+def of(config: Any, output: Path) -> Facts:
     """
     Args:
         config: `parsed`; output: the run's folder.
     """
-    policy, meta = config.policy, _metadata(stage, config.dataset)
-    state, action = _columns(stage, policy, meta, config.rename_map)
+    policy, meta = config.policy, _metadata(config.dataset)
+    state, action = _columns(policy, meta, config.rename_map)
     texts = _texts(meta, config.dataset.episodes)
     steps = config.steps
     warmup, decay = _schedule(config.scheduler, steps)
@@ -93,12 +96,12 @@ def of(stage: str, config: Any, output: Path) -> Facts:
         data=f"{config.dataset.repo_id}", frames=meta.total_frames, state_fed=True, checkpoint_bytes=weights,
         checkpoints=facts.saved(steps, config.save_freq) if config.save_checkpoint else 0,
         free_bytes=facts.free(output), memory_needed=weights, memory_there=_memory(policy.device),
-        vlm=facts.vlm_of(stage, policy.recipe),
+        vlm=facts.vlm_of(str(policy.stage), policy.recipe),
         flags=FLAGS | {"statistics": _how(config.dataset)}, **facts.instructions(texts), **more,
     )  # fmt: skip
 
 
-def _metadata(stage: str, dataset: Any) -> Any:
+def _metadata(dataset: Any) -> Any:
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
     try:
@@ -106,18 +109,18 @@ def _metadata(stage: str, dataset: Any) -> Any:
     except Exception as error:
         where = f" in --dataset.root {dataset.root}" if dataset.root else ""
         raise AptError(
-            f"Stage {stage}: there is no data set --dataset.repo_id {dataset.repo_id}{where} that lerobot can open "
+            f"there is no data set --dataset.repo_id {dataset.repo_id}{where} that lerobot can open "
             f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'})."
         ) from error
 
 
-def _columns(stage: str, policy: Any, meta: Any, renamed: Mapping[str, str]) -> tuple[str, str]:
+def _columns(policy: Any, meta: Any, renamed: Mapping[str, str]) -> tuple[str, str]:
     """The data's columns of the robot's state and of the actions."""
     have = {renamed.get(name, name): name for name in meta.features}
     for name in ("observation.state", "action"):
         if name not in have:
             raise AptError(
-                f"Stage {stage}: {policy.type} reads {name}, and {meta.repo_id} has no such column, only "
+                f"{policy.type} reads {name}, and {meta.repo_id} has no such column, only "
                 f"{', '.join(sorted(n for n in meta.features if '.' in n or n == 'action'))}. Say which is meant: "
                 f'--rename_map=\'{{"<column>": "{name}"}}\'.'
             )

@@ -39,10 +39,6 @@ def main() -> None:
             serve(script, job.get("acting", {}))
         elif job["do"] == "plan":
             plan(job)
-        elif job["do"] == "facts":
-            from apt_plugin.hosts.openpi import preflight
-
-            preflight.main(job)
         elif job["do"] == "train":
             train(script, job)
         else:
@@ -52,7 +48,7 @@ def main() -> None:
 
 
 def plan(job: dict[str, Any]) -> None:
-    """Where the stages of a run lie. What either would be refused for is refused here, before the first step."""
+    """Where the stages of a run lie, and their facts. What flags are refused for is refused here, before any step."""
     from apt_plugin.hosts.openpi import derive, preflight
 
     recipe = from_flat(flatten(job["recipe"]))
@@ -68,7 +64,9 @@ def plan(job: dict[str, Any]) -> None:
 
     stages = {stage: {"resume": stock.resume, "steps": stock.num_train_steps} for stage, stock in stocks.items()}
     folders = {stage: folder(stocks.get(stage, last), stage) for stage in ("1", "2")}
-    files.write_json(Path(job["answer"]), {"output": folder(last, ""), "stages": stages, "folders": folders})
+    told = {stage: preflight.told(stage, stock, recipe) for stage, stock in stocks.items()}
+    answer = {"output": folder(last, ""), "stages": stages, "folders": folders, "facts": told}
+    files.write_json(Path(job["answer"]), answer)
 
 
 def derived(job: dict[str, Any]) -> tuple[Any, Any]:

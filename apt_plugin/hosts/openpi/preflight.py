@@ -5,6 +5,7 @@ Both stages' flags go through the host's own parser; of the data, metadata, stat
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi import derive
 from apt_plugin.hosts.openpi.config import apt_config
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt
-from apt_plugin.recipe import Recipe, flatten, from_flat
-from apt_plugin.run import facts, preflight
+from apt_plugin.recipe import Recipe
+from apt_plugin.run import facts
 from apt_plugin.run.preflight import Facts
 from apt_plugin.stages import LIKELIHOOD
 
@@ -31,11 +32,13 @@ FLAGS = {
 }  # fmt: skip
 
 
-def main(job: dict[str, Any]) -> None:
-    """The child process; `job`: flags and recipe of the stages, and where the answer goes."""
-    recipe = from_flat(flatten(job["recipe"]))
-    told = {stage: of(stage, parsed(stage, flags), recipe) for stage, flags in job["flags"].items()}
-    preflight.write(Path(job["answer"]), told)
+def told(stage: str, stock: Any, recipe: Recipe) -> dict[str, Any]:
+    """A stage's facts as plain values, or under "refused" why there are none: a finished stage needs none."""
+    try:
+        with facts.parsing(stage):
+            return dataclasses.asdict(of(stage, stock, recipe))
+    except AptError as error:
+        return {"refused": str(error)}
 
 
 def parsed(stage: str, flags: Sequence[str]) -> Any:
@@ -62,16 +65,16 @@ def of(stage: str, stock: Any, recipe: Recipe) -> Facts:
     schedule, folder = stock.lr_schedule, Path(stock.checkpoint_base_dir)
     more: dict[str, Any] = {}
     spoken = int(stage) == LIKELIHOOD or recipe.prefix == "native"  # else the prompts of Stage 1 are never read
-    meta = _metadata(stage, data) if data.rlds_data_dir is None and data.repo_id not in (None, "fake") else None
+    meta = _metadata(data) if data.rlds_data_dir is None and data.repo_id not in (None, "fake") else None
     texts = _texts(data, meta)
     if texts is not None:
         more |= facts.instructions(texts) | _longest(data, model, texts if spoken else [])
     if data.repo_id != "fake" and (int(stage) != LIKELIHOOD or recipe.norm_stats == "data"):  # else those of Stage 1
         names = ("q01", "q99") if data.use_quantile_norm else ("mean", "std")
-        told = {column: vars(found) for column, found in (data.norm_stats or {}).items()}
-        more |= facts.statistics(told, {"state": names, "actions": names})
+        have = {column: vars(found) for column, found in (data.norm_stats or {}).items()}
+        more |= facts.statistics(have, {"state": names, "actions": names})
     if meta is not None:
-        columns = [name for name, told in meta.features.items() if told["dtype"].startswith("float")]
+        columns = [name for name, column in meta.features.items() if column["dtype"].startswith("float")]
         files = sorted((Path(meta.root) / "data").rglob("*.parquet"))
         # Statistics are of transformed numbers here: they cannot be compared with the columns.
         more |= {"not_finite": facts.of_numbers(facts.numbers(files, columns), {})["not_finite"]}
@@ -85,13 +88,13 @@ def of(stage: str, stock: Any, recipe: Recipe) -> Facts:
     )  # fmt: skip
 
 
-def _metadata(stage: str, data: Any) -> Any:
+def _metadata(data: Any) -> Any:
     try:
         return data_loader.lerobot_dataset.LeRobotDatasetMetadata(data.repo_id)
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'}"
         raise AptError(
-            f"Stage {stage}: there is no data set {data.repo_id!r} (--data.repo-id) that the host can open ({reason}). "
+            f"there is no data set {data.repo_id!r} (--data.repo-id) that the host can open ({reason}). "
             "It looks in HF_LEROBOT_HOME and on the hub."
         ) from error
 
