@@ -47,6 +47,11 @@ def parsing(stage: str) -> Iterator[None]:
         raise AptError(f"Stage {stage}: {kind}{error}") from error
 
 
+def first_line(error: Exception) -> str:
+    """A host's exception in one line."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
 def vlm_of(stage: str, recipe: Recipe) -> str:
     """What trains of the VLM, in words."""
     how = "frozen" if stage == "1" else recipe.vlm
@@ -180,6 +185,13 @@ def of_numbers(columns: Mapping[str, Column], told: Mapping[str, Any]) -> dict[s
         "not_finite": {name: column.not_finite for name, column in columns.items() if column.not_finite},
         "statistics_of_other_data": apart,
     }
+
+
+def mixed(told: Mapping[str, Any], name: str, columns: Mapping[str, Column]) -> dict[str, Any]:
+    """A stage's facts with those of the unlabelled data that is mixed in: its numbers, under both names."""
+    more = of_numbers(columns, {})["not_finite"]
+    both = {column: told["not_finite"].get(column, 0) + more.get(column, 0) for column in {*told["not_finite"], *more}}
+    return {**told, "not_finite": both, "data": f"{told['data']} + {name}"}
 
 
 def free(folder: Path) -> int:

@@ -66,6 +66,16 @@ def edit_stats(folder: Path, change) -> None:
     path.write_text(json.dumps(stats))
 
 
+def spoil(folder: Path) -> None:
+    """One number of the first frame is none."""
+    path = min((folder / "data").rglob("*.parquet"))
+    table = pd.read_parquet(path)
+    first = np.array(table["observation.state"][0])
+    first[1] = np.nan
+    table.at[0, "observation.state"] = first
+    table.to_parquet(path)
+
+
 def test_a_sound_run_is_silent(command, found):
     assert found(command()) == []
 
@@ -139,16 +149,22 @@ def test_the_warm_up_as_it_will_be(command, found):
 
 def test_numbers_that_are_none(command, found, changed):
     """π0.5 writes a NaN state into its prompt as any other number."""
-    for path in (changed / "data").rglob("*.parquet"):
-        table = pd.read_parquet(path)
-        first = np.array(table["observation.state"][0])
-        first[1] = np.nan
-        table.at[0, "observation.state"] = first
-        table.to_parquet(path)
+    spoil(changed)
     said = found(command(on=changed))
     assert [(level, stage) for level, stage, _ in said] == [("error", "1"), ("error", "2")]
     assert "1 numbers of observation.state in test/changed are NaN" in said[0][2]
     assert found(command("--dataset.episodes=[1,2]", on=changed)) == []  # the frame is left out
+
+
+def test_unlabelled_data_that_is_mixed_in(command, found, changed, data, tmp_path):
+    """It is opened when Stage 2 begins, after all of Stage 1."""
+    share = "--apt.mix.share=0.5"
+    with pytest.raises(AptError, match=r"Stage 2: there is no data set --apt.mix.repo_id test/absent"):
+        found(command(share, "--apt.mix.repo_id=test/absent", f"--apt.mix.root={tmp_path / 'absent'}"))
+    spoil(changed)
+    ((level, stage, words),) = found(command(share, "--apt.mix.repo_id=test/changed", f"--apt.mix.root={changed}"))
+    assert (level, stage) == ("error", "2")
+    assert "1 numbers of observation.state in test/labelled + test/changed are NaN" in words
 
 
 def test_quantiles_that_are_missing(command, found, changed):

@@ -24,6 +24,7 @@ from apt_plugin.hosts.gr00t.programs import TRAINING
 from apt_plugin.recipe import Recipe, flatten, from_flat
 from apt_plugin.run import facts, preflight
 from apt_plugin.run.preflight import Facts
+from apt_plugin.stages import LIKELIHOOD
 
 COLUMNS = ("observation.state", "action")
 STATISTICS = "stats.json"
@@ -96,14 +97,16 @@ def of(stage: str, asked: Asked, module: str, recipe: Recipe, output: Path) -> F
     Raises:
         AptError: a folder that is no data set.
     """
-    data.check_sets(asked.sets)
+    blank = [recipe.mix.root] if int(stage) == LIKELIHOOD and recipe.mix.share > 0 else []
+    sets = [*asked.sets, *blank]
+    data.check_sets(sets)
     training, steps = asked.training, asked.training.max_steps
     texts = [text for path in asked.sets for text in data.tasks(Path(path))]
-    tables = [file for path in asked.sets for file in sorted((Path(path) / "data").rglob("*.parquet"))]
+    tables = [file for path in sets for file in sorted((Path(path) / "data").rglob("*.parquet"))]
     broken = tuple(f"{path}: {what}" for path in asked.sets for what in _broken_statistics(Path(path)))
     return Facts(
         steps=steps, warmup_steps=getattr(training, "warmup_steps", 0) or math.ceil(training.warmup_ratio * steps),
-        batch_size=training.global_batch_size, data=os.pathsep.join(asked.sets),
+        batch_size=training.global_batch_size, data=os.pathsep.join(sets),
         frames=sum(_frames(Path(path)) for path in asked.sets), state_fed=asked.state_dropout < 1,
         statistics_not_finite=broken, checkpoint_bytes=_weights(asked.base),
         checkpoints=facts.saved(steps, training.save_steps, training.save_total_limit),

@@ -69,7 +69,10 @@ def of(config: Any, output: Path) -> Facts:
     Args:
         config: `parsed`; output: the run's folder.
     """
-    policy, meta = config.policy, _metadata(config.dataset)
+    policy = config.policy
+    meta = _metadata(
+        config.dataset.repo_id, config.dataset.root, config.dataset.revision, "--dataset.repo_id", "--dataset.root"
+    )
     state, action = _columns(policy, meta, config.rename_map)
     texts = _texts(meta, config.dataset.episodes)
     steps = config.steps
@@ -88,12 +91,18 @@ def of(config: Any, output: Path) -> Facts:
         more |= facts.statistics(
             stats, {state: READS.get(modes.get("STATE", ""), ()), action: READS.get(modes.get("ACTION", ""), ())}
         )
-    found = facts.numbers(sorted((meta.root / "data").rglob("*.parquet")), [state, action], config.dataset.episodes)
+    found = facts.numbers(_tables(meta), [state, action], config.dataset.episodes)
     more |= facts.of_numbers(found, stats if own and config.dataset.episodes is None else {})
+    more["data"] = config.dataset.repo_id
+    mix = policy.recipe.mix
+    if policy.stage == LIKELIHOOD and mix.share > 0:
+        name = mix.repo_id or config.dataset.repo_id
+        other = _metadata(name, mix.root or None, None, "--apt.mix.repo_id", "--apt.mix.root")
+        more = facts.mixed(more, name, facts.numbers(_tables(other), [state, action]))
     weights = _weights(policy)
     return Facts(
         steps=steps, warmup_steps=warmup, decay_steps=decay, batch_size=config.batch_size,
-        data=f"{config.dataset.repo_id}", frames=meta.total_frames, state_fed=True, checkpoint_bytes=weights,
+        frames=meta.total_frames, state_fed=True, checkpoint_bytes=weights,
         checkpoints=facts.saved(steps, config.save_freq) if config.save_checkpoint else 0,
         free_bytes=facts.free(output), memory_needed=weights, memory_there=_memory(policy.device),
         vlm=facts.vlm_of(str(policy.stage), policy.recipe),
@@ -101,17 +110,20 @@ def of(config: Any, output: Path) -> Facts:
     )  # fmt: skip
 
 
-def _metadata(dataset: Any) -> Any:
+def _metadata(name: str, root: Any, revision: str | None, flag: str, root_flag: str) -> Any:
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
     try:
-        return LeRobotDatasetMetadata(dataset.repo_id, root=dataset.root, revision=dataset.revision)
+        return LeRobotDatasetMetadata(name, root=root, revision=revision)
     except Exception as error:
-        where = f" in --dataset.root {dataset.root}" if dataset.root else ""
+        where = f" in {root_flag} {root}" if root else ""
         raise AptError(
-            f"there is no data set --dataset.repo_id {dataset.repo_id}{where} that lerobot can open "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'})."
+            f"there is no data set {flag} {name}{where} that lerobot can open ({facts.first_line(error)})."
         ) from error
+
+
+def _tables(meta: Any) -> list[Path]:
+    return sorted((meta.root / "data").rglob("*.parquet"))
 
 
 def _columns(policy: Any, meta: Any, renamed: Mapping[str, str]) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from openpi.training import data_loader
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi import derive
 from apt_plugin.hosts.openpi.config import apt_config
+from apt_plugin.hosts.openpi.mix import mixed
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt
 from apt_plugin.recipe import Recipe
 from apt_plugin.run import facts
@@ -63,9 +64,13 @@ def of(stage: str, stock: Any, recipe: Recipe) -> Facts:
     model = apt_config(stock.model, int(stage), recipe)
     data = stock.data.create(stock.assets_dirs, model)
     schedule, folder = stock.lr_schedule, Path(stock.checkpoint_base_dir)
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"data": str(data.repo_id)}
     spoken = int(stage) == LIKELIHOOD or recipe.prefix == "native"  # else the prompts of Stage 1 are never read
-    meta = _metadata(data) if data.rlds_data_dir is None and data.repo_id not in (None, "fake") else None
+    meta = (
+        _metadata(data.repo_id, "--data.repo-id")
+        if data.rlds_data_dir is None and data.repo_id not in (None, "fake")
+        else None
+    )
     texts = _texts(data, meta)
     if texts is not None:
         more |= facts.instructions(texts) | _longest(data, model, texts if spoken else [])
@@ -74,29 +79,34 @@ def of(stage: str, stock: Any, recipe: Recipe) -> Facts:
         have = {column: vars(found) for column, found in (data.norm_stats or {}).items()}
         more |= facts.statistics(have, {"state": names, "actions": names})
     if meta is not None:
-        columns = [name for name, column in meta.features.items() if column["dtype"].startswith("float")]
-        files = sorted((Path(meta.root) / "data").rglob("*.parquet"))
         # Statistics are of transformed numbers here: they cannot be compared with the columns.
-        more |= {"not_finite": facts.of_numbers(facts.numbers(files, columns), {})["not_finite"]}
-        more |= {"frames": meta.total_frames}
+        more |= {"not_finite": facts.of_numbers(_numbers(meta), {})["not_finite"], "frames": meta.total_frames}
+        if int(stage) == LIKELIHOOD and recipe.mix.share > 0:
+            mixed(data, recipe.mix)  # refuses what cannot be mixed
+            name = recipe.mix.repo_id
+            more = facts.mixed(more, name, _numbers(_metadata(name, "--apt.mix.repo_id")))
     return Facts(
         steps=stock.num_train_steps, warmup_steps=getattr(schedule, "warmup_steps", None),
-        decay_steps=getattr(schedule, "decay_steps", None), batch_size=stock.batch_size, data=str(data.repo_id),
+        decay_steps=getattr(schedule, "decay_steps", None), batch_size=stock.batch_size,
         state_fed=not model.pi05 or model.discrete_state_input, checkpoint_bytes=_weights(model),
         checkpoints=_saved(stock), free_bytes=facts.free(folder), vlm=facts.vlm_of(stage, recipe),
         flags=FLAGS | {"statistics": f"scripts/compute_norm_stats.py --config-name {stock.name}"}, **more,
     )  # fmt: skip
 
 
-def _metadata(data: Any) -> Any:
+def _metadata(name: str, flag: str) -> Any:
     try:
-        return data_loader.lerobot_dataset.LeRobotDatasetMetadata(data.repo_id)
+        return data_loader.lerobot_dataset.LeRobotDatasetMetadata(name)
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason'}"
         raise AptError(
-            f"there is no data set {data.repo_id!r} (--data.repo-id) that the host can open ({reason}). "
-            "It looks in HF_LEROBOT_HOME and on the hub."
+            f"there is no data set {flag} {name} that the host can open ({facts.first_line(error)}). It looks in "
+            "HF_LEROBOT_HOME and on the hub."
         ) from error
+
+
+def _numbers(meta: Any) -> dict[str, facts.Column]:
+    columns = [name for name, column in meta.features.items() if column["dtype"].startswith("float")]
+    return facts.numbers(sorted((Path(meta.root) / "data").rglob("*.parquet")), columns)
 
 
 def _texts(data: Any, meta: Any) -> list[str] | None:
