@@ -69,12 +69,11 @@ def of(config: Any, output: Path) -> Facts:
     Args:
         config: `parsed`; output: the run's folder.
     """
-    policy = config.policy
-    meta = _metadata(
-        config.dataset.repo_id, config.dataset.root, config.dataset.revision, "--dataset.repo_id", "--dataset.root"
-    )
+    policy, source = config.policy, config.dataset
+    opened = {"revision": source.revision, "repo_type": source.repo_type}
+    meta = _metadata(source.repo_id, source.root, "--dataset.repo_id", "--dataset.root", **opened)
     state, action = _columns(policy, meta, config.rename_map)
-    texts = _texts(meta, config.dataset.episodes)
+    texts = _texts(meta, source.episodes)
     steps = config.steps
     warmup, decay = _schedule(config.scheduler, steps)
     more: dict[str, Any] = {}
@@ -91,13 +90,13 @@ def of(config: Any, output: Path) -> Facts:
         more |= facts.statistics(
             stats, {state: READS.get(modes.get("STATE", ""), ()), action: READS.get(modes.get("ACTION", ""), ())}
         )
-    found = facts.numbers(_tables(meta), [state, action], config.dataset.episodes)
-    more |= facts.of_numbers(found, stats if own and config.dataset.episodes is None else {})
-    more["data"] = config.dataset.repo_id
+    found = facts.numbers(_tables(meta), [state, action], source.episodes)
+    more |= facts.of_numbers(found, stats if own and source.episodes is None else {})
+    more["data"] = source.repo_id
     mix = policy.recipe.mix
     if policy.stage == LIKELIHOOD and mix.share > 0:
-        name = mix.repo_id or config.dataset.repo_id
-        other = _metadata(name, mix.root or None, None, "--apt.mix.repo_id", "--apt.mix.root")
+        name = mix.repo_id or source.repo_id
+        other = _metadata(name, mix.root or None, "--apt.mix.repo_id", "--apt.mix.root")
         more = facts.mixed(more, name, facts.numbers(_tables(other), [state, action]))
     weights = _weights(policy)
     return Facts(
@@ -106,15 +105,19 @@ def of(config: Any, output: Path) -> Facts:
         checkpoints=facts.saved(steps, config.save_freq) if config.save_checkpoint else 0,
         free_bytes=facts.free(output), memory_needed=weights, memory_there=_memory(policy.device),
         vlm=facts.vlm_of(str(policy.stage), policy.recipe),
-        flags=FLAGS | {"statistics": _how(config.dataset)}, **facts.instructions(texts), **more,
+        flags=FLAGS | {"statistics": _how(source)}, **facts.instructions(texts), **more,
     )  # fmt: skip
 
 
-def _metadata(name: str, root: Any, revision: str | None, flag: str, root_flag: str) -> Any:
+def _metadata(name: str, root: Any, flag: str, root_flag: str, **more: Any) -> Any:
+    """
+    Args:
+        more: what else the host opens the data set with.
+    """
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
     try:
-        return LeRobotDatasetMetadata(name, root=root, revision=revision)
+        return LeRobotDatasetMetadata(name, root=root, **more)
     except Exception as error:
         where = f" in {root_flag} {root}" if root else ""
         raise AptError(
