@@ -13,7 +13,7 @@ import tyro
 
 from apt_plugin import __version__
 from apt_plugin.errors import AptError, choose
-from apt_plugin.overview import OVERVIEW
+from apt_plugin.overview import CHECK, OVERVIEW
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,20 @@ def _run(argv: list[str]) -> int:
     return carry_out(adapter, launch.split(argv, adapter.name))
 
 
+def _check(argv: list[str]) -> int:
+    """`check` takes a host's training command as it is."""
+    from apt_plugin import launch
+
+    if not argv or argv[0] in ("-h", "--help"):
+        print(CHECK)
+        return 0
+    from apt_plugin.hosts import adapter_for
+    from apt_plugin.run.staged import check
+
+    adapter = adapter_for(argv)
+    return check(adapter, launch.split(argv, adapter.name))
+
+
 def _cache(argv: list[str]) -> int:
     """`cache` takes a folder, or a host's training command as it is."""
     from apt_plugin import cache_command as command
@@ -255,6 +269,8 @@ def main() -> None:
     try:
         if argv[:1] == ["run"]:
             sys.exit(_run(argv[1:]))
+        if argv[:1] == ["check"]:
+            sys.exit(_check(argv[1:]))
         if argv[:1] == ["cache"]:
             sys.exit(_cache(argv[1:]))
         known, prog, description = COMMANDS, "apt-plugin", OVERVIEW

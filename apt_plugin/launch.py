@@ -33,6 +33,8 @@ RECIPES = ("apt",)
 # Of the recipe, what a program that acts may choose anew: all else was settled when the checkpoint was trained.
 ACTING = ("guidance_scale",)
 STAGES = ("1", "2", "both")
+# "on" and "off" are what YAML calls them, so a recipe file and a flag mean the same.
+YES, NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]], host: str) -> 
     values |= {name: value for name, value in ours if name != "config"}
     given = frozenset(name if "." in name else name.replace("-", "_") for name in values)
     stage = choose("--apt.stage", str(values.pop("stage", "both")), STAGES)
-    prove = str(values.pop("prove", "true")).lower() in ("true", "1", "yes")
+    prove = _boolean("prove", values.pop("prove", "true"))
     listen = str(values.pop("listen", Request.listen))
     if not listen.isdigit():
         raise AptError(f"--apt.listen is {listen!r}; write how many frames to listen on, 0 for none.")
@@ -159,6 +161,17 @@ def check_one_process(request: Request, stage_flags: bool, host_flags: bool = Fa
         raise AptError(f"--apt.stage{request.stage}.{name}: write --{name} {value} in the host's own command here.")
     if request.command and not host_flags:
         raise AptError(f"{' '.join(request.command)!r} is no flag of the recipe: write it in the host's own command.")
+
+
+def _boolean(name: str, value: Any) -> bool:
+    """
+    Raises:
+        AptError: a word that is neither yes nor no.
+    """
+    word = str(value).lower()
+    if word not in YES + NO:
+        raise AptError(f"--apt.{name} is {str(value)!r}; write true or false.")
+    return word in YES
 
 
 def _as_flag(value: Any) -> str:

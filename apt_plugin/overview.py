@@ -4,6 +4,7 @@ OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the 
 
 Train
   apt-plugin run <the host's own command> --recipe apt                both stages and the proofs between them
+  apt-plugin check <the same command>                                 what would stop or spoil it, before its first step
   apt-plugin cache build|verify|info ...                              the frozen VLM's features on disk
   apt-plugin label --policy CHECKPOINT --labelled A --unlabelled B    instructions for episodes that have none
 
@@ -23,3 +24,10 @@ The hosts on this machine
 
 `apt-plugin COMMAND --help` explains a command, `apt-plugin run --help` every field of the recipe; --version
 says which this is, `apt-plugin --tyro-print-completion bash` (or zsh, tcsh) prints completion for a shell."""
+
+CHECK = """apt-plugin check <the host's training command> --recipe apt [--apt.* ...]
+
+What would stop or spoil both stages later, looked at in less than a minute and without a model: the flags of both
+stages by the host's own parser, the longest prompt against the token limit, warm-up and decay against the steps,
+instructions for Stage 2, statistics, numbers that are none, the robot's state, disk and device memory. `apt-plugin
+run` does the same before its first step. Exit status 1 where a run would be stopped."""

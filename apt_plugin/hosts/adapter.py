@@ -58,6 +58,16 @@ class Stages(Protocol):
         """How to write this host's command with a distributed launcher inside, for the message that asks for it."""
         ...
 
+    def facts_command(self, stages: Sequence[str], answer: Path) -> Command | None:
+        """ONE process that parses the flags of these stages by the host's own parser, before any of them ran, and
+        leaves what `run.preflight` judges in `answer` (`preflight.write`). It builds no model and decodes no image.
+        None where such a process has run already, and the answer is there.
+
+        Raises:
+            AptError: what that process was refused for.
+        """
+        ...
+
     def command(self, stage: str) -> Command:
         """The process that trains a stage; called once its Stage 1, where it needs one, is there.
 

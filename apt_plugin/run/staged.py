@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from apt_plugin import files
@@ -17,7 +18,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Adapter, Command, Stages
 from apt_plugin.launch import Request
 from apt_plugin.report.run import write_run
-from apt_plugin.run import child
+from apt_plugin.run import child, preflight
 from apt_plugin.run.lock import only_one
 from apt_plugin.stages import Record, read_record
 
@@ -54,7 +55,32 @@ class Staged:
             AptError: another run has this folder, or see the host's `command`.
         """
         with only_one(self.host.output):
-            return self._train()
+            return self._preflight() or self._train()
+
+    def look(self) -> tuple[int, Mapping[str, preflight.Facts]]:
+        """(exit status of the child that looked, the facts of the stages that are still to run).
+
+        Raises:
+            AptError: the child told nothing.
+        """
+        stages = [stage for stage in self.wanted if not self.host.finished(stage)]
+        if not stages:
+            return 0, {}
+        with tempfile.TemporaryDirectory() as folder:
+            answer = Path(folder) / "facts.json"
+            command = self.host.facts_command(stages, answer)
+            status = 0 if command is None else self._run(command)
+            return status, {} if status else preflight.read(answer)
+
+    def _preflight(self) -> int:
+        """Nothing that can be known before the first step stops a run later."""
+        if os.environ.get("RANK", "0") != "0":  # one process looks for all
+            return 0
+        status, facts = self.look()
+        findings = preflight.judge(facts)
+        for finding in findings:
+            logger.log(preflight.LEVELS[finding.level], "APT: %s", finding)
+        return status or int(any(finding.level == "error" for finding in findings))
 
     def _train(self) -> int:
         for stage in self.wanted:
@@ -131,6 +157,22 @@ def carry_out(host: Adapter, request: Request) -> int:
     """`apt-plugin run`: a training command as stages, any other program of the host as it is; the exit status."""
     stages = host.stages(request)
     return call(host.start(request)) if stages is None else Staged(stages, request).train()
+
+
+def check(host: Adapter, request: Request) -> int:
+    """`apt-plugin check <training command>`: the pre-flight by itself; exit status 1 where a run would be stopped.
+
+    Raises:
+        AptError: the command trains nothing by the recipe.
+    """
+    stages = host.stages(request)
+    if stages is None:
+        raise AptError(f"Write a training command of {host.name} with its recipe: apt-plugin check ... --recipe apt.")
+    status, facts = Staged(stages, request).look()
+    findings = preflight.judge(facts)
+    if not status:
+        print(preflight.table(facts, findings) or "Nothing is left to run.")
+    return int(bool(status) or any(finding.level == "error" for finding in findings))
 
 
 def make_cache(host: Adapter, request: Request, action: str) -> int:

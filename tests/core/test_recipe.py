@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from apt_plugin import recipe as recipe_module
 from apt_plugin.errors import AptError
+from apt_plugin.launch import split
 from apt_plugin.recipe import (
     EXPERTS,
     GATES,
@@ -218,3 +219,14 @@ def test_no_comment_of_a_field_breaks_a_help_page() -> None:
     comments = [line for line in inspect.getsource(recipe_module).splitlines() if line.strip().startswith("#")]
     assert len(comments) > 20
     assert not [line for line in comments if "%" in line]
+
+
+@pytest.mark.parametrize(("word", "wanted"), [("true", True), ("on", True), ("no", False), ("OFF", False)])
+def test_proofs_follow_a_boolean(word, wanted):
+    assert split(["--recipe", "apt", "--apt.prove", word]).prove is wanted
+
+
+def test_a_word_that_is_no_boolean_is_refused():
+    """It meant false: a run without its proofs."""
+    with pytest.raises(AptError, match=r"--apt.prove is 'always'; write true or false"):
+        split(["--recipe", "apt", "--apt.prove", "always"])

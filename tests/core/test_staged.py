@@ -13,7 +13,9 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.launch import split
 from apt_plugin.recipe import Recipe
-from apt_plugin.run.staged import Staged, call
+from apt_plugin.run import preflight
+from apt_plugin.run.preflight import Facts
+from apt_plugin.run.staged import Staged, call, check
 from apt_plugin.run.state import StageState
 from apt_plugin.stages import write_record
 
@@ -25,8 +27,12 @@ class Host:
     output: Path
     resume: bool = False
     done: tuple[str, ...] = ()
+    told: dict[str, Facts] = dataclasses.field(default_factory=dict)
     own_launch: str = "torchrun train"
     held_out: str = ""
+
+    def facts_command(self, stages, answer):
+        return Command(["look", *stages, str(answer)])
 
     def command(self, stage):
         return Command(["train", stage])
@@ -55,9 +61,14 @@ class Processes:
     """Notes what is started and does what a stage would leave behind."""
 
     def __init__(self, host, fails=""):
-        self.host, self.fails, self.started = host, fails, []
+        self.host, self.fails, self.started, self.looked = host, fails, [], []
 
     def __call__(self, command):
+        if command.argv[0] == "look":
+            *stages, answer = command.argv[1:]
+            self.looked.append(stages)
+            preflight.write(Path(answer), {stage: self.host.told.get(stage, Facts()) for stage in stages})
+            return 3 if self.fails == "look" else 0
         words = [word for word in command.argv if word not in (sys.executable, "-m", "apt_plugin")]
         self.started.append(" ".join(words[:2]) if words[0] in ("train", "build", "verify") else words[0])
         if self.started[-1] == self.fails:
@@ -144,8 +155,8 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 
 def test_a_stage_that_leaves_nothing_is_told(tmp_path):
-    run, _ = staged(tmp_path)
-    run._run = lambda command: 0
+    run, processes = staged(tmp_path)
+    run._run = lambda command: processes(command) if command.argv[0] == "look" else 0
     with pytest.raises(AptError, match="left no whole checkpoint"):
         run.train()
 
@@ -175,3 +186,64 @@ def test_a_command_has_an_environment_of_its_own(monkeypatch):
     monkeypatch.setenv("APT_TEST_OURS", "kept")
     script = "import os, sys; sys.exit(os.environ['APT_TEST_OURS'] + os.environ['APT_TEST_MORE'] != 'keptmore')"
     assert call(Command([sys.executable, "-c", script], {"APT_TEST_MORE": "more"})) == 0
+
+
+def test_both_stages_are_looked_at_before_the_first_step(tmp_path, caplog):
+    """What stops Stage 2 stops the run before Stage 1; what only spoils it is told."""
+    run, processes = staged(tmp_path, told={"1": Facts(steps=10, warmup_steps=20), "2": Facts(frames=0, data="me/set")})
+    assert run.train() == 1
+    assert processes.looked == [["1", "2"]]
+    assert processes.started == []
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert errors == [
+        "APT: Stage 2: me/set holds no frames. Name other data with the host's data."
+    ]  # fmt: skip
+    assert "Stage 1: its 10 steps end inside a warm-up" in caplog.text
+
+
+def test_flags_that_do_not_parse_stop_the_run(tmp_path):
+    run, processes = staged(tmp_path, fails="look")
+    assert run.train() == 3
+    assert processes.started == []
+
+
+@pytest.mark.parametrize(("done", "looked"), [((), [["1", "2"]]), (("1",), [["2"]]), (("1", "2"), [])])
+def test_a_finished_stage_is_not_looked_at(tmp_path, done, looked):
+    for stage in done:
+        leave(tmp_path, stage)
+    run, processes = staged(tmp_path, done=done, resume=True)
+    assert run.train() == 0
+    assert processes.looked == looked
+
+
+def test_one_rank_looks_for_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    run, processes = staged(tmp_path, "--apt.stage=1")
+    assert run.train() == 0
+    assert processes.looked == []
+
+
+class Adapter:
+    """Its training command is a folder's."""
+
+    name = "toy"
+
+    def __init__(self, host):
+        self.host = host
+
+    def stages(self, request):
+        return self.host
+
+
+@pytest.mark.parametrize(("told", "status"), [(Facts(frames=3), 0), (Facts(frames=0), 1)])
+def test_check_prints_and_ends_with_a_status(tmp_path, monkeypatch, capsys, told, status):
+    host = Host(tmp_path, told={"2": told})
+    monkeypatch.setattr("apt_plugin.run.staged.call", Processes(host))
+    assert check(Adapter(host), split(["train", "--recipe", "apt"])) == status
+    assert ("error: Stage 2: the data holds no frames" in capsys.readouterr().out) == bool(status)
+    assert not list(tmp_path.iterdir())  # it only looks
+
+
+def test_check_wants_a_training_command(tmp_path):
+    with pytest.raises(AptError, match=r"apt-plugin check \.\.\. --recipe apt"):
+        check(Adapter(None), split(["serve"]))

@@ -111,7 +111,7 @@ def test_a_signal_to_the_launcher_ends_the_training(data, plain, tok: str, tmp_p
     command = [
         sys.executable, "-m", "apt_plugin", "run", "lerobot-train", "--policy.type=pi05",
         f"--policy.pretrained_path={plain['pi05']}",
-        *datasets.flags(data["labelled"], tok, steps=100_000, save_freq=1, output_dir=tmp_path / "run"), "--recipe",
+        *datasets.flags(data["labelled"], tok, steps=2000, save_freq=1, output_dir=tmp_path / "run"), "--recipe",
         "apt", "--apt.stage", "1",
     ]  # fmt: skip
     with processes.running(command, env=datasets.ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:

@@ -10,12 +10,17 @@ import runpy
 import sys
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t.names import BUILDERS
+from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK
 from apt_plugin.hosts.gr00t.programs import TRAINING
 from apt_plugin.launch import check_one_process, for_acting, split
 
 
 def main(argv: list[str]) -> None:
+    if argv[0] == CHECK:
+        from apt_plugin.hosts.gr00t import preflight
+
+        preflight.main()
+        return
     from apt_plugin.hosts.gr00t import acting, register
 
     request = split(argv, "gr00t")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,11 +16,12 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.gr00t import rules, versions
 from apt_plugin.hosts.gr00t.checkpoints import last_whole, openable
-from apt_plugin.hosts.gr00t.names import BUILDERS, CHILD, POLICIES
+from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK, CHILD, POLICIES
 from apt_plugin.hosts.gr00t.programs import Program, Settings, find_program, is_program, switched
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request, for_acting
 from apt_plugin.recipe import as_text
+from apt_plugin.run.facts import JOB
 from apt_plugin.run.staged import folder_of
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,13 @@ class GrootStages:
     def folder(self, stage: str) -> Path:
         """Where the host writes a stage: it puts a named experiment into a folder of its own."""
         return folder_of(self.output, stage) / (self.of(stage).get("experiment-name") or "")
+
+    def facts_command(self, stages: Sequence[str], answer: Path) -> Command:
+        job = {
+            "answer": str(answer), "output": str(self.output), "module": self.program.module,
+            "recipe": asdict(self.recipe), "flags": {stage: list(self.of(stage).flags) for stage in stages},
+        }  # fmt: skip
+        return Command([sys.executable, "-m", CHILD, CHECK], {JOB: json.dumps(job)})
 
     def command(self, stage: str) -> Command:
         name, own = self.settings.flag, self.request.stage_flags[stage]

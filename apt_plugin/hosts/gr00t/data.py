@@ -45,7 +45,7 @@ def check_words(paths: Iterable[str]) -> None:
     Raises:
         AptError: naming the folders.
     """
-    bare = [str(path) for path in paths if not _tasks(Path(path))]
+    bare = [str(path) for path in paths if not any(text.strip() for text in tasks(Path(path)))]
     if bare:
         raise AptError(
             f"Stage 2 learns from instructions, and {', '.join(bare)} has no task text. Train Stage 1 on it "
@@ -54,12 +54,11 @@ def check_words(paths: Iterable[str]) -> None:
         )
 
 
-def _tasks(folder: Path) -> list[str]:
-    """The instructions of a data set, empty ones left out."""
+def tasks(folder: Path) -> list[str]:
+    """The instructions of a data set, empty ones among them."""
     file = folder / "meta" / "tasks.jsonl"
     lines = file.read_text().splitlines() if file.is_file() else []
-    found = (str(json.loads(line).get("task", "")) for line in lines if line.strip())
-    return [text for text in found if text.strip()]
+    return [str(json.loads(line).get("task", "")) for line in lines if line.strip()]
 
 
 def check_sets(paths: Iterable[str]) -> None:
@@ -140,7 +139,7 @@ def install(blank: Iterable[str] = (), unlabelled: bool = False) -> None:
         return
     blanked = {Path(path).resolve() for path in blank}
     cls = host.LeRobotEpisodeLoader
-    read, tasks = cls._load_parquet_data, cls.create_language_from_meta
+    read, words = cls._load_parquet_data, cls.create_language_from_meta
 
     def without(loader: Any) -> bool:
         if Path(loader.dataset_path).resolve() in blanked:
@@ -169,7 +168,7 @@ def install(blank: Iterable[str] = (), unlabelled: bool = False) -> None:
     def language_from_meta(loader: Any, episode_meta: dict, nframes: int, lang_key: str) -> list[str]:
         if without(loader) or (unlabelled and not episode_meta.get("tasks" if lang_key == "task" else "sub_tasks")):
             return [CONSTANT] * nframes
-        return tasks(loader, episode_meta, nframes, lang_key)
+        return words(loader, episode_meta, nframes, lang_key)
 
     def opened(file: Any, *args: Any, **kwargs: Any) -> Any:
         if Path(file).name == host.LEROBOT_TASKS_FILENAME and not Path(file).exists():

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from apt_plugin.errors import AptError, did_you_mean
+from apt_plugin.hosts.lerobot.programs import CHECK
 
 # Programs of ours that go through the host's training script, and what they do in place of training.
 BUILDERS = {"apt-cache-build": "build", "apt-cache-verify": "verify"}
@@ -22,6 +23,11 @@ def main(argv: list[str]) -> None:
 
     program, *flags = argv
     register()
+    if program == CHECK:
+        from apt_plugin.hosts.lerobot import preflight
+
+        preflight.main()
+        return
     sys.argv = [program, *flags]
     if program in BUILDERS:
         from apt_plugin.hosts.lerobot import cache_build

@@ -16,7 +16,7 @@ from apt_plugin.hosts.lerobot.acting import acting_flags
 from apt_plugin.hosts.lerobot.checkpoints import last_whole
 from apt_plugin.hosts.lerobot.flags import precision_flags, recipe_flags, source_flags
 from apt_plugin.hosts.lerobot.names import POLICIES
-from apt_plugin.hosts.lerobot.programs import TRAIN, Program, child, find_program, for_cache, found
+from apt_plugin.hosts.lerobot.programs import TRAIN, Program, check, child, find_program, flags_of, for_cache, found
 from apt_plugin.launch import Request
 from apt_plugin.run.flags import Flags
 from apt_plugin.run.staged import folder_of
@@ -54,6 +54,24 @@ class LerobotStages:
         flags = self.flags.without("resume", "output_dir").with_({"output_dir": str(self.folder(stage))})
         flags = self._stage1(flags, own) if stage == "1" else self._stage2(flags, own)
         return Command(child(self.program, flags.with_(own).tokens()))
+
+    def facts_command(self, stages: Sequence[str], answer: Path) -> Command:
+        job = {"answer": str(answer), "output": str(self.output), "flags": {s: self._looked_at(s) for s in stages}}
+        return check(job)
+
+    def _looked_at(self, stage: str) -> list[str]:
+        """A stage's flags before it can start: Stage 2 stands for itself on its prior's policy until there is one."""
+        own = self.request.stage_flags[stage]
+        named = own.get("policy.path") or (self.flags.get("policy.path") if self.request.stage == "2" else None)
+        if stage == "2" and self.request.stage == "both" and named is None and self.result("1") is None:
+            inherited = {k: v for k, v in self.request.stage_flags["1"].items() if k.startswith("policy.")}
+            flags = source_flags(self.flags.without("resume").with_(inherited).with_(own))
+            flags = flags.with_({"policy.stage": "2", **recipe_flags(self.recipe)}).with_(own)
+            flags = flags.with_({"output_dir": str(self.folder("2"))})
+        else:
+            flags = Flags.read(flags_of(self.command(stage).argv))
+        # What a resumed run left behind is set aside when the stage begins.
+        return (flags.without("output_dir") if self.resume else flags).tokens()
 
     def _stage1(self, flags: Flags, own: dict[str, str]) -> Flags:
         flags = source_flags(flags.with_(own))

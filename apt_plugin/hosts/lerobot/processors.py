@@ -94,9 +94,20 @@ class AptPromptStep(ObservationProcessorStep):
             raise AptError("pi05 writes observation.state into its prompt, and the batch has none.")
         # 256 bins over [-1, 1], as lerobot's processor_pi05.py and openpi's tokenizer have them
         bins = np.digitize(state.detach().cpu().float().numpy(), np.linspace(-1, 1, 257)[:-1]) - 1
-        return [
-            pi05_segments(clean(task), " ".join(map(str, digits))) for task, digits in zip(tasks, bins, strict=True)
-        ]
+        return [self._pi05(task, digits) for task, digits in zip(tasks, bins, strict=True)]
+
+    @staticmethod
+    def _pi05(task: str | None, digits: Any) -> list:
+        return pi05_segments(clean(task), " ".join(map(str, digits)))
+
+    def longest(self, task: str, state_width: int) -> int:
+        """How many tokens a prompt can have, whatever the state's digits are."""
+        if self.family == "pi0":
+            segments = pi0_segments(task.rstrip("\n"))
+        else:
+            widest = max(range(-1, 256), key=lambda digit: len(self._encode(f" {digit}")))
+            segments = self._pi05(task, [widest] * state_width)
+        return len(self._bos) + sum(len(self._encode(segment.text)) for segment in segments if segment.text)
 
     def _tasks(self, observation: dict[str, Any]) -> list[str | None]:
         extra = self.transition.get(TransitionKey.COMPLEMENTARY_DATA) or {}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from apt_plugin.hosts.adapter import Command
+from apt_plugin.run.facts import JOB
 
 CHILD = "apt_plugin.hosts.lerobot"
 TRAIN = "lerobot-train"
+CHECK = "apt-check"  # a program of ours: tells the facts of a training command's stages, see `preflight`
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,21 @@ def child(program: Program, flags: Sequence[str]) -> list[str]:
     return [*launcher, "-m", CHILD, program.name, *flags]
 
 
+def check(job: dict[str, Any]) -> Command:
+    """The one process that parses both stages' flags; without a launcher: it only looks."""
+    return Command([sys.executable, "-m", CHILD, CHECK], {JOB: json.dumps(job)})
+
+
+def flags_of(command: Sequence[str]) -> list[str]:
+    """The host's flags in a training command of ours."""
+    return list(command[_place(command) + 1 :])
+
+
+def _place(command: Sequence[str]) -> int:
+    return len(command) - 1 - list(reversed(command)).index(TRAIN)
+
+
 def for_cache(command: Sequence[str], action: str) -> list[str]:
     """The same processes with the same flags, making or checking the cache in place of training."""
-    place = len(command) - 1 - list(reversed(command)).index(TRAIN)
+    place = _place(command)
     return [*command[:place], f"apt-cache-{action}", *command[place + 1 :]]

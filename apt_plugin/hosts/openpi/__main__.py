@@ -48,15 +48,11 @@ def main() -> None:
 
 
 def plan(job: dict[str, Any]) -> None:
-    """Where the stages of a run lie. What either would be refused for is refused here, before the first step."""
-    from openpi.training import config as _config
+    """Where the stages of a run lie, and their facts. What flags are refused for is refused here, before any step."""
+    from apt_plugin.hosts.openpi import derive, preflight
 
-    from apt_plugin.hosts.openpi import derive
-
-    recipe, stocks = from_flat(flatten(job["recipe"])), {}
-    for stage, flags in job["flags"].items():
-        sys.argv[1:] = flags
-        stocks[stage] = _config.cli()
+    recipe = from_flat(flatten(job["recipe"]))
+    stocks = {stage: preflight.parsed(stage, flags) for stage, flags in job["flags"].items()}
     if "1" in stocks:
         derive.derive(stocks["1"], PRIOR, recipe)
         if "2" in stocks:
@@ -68,7 +64,9 @@ def plan(job: dict[str, Any]) -> None:
 
     stages = {stage: {"resume": stock.resume, "steps": stock.num_train_steps} for stage, stock in stocks.items()}
     folders = {stage: folder(stocks.get(stage, last), stage) for stage in ("1", "2")}
-    files.write_json(Path(job["answer"]), {"output": folder(last, ""), "stages": stages, "folders": folders})
+    told = {stage: preflight.told(stage, stock, recipe) for stage, stock in stocks.items()}
+    answer = {"output": folder(last, ""), "stages": stages, "folders": folders, "facts": told}
+    files.write_json(Path(job["answer"]), answer)
 
 
 def derived(job: dict[str, Any]) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.export import refuse_pi
 from apt_plugin.hosts.adapter import Command
@@ -56,7 +57,7 @@ class OpenpiStages:
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        """Stage -> folder, steps and whether it resumes, as the host reads the flags."""
+        """Stage -> folder, steps, whether it resumes, and its facts, as the host reads the flags."""
         wanted = {"1": ("1",), "2": ("2",), "both": ("1", "2")}[self.request.stage]
         with tempfile.TemporaryDirectory() as folder:
             answer = Path(folder) / "plan.json"
@@ -65,6 +66,13 @@ class OpenpiStages:
             if status := call(self.program.child(job, self.program.flags, alone=True)):
                 sys.exit(status)  # the host's parser, or a refusal of ours, has said why
             return json.loads(answer.read_text())
+
+    def facts_command(self, stages: Sequence[str], answer: Path) -> None:
+        """The process that made the plan has looked at everything: importing openpi takes longest."""
+        told = [self.plan["facts"][stage] for stage in stages]
+        if refused := next((one["refused"] for one in told if "refused" in one), None):
+            raise AptError(refused)
+        files.write_json(answer, dict(zip(stages, told, strict=True)))
 
     @property
     def output(self) -> Path:

@@ -74,6 +74,13 @@ class AptTokenizePrompt:
             POSITION_FIELD: arranged.native_position.astype(np.int32),
         }
 
+    def longest(self, text: str, state_width: int) -> int:
+        """How many tokens a prompt can have, whatever the state's digits are."""
+        widest = max(range(-1, 256), key=lambda digit: len(_encode(self.tokenizer, f" {digit}")))
+        state = " ".join([str(widest)] * state_width)
+        segments = pi05_segments(clean(text), state) if self.discrete_state_input else pi0_segments(clean(text))
+        return 1 + sum(len(_encode(self.tokenizer, piece.text)) for piece in segments if piece.text)  # 1: bos
+
     @property
     def _sentencepiece(self) -> Any:
         return self.tokenizer._tokenizer

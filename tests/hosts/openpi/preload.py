@@ -52,6 +52,14 @@ class Toy:
         return sample | {"prompt": TASKS[task]} if self.spoken else sample
 
 
+class ToyMeta:
+    """What LeRobot's metadata say of it."""
+
+    def __init__(self, repo_id: str):
+        self.tasks = {} if repo_id == PLAY else dict(enumerate(TASKS))
+        self.features, self.total_frames, self.root = {}, 32, ROOT / "no such folder"
+
+
 def _tokenizer_init(self, max_len: int = 48) -> None:
     self._max_len, self._tokenizer = max_len, tiny.Pieces()
 
@@ -91,6 +99,7 @@ _real_server = websocket_policy_server.WebsocketPolicyServer.__init__
 websocket_policy_server.WebsocketPolicyServer.__init__ = _server_init
 if "APT_TEST_FRAMES" not in os.environ:  # else real LeRobot data (frames.py)
     data_loader.create_torch_dataset = lambda data, horizon, model: Toy(horizon, data)
+    data_loader.lerobot_dataset.LeRobotDatasetMetadata = ToyMeta
 if "APT_TEST_ROOT" in os.environ:  # openpi's download cache: what lies in it is not fetched
     os.environ["OPENPI_DATA_HOME"] = str(ROOT / "openpi-data")
 

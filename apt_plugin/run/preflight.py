@@ -1,0 +1,257 @@
+"""Judged before the first step: what a host tells about a training command, and what would stop or spoil it later.
+
+The core judges, an adapter only tells: `Facts` of each stage, written as JSON by one child process that has parsed the
+flags of both stages with the host's own parser. A fact that a host cannot know is None, and nothing is said about it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from apt_plugin import files
+from apt_plugin.cache.building import readable
+from apt_plugin.errors import AptError
+
+Level = Literal["error", "warning", "note"]
+LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
+SHOWN = 80  # letters of an instruction in a message
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about one stage before its first step; None: not known on this host."""
+
+    steps: int | None = None
+    warmup_steps: int | None = None  # as the host will carry it out
+    decay_steps: int | None = None
+    batch_size: int | None = None
+    data: str | None = None  # what the host calls the stage's data
+    frames: int | None = None
+    token_limit: int | None = None
+    longest_prompt: int | None = None  # tokens, the longest state digits included where a prompt holds the state
+    longest_instruction: str | None = None
+    instructions: int | None = None  # entries of the task table
+    empty_instructions: int | None = None
+    distinct_instructions: int | None = None  # of those that are not empty
+    state_fed: bool | None = None
+    statistics_missing: tuple[str, ...] | None = None  # "action: q01, q99"
+    statistics_not_finite: tuple[str, ...] | None = None
+    statistics_of_other_data: tuple[str, ...] | None = None
+    not_finite: Mapping[str, int] | None = None  # column -> how many numbers are NaN or infinite
+    checkpoint_bytes: int | None = None  # at least
+    checkpoints: int | None = None
+    cache_bytes: int | None = None  # still to be written
+    free_bytes: int | None = None  # where the stage is written
+    memory_needed: int | None = None  # bytes of the device, at least
+    memory_there: int | None = None
+    vlm: str | None = None  # which of its parameters train
+    # Fact -> what to write on this host: a flag, or for "statistics" the command that computes them.
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+    def flag(self, fact: str) -> str:
+        return self.flags.get(fact, f"the host's {fact.replace('_', ' ')}")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found. An error stops the run."""
+
+    level: Level
+    stage: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"Stage {self.stage}: {self.words}"
+
+
+def judge(facts: Mapping[str, Facts]) -> list[Finding]:
+    """Everything that the facts of a run's stages ("1", "2") give reason to say, errors first."""
+    found = [Finding(level, stage, words) for stage, told in facts.items() for level, words in _stage(stage, told)]
+    found += _disk(facts)
+    return sorted(found, key=lambda finding: list(LEVELS).index(finding.level))
+
+
+def _error(words: str) -> tuple[Level, str]:
+    return "error", words
+
+
+def _warning(words: str) -> tuple[Level, str]:
+    return "warning", words
+
+
+def _note(words: str) -> tuple[Level, str]:
+    return "note", words
+
+
+def _stage(stage: str, facts: Facts) -> Iterator[tuple[Level, str]]:
+    for part in (_prompt, _numbers, _device, _schedule):
+        yield from part(facts)
+    if stage == "2":
+        yield from _words(facts)
+    if facts.vlm is not None:
+        yield _note(f"of the VLM, {facts.vlm}.")
+
+
+def _prompt(facts: Facts) -> Iterator[tuple[Level, str]]:
+    limit, longest, flag = facts.token_limit, facts.longest_prompt, facts.flag("token_limit")
+    if limit is not None and longest is not None and longest > limit:
+        yield _error(
+            f"the longest prompt has {longest} tokens and {flag} is {limit}: "
+            f"{(facts.longest_instruction or '')[:SHOWN]!r}. Write {flag}={longest} for both stages, or shorten."
+        )
+    if facts.state_fed is False:
+        yield _warning(
+            f"the policy is fed no state of the robot: it acts on images alone. Write {facts.flag('state_fed')} to "
+            "feed it."
+        )
+
+
+def _words(facts: Facts) -> Iterator[tuple[Level, str]]:
+    told, empty, data = facts.instructions, facts.empty_instructions or 0, facts.data or "the data"
+    if told is None:
+        return
+    if told == empty:
+        yield _error(
+            f"it learns from instructions, and {data} has none. Name labelled data with {facts.flag('data')}, and "
+            "keep this one for Stage 1, which needs none, or mix it in (--apt.mix.share)."
+        )
+    elif empty:
+        yield _warning(
+            f"{empty} of {told} instructions in {data} are empty: they teach no language. Add the texts, or "
+            f"name other data with {facts.flag('data')}."
+        )
+    if facts.distinct_instructions == 1:
+        yield _warning(
+            f"{data} has one instruction only: nothing there tells a policy that listens from one that does not. "
+            f"Name data of several tasks with {facts.flag('data')}."
+        )
+
+
+def _numbers(facts: Facts) -> Iterator[tuple[Level, str]]:
+    data, how = facts.data or "the data", facts.flag("statistics")
+    if facts.frames == 0:
+        yield _error(f"{data} holds no frames. Name other data with {facts.flag('data')}.")
+    for column, count in (facts.not_finite or {}).items():
+        yield _error(
+            f"{count} numbers of {column} in {data} are NaN or infinite: training would not notice. Mend "
+            "the data, or leave those episodes out."
+        )
+    if facts.statistics_missing:
+        yield _error(
+            f"statistics that this policy normalises with are missing in {data} "
+            f"({'; '.join(facts.statistics_missing)}). Compute them: {how}."
+        )
+    if facts.statistics_not_finite:
+        yield _error(
+            f"statistics of {data} are NaN or infinite ({'; '.join(facts.statistics_not_finite)}). Compute them "
+            f"anew: {how}."
+        )
+    if facts.statistics_of_other_data:
+        yield _warning(
+            f"the statistics do not describe {data} ({'; '.join(facts.statistics_of_other_data)}): they belong to "
+            f"other data, or the data changed since. Compute them anew: {how}."
+        )
+
+
+def _schedule(facts: Facts) -> Iterator[tuple[Level, str]]:
+    steps, warmup, decay = facts.steps, facts.warmup_steps, facts.decay_steps
+    if steps is None:
+        return
+    if steps < 1:
+        yield _error(f"{facts.flag('steps')} is {steps}: nothing would be trained.")
+        return
+    if warmup is not None and warmup >= steps:
+        yield _warning(
+            f"its {steps} steps end inside a warm-up of {warmup} steps, at {100 * steps // max(warmup, 1)} % of the "
+            f"learning rate. Lower {facts.flag('warmup_steps')}, or raise {facts.flag('steps')}."
+        )
+    elif warmup is not None and warmup > steps / 2:
+        yield _warning(
+            f"{warmup} of its {steps} steps are warm-up. Lower {facts.flag('warmup_steps')}, or raise "
+            f"{facts.flag('steps')}."
+        )
+    if decay is not None and decay < steps:
+        yield _note(
+            f"the learning rate has come down after {decay} of {steps} steps and stays there "
+            f"({facts.flag('decay_steps')})."
+        )
+    elif decay is not None and decay > 2 * steps:
+        yield _note(
+            f"the learning rate comes down over {decay} steps and training ends after {steps}, near its peak "
+            f"({facts.flag('decay_steps')})."
+        )
+
+
+def _device(facts: Facts) -> Iterator[tuple[Level, str]]:
+    needed, there = facts.memory_needed, facts.memory_there
+    if needed is not None and there is not None and needed > there:
+        yield _error(
+            f"it needs at least {readable(needed)} of device memory and the device has {readable(there)}. Lower "
+            f"{facts.flag('precision')} or use a larger device."
+        )
+
+
+def _disk(facts: Mapping[str, Facts]) -> Iterator[Finding]:
+    """Both stages write to one disk."""
+    known = {stage: told for stage, told in facts.items() if told.free_bytes is not None}
+    saved = {stage: 1 if told.checkpoints is None else told.checkpoints for stage, told in known.items()}
+    needed = {s: (told.checkpoint_bytes or 0) * saved[s] + (told.cache_bytes or 0) for s, told in known.items()}
+    free = min((told.free_bytes or 0 for told in known.values()), default=0)
+    if sum(needed.values()) > free:
+        worst = max(needed, key=lambda stage: needed[stage])
+        told = known[worst]
+        yield Finding("error", worst, (
+            f"the run writes at least {readable(sum(needed.values()))} and the disk has {readable(free)} free "
+            f"({saved[worst]} checkpoints of {readable(told.checkpoint_bytes or 0)} in this stage). Save less "
+            f"often with {told.flag('checkpoints')}, or write elsewhere with {told.flag('output')}."
+        ))  # fmt: skip
+
+
+def write(path: Path, facts: Mapping[str, Facts]) -> None:
+    """What the child leaves for `read`."""
+    files.write_json(path, {stage: asdict(told) for stage, told in facts.items()})
+
+
+def read(path: Path) -> dict[str, Facts]:
+    """
+    Raises:
+        AptError: the child wrote nothing.
+    """
+    if not path.is_file():
+        raise AptError("The pre-flight child ended and told nothing; see its log above.")
+    return {stage: Facts(**told) for stage, told in files.read_json(path).items()}
+
+
+def table(facts: Mapping[str, Facts], findings: list[Finding]) -> str:
+    """What was looked at, a line a fact, and what was found; for `apt-plugin check`."""
+    rows: list[tuple[str, ...]] = [("", *(f"Stage {stage}" for stage in facts))]
+    told = [_shown(asdict(one)) for one in facts.values()]
+    rows += [(name, *(one[name] for one in told)) for name in told[0] if any(one[name] for one in told)] if told else []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, "", *(f"{finding.level}: {finding}" for finding in findings)]).strip("\n")
+
+
+def _shown(facts: Mapping[str, Any]) -> dict[str, str]:
+    out = {}
+    for name, value in facts.items():
+        if name == "flags":
+            continue
+        if value is None:
+            text = ""
+        elif name.endswith(("_bytes", "memory_needed", "memory_there")):
+            text = readable(value)
+        elif isinstance(value, bool):
+            text = "yes" if value else "no"
+        elif isinstance(value, Mapping):
+            text = ", ".join(f"{key}: {count}" for key, count in value.items()) or "none"
+        elif isinstance(value, list | tuple):
+            text = "; ".join(value) or "none"
+        else:
+            text = str(value)
+        out[name.replace("_", " ")] = text if len(text) <= 48 else f"{text[:45]}..."
+    return out
