@@ -203,7 +203,7 @@ class Bench:
         from apt_plugin.hosts import HOSTS, named
 
         fields = dataclasses.asdict(self)
-        usable = (name for name, host in HOSTS.items() if host.supported()[0])
+        usable = (name for name, host in HOSTS.items() if host.standing().usable)
         adapter = named(fields.pop("host") or next(usable, next(iter(HOSTS))))
         choose("family", self.family, adapter.families)
         return adapter.bench(**fields)
