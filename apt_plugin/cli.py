@@ -219,11 +219,13 @@ def _run(argv: list[str]) -> int:
         print(launch.__doc__)
         print(table())
         return 0
-    from apt_plugin.hosts import adapter_for
+    from apt_plugin.hosts import adapter_for, allow
     from apt_plugin.run.staged import carry_out
 
     adapter = adapter_for(argv)
-    return carry_out(adapter, launch.split(argv, adapter.name))
+    request = launch.split(argv, adapter.name)
+    allow(request.untested)
+    return carry_out(adapter, request)
 
 
 def _cache(argv: list[str]) -> int:
