@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from apt_plugin import hosts
+from apt_plugin import files, hosts
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS, Host, Level
-from apt_plugin.hosts.lerobot import probes
+from apt_plugin.hosts.lerobot import probes, renaming
+from apt_plugin.hosts.lerobot.flags import autocast_flags
 from apt_plugin.probes import Package, failed
+from apt_plugin.run.flags import Flags
 from tests import doctored
 from tests.lerobot import tiny
 
@@ -101,7 +104,86 @@ def test_training_without_the_launcher_is_refused_on_an_untested_version(monkeyp
 def test_fields_that_the_recipe_does_not_follow_are_refused(tok: str, field: str, value, words: str) -> None:
     """Accepted and ignored on lerobot main: the checkpoint claimed a training that was not done."""
     config = tiny.config("pi05", tok)
-    if field not in {f.name for f in dataclasses.fields(config)}:
-        pytest.skip(f"this lerobot's PI05Config has no {field}")
+    kind, given = type(config), {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
+    if field not in given:  # 0.6.1 has none of them: as a release that has
+        kind = dataclasses.make_dataclass("Newer", [(field, type(value), type(value)())], bases=(kind,))
     with pytest.raises(AptError, match=rf"--policy.{field}={value}: .*{words}.*Leave the flag out"):
-        dataclasses.replace(config, **{field: value})
+        kind(**{**given, field: value})
+    assert getattr(kind(**{**given, field: type(value)()}), field) == type(value)()
+
+
+@pytest.mark.parametrize(
+    ("sharded", "format_", "words"),
+    [
+        (True, "dcp", r"--parallelism.dp_shard=2 .*\(FSDP2\)"),
+        (False, "dcp", r"--checkpoint_format=dcp leaves no"),
+    ],
+)
+def test_what_leaves_no_whole_checkpoint_is_refused_before_the_first_step(
+    sharded: bool, format_: str, words: str
+) -> None:
+    """Such a run would resume from nothing: no checkpoint of it counts as whole."""
+    from apt_plugin.hosts.lerobot.training import check_unsharded
+
+    parallelism = SimpleNamespace(is_sharded=sharded, dp_shard=2)
+    with pytest.raises(AptError, match=words):
+        check_unsharded(SimpleNamespace(parallelism=parallelism, checkpoint_format=SimpleNamespace(value=format_)))
+    check_unsharded(SimpleNamespace())  # 0.6.1
+    whole = SimpleNamespace(value="safetensors")
+    check_unsharded(SimpleNamespace(parallelism=SimpleNamespace(is_sharded=False), checkpoint_format=whole))
+
+
+@pytest.fixture
+def newer(lerobot: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose train config has `accelerator`, as main has; 0.6.1 with the field added where this is one."""
+    package = lerobot
+    if not probes.takes_autocast(lerobot):
+        field = "    accelerator: str = ''\n    rename_map:"
+        package = doctored.copy(lerobot, tmp_path, "configs/train.py", r"    rename_map:", field)
+    monkeypatch.setattr(Package, "find", lambda name: package)
+
+
+BF16 = {"accelerator.mixed_precision": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "config", "run", "added"),
+    [
+        (["--policy.dtype=bfloat16"], {}, {}, BF16),
+        (["--policy.dtype=float32"], {"dtype": "bfloat16"}, {}, {}),
+        ([], {"dtype": "bfloat16"}, {}, BF16),  # Stage 2 from this prior
+        ([], {"dtype": "float32"}, {}, {}),
+        ([], {}, {}, {}),  # GR00T has no such field, and its own autocast
+        (["--policy.dtype=bfloat16", "--accelerator.mixed_precision=no"], {}, {}, {}),
+        (["--resume=true"], {}, {"policy": {"dtype": "bfloat16"}}, BF16),  # a run that 0.6.1 began
+        (["--resume=true"], {}, {"policy": {"dtype": "bfloat16"}, "accelerator": {"mixed_precision": "no"}}, {}),
+    ],
+)
+def test_bfloat16_keeps_its_autocast_where_that_is_a_flag(newer, tmp_path, flags, config, run, added) -> None:
+    """lerobot main no longer reads it off policy.dtype: no test failed, and three steps ended 4e-3 away."""
+    checkpoint = tmp_path / "checkpoint"
+    files.write_json(checkpoint / "config.json", config)
+    files.write_json(checkpoint / "train_config.json", run)
+    assert autocast_flags(Flags.read(flags), checkpoint) == added
+
+
+def test_a_host_that_reads_it_off_the_dtype_gets_no_such_flag(lerobot, tmp_path, monkeypatch) -> None:
+    package = lerobot
+    if probes.takes_autocast(lerobot):
+        package = doctored.copy(lerobot, tmp_path, "configs/train.py", r"    accelerator:", "    other:")
+    monkeypatch.setattr(Package, "find", lambda name: package)
+    assert autocast_flags(Flags.read(["--policy.dtype=bfloat16"]), None) == {}
+
+
+def test_a_renamed_action_is_cut_into_chunks_where_the_host_renames_it(data, tok: str) -> None:
+    """The unlabelled set of a mix would have come without chunks."""
+    import inspect
+
+    from lerobot.datasets.factory import resolve_delta_timestamps
+    from lerobot.datasets.lerobot_dataset import LeRobotDatasetMetadata
+
+    meta = LeRobotDatasetMetadata("test/labelled", root=data["labelled"])
+    features = meta.info["features"] if isinstance(meta.info, dict) else meta.info.features
+    features["act"] = features.pop("action")
+    found = renaming.chunks(tiny.config("pi05", tok), meta, {"act": "action"}) or {}
+    assert ("act" in found) == ("rename_map" in inspect.signature(resolve_delta_timestamps).parameters)
