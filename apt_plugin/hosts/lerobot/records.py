@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from apt_plugin import agreement, files, freeze, stages
-from apt_plugin.backends import torch_absent, torch_params
+from apt_plugin.backends import torch_absent, torch_params, torch_ranks
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import facts, loading, renaming, training
@@ -80,7 +78,7 @@ def save(policy: Any, folder: Path, save_weights: Callable[[], None]) -> None:
     """
     policy.apt_state.check(vlm_digest(policy), torch_params.first_non_finite(policy))
     save_weights()
-    if not PartialState().is_main_process:
+    if not torch_ranks.writes():
         return  # a host that saves on every rank (lerobot main) writes on the first alone, and so do we
     if getattr(policy, "apt_absent", None) is not None:
         torch_absent.merge(folder / WEIGHTS, policy.apt_absent)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from apt_plugin import files
+from apt_plugin.backends import torch_ranks
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import cache, mixing, order, renaming
 from apt_plugin.run.replace import Replacements
@@ -97,22 +97,21 @@ def _whole_checkpoint(host: Any) -> Any:
 
     lerobot 0.6.1 calls this on the first rank alone; main calls it on every rank and hands it the accelerator.
     """
-    ranks = PartialState()
     together = "accelerator" in inspect.signature(host).parameters
 
     def meet() -> None:
         if together:
-            ranks.wait_for_everyone()
+            torch_ranks.meet()
 
     def save_checkpoint(checkpoint_dir: Path, *args: Any, **kwargs: Any) -> None:
         checkpoint_dir = Path(checkpoint_dir)
         temporary = checkpoint_dir.with_name(f".{checkpoint_dir.name}.tmp")
-        if ranks.is_main_process:
+        if torch_ranks.writes():
             shutil.rmtree(temporary, ignore_errors=True)
         meet()
         host(temporary, *args, **kwargs)
         meet()
-        if ranks.is_main_process:
+        if torch_ranks.writes():
             settle(temporary, checkpoint_dir)
         meet()
 
