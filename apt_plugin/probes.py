@@ -121,16 +121,6 @@ def says(module: str, *texts: str) -> Check:
     return check
 
 
-def either(*checks: Check) -> Check:
-    """One of the checks holds."""
-
-    def check(package: Package) -> str | None:
-        whys = [why(package) for why in checks]
-        return None if None in whys else "; nor: ".join(filter(None, whys))
-
-    return check
-
-
 def every(*checks: Check) -> Check:
     """All of the checks hold."""
     return lambda package: next((why for check in checks if (why := check(package)) is not None), None)

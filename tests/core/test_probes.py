@@ -11,7 +11,7 @@ import pytest
 from apt_plugin import hosts
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS, Host, Level, Standing
-from apt_plugin.probes import Package, Probe, either, every, failed, imports_of, names, parameters, says
+from apt_plugin.probes import Package, Probe, every, failed, imports_of, names, parameters, says
 
 ROOT = Path(__file__).parents[2]
 SOURCE = """
@@ -56,8 +56,6 @@ def package(tmp_path: Path) -> Package:
         (says("model", "Task: {}, State: {};"), None),
         (says("model", "Task: {};"), "somehost.model does not say 'Task: {};'"),
         (says("gone", "x"), "somehost.gone does not say 'x'"),
-        (either(names("model", "A"), names("model", "Model")), None),
-        (either(names("model", "A"), names("model", "B")), "has no A; nor: somehost.model has no B"),
         (every(names("model", "Model"), names("model", "B")), "has no B"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apt_plugin.probes import Check, Package, Probe, either, every, imports_of, names, parameters, says
+from apt_plugin.probes import Check, Package, Probe, every, imports_of, names, parameters, says
 
 TRAIN = "scripts.lerobot_train"
 # Bound to something of ours for the life of a training process (training.py, cache_build.py).
@@ -33,6 +33,7 @@ def takes_autocast(package: Package) -> bool:
     return package.holds("configs.train", "TrainPipelineConfig.accelerator")
 
 
+_AUTOCAST = {True: names("configs.accelerator", "AcceleratorConfig.mixed_precision"), False: says(TRAIN, "bf16")}
 PROBES = (
     Probe("imports", imports_of(Path(__file__).parent)),
     Probe("training script", names(TRAIN, *REBOUND)),
@@ -45,11 +46,7 @@ PROBES = (
         says("utils.constants", "optimizer_state.safetensors", "rng_state.safetensors", "training_step.json", "last"),
         names("configs.train", "TRAIN_CONFIG_NAME"),
     )),
-    Probe("bfloat16 autocast", either(
-        every(names("configs.train", "TrainPipelineConfig.accelerator"),
-              names("configs.accelerator", "AcceleratorConfig.mixed_precision")),
-        says(TRAIN, "bf16"),
-    )),
+    Probe("bfloat16 autocast", lambda package: _AUTOCAST[takes_autocast(package)](package)),
     Probe("policy fields", every(*(
         names(f"policies.{family}.configuration_{family}", *(f"{family.upper()}Config.{field}" for field in (
             "dtype", "train_expert_only", "rtc_config", "compile_model", "chunk_size", "max_action_dim",
