@@ -39,11 +39,13 @@ def main(argv: list[str]) -> int:
     if action == "info":
         raise AptError(f"There is no folder at {rest[0]}.")
     from apt_plugin import launch
-    from apt_plugin.hosts import adapter_for
+    from apt_plugin.hosts import adapter_for, allow
     from apt_plugin.run.staged import make_cache
 
     adapter = adapter_for(rest)
-    return make_cache(adapter, launch.split(rest, adapter.name), action)
+    request = launch.split(rest, adapter.name)
+    allow(request.untested)
+    return make_cache(adapter, request, action)
 
 
 def parts(folder: Path) -> list[Path]:

@@ -203,7 +203,7 @@ class Bench:
         from apt_plugin.hosts import HOSTS, named
 
         fields = dataclasses.asdict(self)
-        usable = (name for name, host in HOSTS.items() if host.supported()[0])
+        usable = (name for name, host in HOSTS.items() if host.standing().usable)
         adapter = named(fields.pop("host") or next(usable, next(iter(HOSTS))))
         choose("family", self.family, adapter.families)
         return adapter.bench(**fields)
@@ -219,11 +219,13 @@ def _run(argv: list[str]) -> int:
         print(launch.__doc__)
         print(table())
         return 0
-    from apt_plugin.hosts import adapter_for
+    from apt_plugin.hosts import adapter_for, allow
     from apt_plugin.run.staged import carry_out
 
     adapter = adapter_for(argv)
-    return carry_out(adapter, launch.split(argv, adapter.name))
+    request = launch.split(argv, adapter.name)
+    allow(request.untested)
+    return carry_out(adapter, request)
 
 
 def _check(argv: list[str]) -> int:

@@ -5,39 +5,49 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from apt_plugin import files
-from apt_plugin.hosts import HOSTS, named
+from apt_plugin.hosts import HOSTS, Level, named
 from apt_plugin.proofs import Verdict
 from apt_plugin.proofs import prove as run_proofs
 from apt_plugin.stages import find_checkpoint, read_record
 
+_SHOWN = {Level.TESTED: "[green]yes[/]", Level.UNTESTED: "[yellow]untested[/]", Level.REFUSED: "[red]no[/]"}
+_LINES = 3  # of an old release nearly all fail
+
 
 def report() -> int:
-    """Print hosts, versions, support and registrations; status 0 when at least one host is usable."""
-    table = Table("host", "installed", "supported", "why", "registers", title="apt-plugin doctor")
-    usable = 0
-    for host in HOSTS.values():
-        ok, why = host.supported()
-        usable += ok
-        registers = host.adapter.policies if ok else {}
+    """Print hosts, versions, support, registrations and probes; status 0 when at least one host is usable."""
+    table = Table("host", "installed", "supported", "probes", "why", "registers", title="apt-plugin doctor")
+    found = {host: host.standing() for host in HOSTS.values()}
+    for host, standing in found.items():
+        registers, installed, count = host.adapter.policies, host.version(), len(host.adapter.probes)
         table.add_row(
             host.name,
-            host.version() or "-",
-            "[green]yes[/]" if ok else "[red]no[/]",
-            why,
-            ", ".join(f"{theirs} -> {ours}" for theirs, ours in registers.items()) or "-",
+            installed or "-",
+            _SHOWN[standing.level],
+            f"{count - len(standing.failed)} of {count}" if installed else "-",
+            escape(standing.reason),
+            (standing.usable and ", ".join(f"{theirs} -> {ours}" for theirs, ours in registers.items())) or "-",
         )
     console = Console()
     console.print(table)
-    for host in HOSTS.values():
-        for line in host.adapter.notes() if host.supported()[0] else ():
-            console.print(line)
-    if not usable:
-        console.print("No supported host here: pip install 'apt-plugin[lerobot]', or install beside openpi or GR00T.")
-    return 0 if usable else 1
+    for host, standing in found.items():
+        for line in standing.failed[:_LINES]:
+            console.print(f"[red]{host.name}[/]: {escape(line)}", soft_wrap=True)
+        if (more := len(standing.failed) - _LINES) > 0:
+            console.print(f"[red]{host.name}[/]: and {more} more probes")
+        for line in host.adapter.notes() if standing.usable else ():
+            console.print(line, markup=False)
+    if any(standing.usable for standing in found.values()):
+        return 0
+    console.print(
+        "No supported host here: pip install 'apt-plugin[lerobot]', or install beside openpi or GR00T.", markup=False
+    )
+    return 1
 
 
 def prove(checkpoint: str, json: Path | None, device: str | None) -> int:
@@ -53,7 +63,7 @@ def prove(checkpoint: str, json: Path | None, device: str | None) -> int:
     for proof in verdict.proofs:
         value = proof.value if isinstance(proof.value, str) else f"{proof.value:.3g}"
         held = {True: "[green]yes[/]", False: "[red]NO[/]", None: "-"}[proof.passed]
-        table.add_row(str(proof.contract), proof.what, value, proof.limit, held, proof.note)
+        table.add_row(str(proof.contract), *map(escape, (proof.what, value, proof.limit)), held, escape(proof.note))
     console.print(table)
     console.print("[green]All contracts hold.[/]" if verdict.holds else "[red]A contract does not hold.[/]")
     if json is not None:

@@ -7,6 +7,7 @@ Flags of ours:
     --apt.preset default|paper|release|listening
     --apt.prove true|false          run the contracts on Stage 1's result before Stage 2 (true)
     --apt.listen FRAMES             after Stage 2, ask on so many frames whether the policy listens (32; 0: do not)
+    --apt.untested                  train on a version of the host that nobody tested; the checkpoint's record says so
     --apt.stage1.<host flag> V      a flag of the host for Stage 1 only: its own data, steps, batch size, ...
     --apt.stage2.<host flag> V      the same for Stage 2
     --apt.cache DIR                 compute the frozen VLM's features once, then train from them (see cache --help)
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 RECIPES = ("apt",)
 # Of the recipe, what a program that acts may choose anew: all else was settled when the checkpoint was trained.
 ACTING = ("guidance_scale",)
+STAGE_FLAGS = ("stage1.<host flag>", "stage2.<host flag>")
 STAGES = ("1", "2", "both")
 # "on" and "off" are what YAML calls them, so a recipe file and a flag mean the same.
 YES, NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -46,6 +48,7 @@ class Request:
     stage: str = "both"
     prove: bool = True
     listen: int = 32
+    untested: bool = False
     given: frozenset[str] = frozenset()  # names of our flags that somebody wrote, those of a recipe file among them
     # Host flags for one stage only, name -> value.
     stage_flags: dict[str, dict[str, str]] = field(default_factory=lambda: {"1": {}, "2": {}})
@@ -94,6 +97,7 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]], host: str) -> 
     given = frozenset(name if "." in name else name.replace("-", "_") for name in values)
     stage = choose("--apt.stage", str(values.pop("stage", "both")), STAGES)
     prove = _boolean("prove", values.pop("prove", "true"))
+    untested = _boolean("untested", values.pop("untested", "false"))
     listen = str(values.pop("listen", Request.listen))
     if not listen.isdigit():
         raise AptError(f"--apt.listen is {listen!r}; write how many frames to listen on, 0 for none.")
@@ -102,7 +106,7 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]], host: str) -> 
         head, _, tail = name.partition(".")
         if head in ("stage1", "stage2") and tail:
             flags[head[-1]][tail] = _as_flag(values.pop(name))
-    known = [*fields_of(), "preset", "stage", "config", "prove", "listen", "stage1.<host flag>", "stage2.<host flag>"]
+    known = [*fields_of(), "preset", "stage", "config", "prove", "listen", "untested", *STAGE_FLAGS]
     # tyro shows --apt.noise-draws in a host's --help: take what it shows.
     values = {name.replace("-", "_") if name not in known else name: value for name, value in values.items()}
     for name in values:
@@ -110,7 +114,7 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]], host: str) -> 
             raise AptError(f"Unknown recipe field --apt.{name}.{did_you_mean(name, known)}")
     recipe = from_flat(values)
     check_idle(recipe)
-    return Request(command, recipe, stage, prove, int(listen), given, flags)
+    return Request(command, recipe, stage, prove, int(listen), untested, given, flags)
 
 
 def for_acting(request: Request) -> dict[str, Any]:

@@ -5,9 +5,13 @@ What the plugin asks of a host is written down in `hosts.adapter`. This is the o
 
 from __future__ import annotations
 
+import enum
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +20,35 @@ from typing import TYPE_CHECKING
 from packaging.specifiers import SpecifierSet
 
 from apt_plugin.errors import AptError, choose
+from apt_plugin.probes import Package, failed
 
 if TYPE_CHECKING:
     from apt_plugin.hosts.adapter import Adapter
+
+logger = logging.getLogger(__name__)
+UNTESTED = "APT_UNTESTED"  # "1" in the environment: train on an untested version; `--apt.untested` sets it
+
+
+class Level(enum.Enum):
+    """What an installation may be used for."""
+
+    TESTED = "yes"  # everything
+    UNTESTED = "untested"  # what trains nothing; training when it is asked for by name
+    REFUSED = "no"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A level, the reason in words, and the probes that do not hold."""
+
+    level: Level
+    reason: str
+    failed: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether anything at all."""
+        return self.level is not Level.REFUSED
 
 
 @dataclass(frozen=True)
@@ -45,30 +75,47 @@ class Host:
         except importlib.metadata.PackageNotFoundError:
             return "unknown"
 
-    def supported(self) -> tuple[bool, str]:
-        """(usable, the reason in words)."""
-        version = self.version()
-        if version is None:
-            return False, "not installed"
-        if version == "unknown" or version not in SpecifierSet(self.tested, prereleases=True):
-            return False, f"version {version} is outside the tested range {self.tested}"
-        if (why := self.adapter.unusable()) is not None:
-            return False, why.rstrip(".")
-        return True, f"version {version}, tested range {self.tested}"
+    def standing(self) -> Standing:
+        """How far the installation that imports here can be relied on."""
+        version, package = self.version(), Package.find(self.module)
+        if version is None or package is None:
+            return Standing(Level.REFUSED, "not installed")
+        return _standing(self, version, package)
 
     def require(self) -> str:
-        """The installed version, when it is in the tested range.
+        """The installed version, for what trains nothing; an untested one is named in one line of the log.
 
         Raises:
-            AptError: not installed, or a version nobody tested; hosts move functions between releases, and a
-                leak would go unseen.
+            AptError: not installed, or it lacks what the plugin relies on (a leak would go unseen).
         """
-        usable, reason = self.supported()
-        if not usable:
+        standing = self.standing()
+        if standing.level is Level.REFUSED:
             raise AptError(
-                f"{self.name}: {reason}. Install {self.distribution}{self.tested}, or run `apt-plugin doctor`."
+                f"{self.name}: {standing.reason}. Install {self.distribution}{self.tested}, or run `apt-plugin doctor`."
             )
+        if standing.level is Level.UNTESTED:
+            _warn(f"APT: {self.name}: {standing.reason}.")
         return self.version() or ""
+
+    def require_training(self) -> str:
+        """The installed version, for what trains, builds a cache or writes labels.
+
+        Raises:
+            AptError: see `require`; and an untested version that nobody allowed.
+        """
+        version, standing = self.require(), self.standing()
+        if standing.level is Level.UNTESTED and os.environ.get(UNTESTED) != "1":
+            raise AptError(
+                f"{self.name}: {standing.reason}. What a test would find may change what is trained. Install "
+                f"{self.distribution}{self.tested}, or train nevertheless: --apt.untested behind apt-plugin run, "
+                f"{UNTESTED}=1 in the environment of the host's own command. Do not skip the proofs then."
+            )
+        return version
+
+    def written(self) -> str:
+        """As records name it: "lerobot 0.6.1", or "lerobot 0.6.2 untested"."""
+        untested = " untested" if self.standing().level is Level.UNTESTED else ""
+        return f"{self.name} {self.version()}{untested}"
 
     def open(self) -> Adapter:
         """The adapter of a host that is usable here.
@@ -80,12 +127,30 @@ class Host:
         return self.adapter
 
 
+@functools.lru_cache(maxsize=16)
+def _standing(host: Host, version: str, package: Package) -> Standing:
+    if broken := tuple(failed(package, host.adapter.probes)):
+        return Standing(Level.REFUSED, f"version {version} lacks what the recipe relies on: {broken[0]}", broken)
+    if version == "unknown" or version not in SpecifierSet(host.tested, prereleases=True):
+        return Standing(Level.UNTESTED, f"version {version} is untested (tested: {host.tested}); all probes hold")
+    return Standing(Level.TESTED, f"version {version}, tested range {host.tested}")
+
+
+@functools.lru_cache(maxsize=16)
+def _warn(words: str) -> None:
+    """Once a process: a policy's config asks at every opening."""
+    logger.warning(words)
+
+
 HOSTS = {
     host.name: host
     for host in (
+        # openpi and Isaac GR00T call themselves 0.1.0 whatever they hold: their probes tell.
         Host("lerobot", "lerobot", "lerobot", ">=0.6.1,<0.6.2", "LerobotAdapter"),
         Host("openpi", "openpi", "openpi", ">=0.1.0,<0.2", "OpenpiAdapter"),
-        Host("gr00t", "gr00t", "gr00t", ">=0.1.0,<0.2", "GrootAdapter"),  # every GR00T calls itself 0.1.0: see unusable
+        Host(
+            "gr00t", "gr00t", "gr00t", ">=0.1.0,<0.2", "GrootAdapter"
+        ),  # every GR00T and openpi calls itself 0.1.0: see probes
     )
 }
 
@@ -139,3 +204,9 @@ def named(host: str) -> Adapter:
     name = host.partition(" ")[0]
     choose("host", name, HOSTS)
     return HOSTS[name].open()
+
+
+def allow(untested: bool) -> None:
+    """`--apt.untested`: this process and those that it starts may train on an untested version."""
+    if untested:
+        os.environ[UNTESTED] = "1"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from apt_plugin.launch import Request
+    from apt_plugin.probes import Probe
     from apt_plugin.proofs import Subject
 
 
@@ -128,8 +129,9 @@ class Adapter(Protocol):
         """Command -> why this host has none."""
         ...
 
-    def unusable(self) -> str | None:
-        """Why the installation that imports here cannot be used though its version says otherwise; None when it can."""
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """What the plugin relies on in this host."""
         ...
 
     def recognises_program(self, token: str) -> bool:

@@ -12,5 +12,5 @@ def register() -> None:
     """Make the demo's own stock policy known to lerobot, where that is here: it is opened like any other."""
     from apt_plugin.hosts import HOSTS
 
-    if HOSTS["lerobot"].supported()[0]:
+    if HOSTS["lerobot"].standing().usable:
         import apt_plugin.tabletop.host.configuration_pi05_tiny  # noqa: F401

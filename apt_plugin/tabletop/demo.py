@@ -29,7 +29,7 @@ def demo(quick: bool, output: Path, seed: int) -> int:
     """
     from apt_plugin.hosts import HOSTS
 
-    HOSTS["lerobot"].require()
+    HOSTS["lerobot"].require_training()
     output = output.absolute()
     if output.exists() and any(output.iterdir()) and not (output / "demo.json").exists():
         raise AptError(f"{output} is not empty and no earlier demo; name another folder: --output DIR.")

@@ -9,7 +9,8 @@ import yaml
 
 from apt_plugin import launch as core
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t import names, programs, versions
+from apt_plugin.hosts import HOSTS
+from apt_plugin.hosts.gr00t import names, probes, programs
 from apt_plugin.hosts.gr00t.adapter import GrootAdapter
 from apt_plugin.recipe import from_flat, load_yaml
 from apt_plugin.run import staged
@@ -103,9 +104,9 @@ def test_other_versions_are_recognised_and_refused(monkeypatch, tmp_path, there,
     folder.mkdir(parents=True)
     (tmp_path / "gr00t" / "__init__.py").write_text("raise AssertionError('imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert words in versions.reason()
+    assert words in HOSTS["gr00t"].standing().reason
     with pytest.raises(AptError, match=r"gr00t: "):
-        versions.require()
+        HOSTS["gr00t"].require()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_other_versions_are_recognised_and_refused(monkeypatch, tmp_path, there,
     [("Gr00tN1d6", "text before the images"), ("gr00t_n1_5", "plain DiT"), ("Gr00tN1d7", None), (None, None)],
 )
 def test_checkpoints_of_other_versions_are_told_by_their_type(kind, words):
-    why = versions.of_another_version(kind)
+    why = probes.of_another_version(kind)
     assert (why is None) == (words is None)
     assert words is None or words in why
 

@@ -127,3 +127,9 @@ def call(*command: str, check: bool = True, **env: str) -> subprocess.CompletedP
             f"{' '.join(command[:4])} ... exited {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
         )
     return done
+
+
+def world(checkpoint: Path) -> int:
+    """How many processes wrote a checkpoint, as the host noted it: 0.6.1 and main name it differently."""
+    state = json.loads((checkpoint / "training_state/training_step.json").read_text())
+    return state["dp_world_size"] if "dp_world_size" in state else state["num_processes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from apt_plugin import cli, doctor, proofs
 from apt_plugin.errors import AptError
-from apt_plugin.hosts import HOSTS, Host
+from apt_plugin.hosts import HOSTS
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *argv: str) -> int | str | None:
@@ -35,10 +36,15 @@ def test_doctor_says_what_is_here_and_why_not(monkeypatch, capsys: pytest.Captur
     shown = capsys.readouterr().out
     assert "pi05 -> pi05_apt" in shown
     assert "finds pi05_apt, pi0_apt, groot_apt" in shown
-    old = Host("lerobot", "lerobot", "lerobot", ">=0.9", "apt_plugin.hosts.lerobot")
-    monkeypatch.setitem(HOSTS, "lerobot", old)
-    doctor.report()
-    assert "outside the tested range >=0.9" in " ".join(capsys.readouterr().out.split())
+    older = dataclasses.replace(HOSTS["lerobot"], tested=">=0.9")
+    monkeypatch.setitem(HOSTS, "lerobot", older)
+    assert doctor.report() == 0
+    assert "is untested (tested: >=0.9); all probes hold" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setitem(HOSTS, "lerobot", dataclasses.replace(older, module="numpy"))
+    assert doctor.report() == 1
+    shown = capsys.readouterr().out
+    assert "lerobot: training script: " in shown
+    assert "apt-plugin[lerobot]" in shown  # rich took the extra for markup
 
 
 def test_prove_fails_loudly(priors: dict[str, Path], tmp_path: Path, monkeypatch, capsys) -> None:

@@ -7,11 +7,11 @@ def register() -> None:
     """Make `Gr00tN1d7Apt` known to transformers' Auto classes. Changes nothing else in the host.
 
     Raises:
-        AptError: gr00t is missing, or of a version without this adapter (with the reason).
+        AptError: gr00t is missing, or lacks what this adapter relies on.
     """
-    from apt_plugin.hosts.gr00t.versions import require
+    from apt_plugin.hosts import HOSTS
 
-    require()
+    HOSTS["gr00t"].require()
     import gr00t.model  # noqa: F401  a patched host calls back here from it: our modules must not be half imported then
     from transformers import AutoConfig, AutoModel
 

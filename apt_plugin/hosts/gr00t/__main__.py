@@ -10,6 +10,7 @@ import runpy
 import sys
 
 from apt_plugin.errors import AptError
+from apt_plugin.hosts import allow
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK
 from apt_plugin.hosts.gr00t.programs import TRAINING
 from apt_plugin.launch import check_one_process, for_acting, split
@@ -24,6 +25,7 @@ def main(argv: list[str]) -> None:
     from apt_plugin.hosts.gr00t import acting, register
 
     request = split(argv, "gr00t")
+    allow(request.untested)
     building = BUILDERS.get(request.command[0], "")
     module, *flags = request.command[1:] if building else request.command
     register()

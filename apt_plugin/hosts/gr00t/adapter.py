@@ -14,9 +14,10 @@ from typing import Any
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Command
-from apt_plugin.hosts.gr00t import rules, versions
+from apt_plugin.hosts.gr00t import rules
 from apt_plugin.hosts.gr00t.checkpoints import last_whole, openable
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK, CHILD, POLICIES
+from apt_plugin.hosts.gr00t.probes import PROBES
 from apt_plugin.hosts.gr00t.programs import Program, Settings, find_program, is_program, switched
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request, for_acting
@@ -119,10 +120,8 @@ class GrootAdapter:
     name = "gr00t"
     policies = POLICIES
     families = ("groot",)
+    probes = PROBES
     unsupported = MappingProxyType({"label": "gr00t has no edit of its own that writes instructions into a data set."})
-
-    def unusable(self) -> str | None:
-        return versions.reason()
 
     def recognises_program(self, token: str) -> bool:
         return is_program(token)

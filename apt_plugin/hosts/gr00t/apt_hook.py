@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from apt_plugin.errors import AptError
+from apt_plugin.hosts import allow
 from apt_plugin.hosts.gr00t import register, training
 from apt_plugin.launch import check_one_process, split
 
@@ -27,6 +28,7 @@ try:
 except AptError as error:
     sys.exit(f"apt-plugin: APT_FLAGS: {error}")
 assert request.recipe is not None
+allow(request.untested)
 if own := os.environ.get("APT_MODALITY_CONFIG"):
     sys.path.append(str(Path(own).resolve().parent))
     importlib.import_module(Path(own).stem)

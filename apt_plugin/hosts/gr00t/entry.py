@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from apt_plugin.errors import AptError
+from apt_plugin.hosts import allow
 
 
 def load(argv: list[str]) -> None:
@@ -36,6 +37,7 @@ def _take_over(argv: list[str]) -> None:
     from apt_plugin.run.staged import carry_out
 
     request = split(argv, "gr00t")
+    allow(request.untested)
     program = find_program(request.command)
     argv[1:] = request.command[1:]
     if "--help" in argv or "-h" in argv:

@@ -23,6 +23,7 @@ from apt_plugin.backends.torch_groot_flow import check_recipe
 from apt_plugin.backends.torch_groot_groups import check_sharded_groups, parameter_groups
 from apt_plugin.cache import Cache, check_stamp
 from apt_plugin.errors import AptError
+from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.gr00t import absent, cache, cache_build, cache_stamp, data, distributed, records, rules
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
@@ -40,6 +41,7 @@ def install(recipe: Recipe, stage: int, building: str = "") -> None:
     Args:
         building: "build" or "verify" the stage's feature cache in place of training; "" trains.
     """
+    HOSTS["gr00t"].require_training()
     check_recipe(recipe)
     rules.check(recipe)
     distributed.start_group()

@@ -7,11 +7,20 @@ def register() -> None:
     """Make the policy types known to lerobot. Changes nothing else in the host.
 
     Raises:
-        AptError: lerobot is missing or of a version nobody tested.
+        AptError: lerobot is missing, or lacks what the recipe relies on.
     """
     from apt_plugin.hosts import HOSTS
 
     HOSTS["lerobot"].require()
+    register_types()
+
+
+def register_types() -> None:
+    """The same without asking: a policy's config refuses at its making what the host cannot carry.
+
+    Raises:
+        ImportError: the host lacks a name that the types are made of.
+    """
     import apt_plugin.hosts.lerobot.configuration_groot_apt
     import apt_plugin.hosts.lerobot.configuration_pi0_apt
     import apt_plugin.hosts.lerobot.configuration_pi05_apt

@@ -12,7 +12,8 @@ import sys
 from typing import Any
 
 from apt_plugin.errors import AptError, did_you_mean
-from apt_plugin.hosts.lerobot.programs import CHECK
+from apt_plugin.hosts import HOSTS
+from apt_plugin.hosts.lerobot.programs import CHECK, TRAIN
 
 # Programs of ours that go through the host's training script, and what they do in place of training.
 BUILDERS = {"apt-cache-build": "build", "apt-cache-verify": "verify"}
@@ -22,6 +23,8 @@ def main(argv: list[str]) -> None:
     from apt_plugin.hosts.lerobot import register, training
 
     program, *flags = argv
+    if program in (TRAIN, *BUILDERS):
+        HOSTS["lerobot"].require_training()
     register()
     if program == CHECK:
         from apt_plugin.hosts.lerobot import preflight
@@ -32,10 +35,10 @@ def main(argv: list[str]) -> None:
     if program in BUILDERS:
         from apt_plugin.hosts.lerobot import cache_build
 
-        sys.argv[0] = "lerobot-train"
-        cache_build.main(BUILDERS[program], entry("lerobot-train"))
+        sys.argv[0] = TRAIN
+        cache_build.main(BUILDERS[program], entry(TRAIN))
         return
-    if program == "lerobot-train":
+    if program == TRAIN:
         training.install()
     if program.startswith("lerobot."):
         if program.endswith("policy_server"):

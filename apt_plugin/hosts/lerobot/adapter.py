@@ -14,9 +14,11 @@ from apt_plugin.export import refuse_pi
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.lerobot.acting import acting_flags
 from apt_plugin.hosts.lerobot.checkpoints import last_whole
-from apt_plugin.hosts.lerobot.flags import precision_flags, recipe_flags, source_flags
+from apt_plugin.hosts.lerobot.flags import autocast_flags, precision_flags, recipe_flags, source_flags
 from apt_plugin.hosts.lerobot.names import POLICIES
+from apt_plugin.hosts.lerobot.probes import PROBES
 from apt_plugin.hosts.lerobot.programs import TRAIN, Program, check, child, find_program, flags_of, for_cache, found
+from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request
 from apt_plugin.run.flags import Flags
 from apt_plugin.run.staged import folder_of
@@ -50,10 +52,14 @@ class LerobotStages:
             own = {k: v for k, v in own.items() if not k.startswith(("policy.", "dataset."))}
             config = checkpoint / "pretrained_model" / "train_config.json"
             flags = flags.without(prefix="peft.").with_({**own, "config_path": str(config), "resume": "true"})
-            return Command(child(self.program, flags.tokens()))
+            return self._process(flags, checkpoint / "pretrained_model")
         flags = self.flags.without("resume", "output_dir").with_({"output_dir": str(self.folder(stage))})
-        flags = self._stage1(flags, own) if stage == "1" else self._stage2(flags, own)
-        return Command(child(self.program, flags.with_(own).tokens()))
+        flags = (self._stage1(flags, own) if stage == "1" else self._stage2(flags, own)).with_(own)
+        path = flags.get("policy.path")
+        return self._process(flags, None if path is None else local_folder(path))
+
+    def _process(self, flags: Flags, checkpoint: Path | None) -> Command:
+        return Command(child(self.program, flags.with_(autocast_flags(flags, checkpoint)).tokens()))
 
     def facts_command(self, stages: Sequence[str], answer: Path) -> Command:
         job = {"answer": str(answer), "output": str(self.output), "flags": {s: self._looked_at(s) for s in stages}}
@@ -129,9 +135,7 @@ class LerobotAdapter:
     policies = POLICIES
     families = ("pi05", "pi0", "groot")
     unsupported = MappingProxyType({})
-
-    def unusable(self) -> str | None:
-        return None
+    probes = PROBES
 
     def recognises_program(self, token: str) -> bool:
         return "lerobot-" in token or "lerobot." in token
@@ -161,8 +165,11 @@ class LerobotAdapter:
         if program.name == TRAIN and _help(program):
             kind = Flags.read([f for f in program.flags if f != "-h"]).get("policy.type")
             return Command(child(program, [f"--policy.type={POLICIES.get(kind or 'pi05', 'pi05_apt')}", "--help"]))
-        acts = program.name != TRAIN
-        return Command(child(program, acting_flags(program.name, program.flags, request) if acts else program.flags))
+        if program.name != TRAIN:
+            return Command(child(program, acting_flags(program.name, program.flags, request)))
+        flags = Flags.read(program.flags)  # one stage, resumed by its own config
+        own = flags.with_(autocast_flags(flags, Path(flags.get("config_path") or "").parent))
+        return Command(child(program, own.tokens()))
 
     def open_subject(self, folder: Path, device: str | None) -> Any:
         from apt_plugin.hosts.lerobot.prove import open_subject

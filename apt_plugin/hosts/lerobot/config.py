@@ -13,6 +13,13 @@ from apt_plugin.hosts.lerobot.names import PALIGEMMA
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
+# Fields of newer hosts that the recipe's own passes do not carry out: value that asks for nothing, and the reason.
+_NOT_FOLLOWED = {
+    "rtc_training_max_delay": (0, "the recipe trains every action of a chunk from noise and knows no given prefix."),
+    "use_visual_memory": (False, "the recipe reads one moment per camera, in training, cache and listening alike."),
+    "use_proprioceptive_memory": (False, "the recipe reads one state per sample and keeps it in the prompt."),
+}
+
 
 @dataclass
 class StageFields:
@@ -29,6 +36,9 @@ class StageFields:
         HOSTS["lerobot"].require()
         if self.stage not in (PRIOR, LIKELIHOOD):
             raise AptError(f"policy.stage is {self.stage}; write 1 (vision-action prior) or 2 (gated language).")
+        for name, (off, why) in _NOT_FOLLOWED.items():
+            if getattr(self, name, off) != off:
+                raise AptError(f"--policy.{name}={getattr(self, name)}: {why} Leave the flag out ({off}).")
         families.check(self.recipe, self.apt_family)
         super().__post_init__()  # type: ignore[misc]  # the host's config stands behind this mixin
 

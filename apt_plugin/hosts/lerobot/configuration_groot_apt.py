@@ -10,7 +10,7 @@ from lerobot.policies.groot.configuration_groot import GrootConfig
 from apt_plugin import families, files
 from apt_plugin.backends.torch_groot_flow import check_recipe
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t.versions import of_another_version
+from apt_plugin.hosts.gr00t.probes import of_another_version
 from apt_plugin.hosts.lerobot.config import StageFields
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import POLICIES
+from apt_plugin.hosts.lerobot.probes import takes_autocast
 from apt_plugin.hub import local_folder
+from apt_plugin.probes import Package
 from apt_plugin.recipe import Recipe, as_text
 from apt_plugin.run.flags import Flags
 
 logger = logging.getLogger(__name__)
 
+AUTOCAST = "accelerator.mixed_precision"
 # Of a plain checkpoint's config: what the new policy says itself.
 _NOT_CARRIED = ("type", "pretrained_path", "input_features", "output_features", "model_params_fp32")
 
@@ -39,6 +43,30 @@ def precision_flags(flags: Flags) -> dict[str, str]:
         "APT: --policy.dtype=bfloat16, so that Stage 1 fits a 24 GB card; write float32 for the host's default."
     )
     return {"policy.dtype": "bfloat16"}
+
+
+def autocast_flags(flags: Flags, checkpoint: Path | None) -> dict[str, str]:
+    """The host's own flag for bfloat16 autocast, wherever the policy is bfloat16: 0.6.1 read it off --policy.dtype, and
+    main no longer does (three steps of a tiny π0.5 then end 4e-3 away).
+
+    Args:
+        flags: all of the process's; checkpoint: the folder whose config says what they do not.
+    """
+    package = Package.find("lerobot")
+    if package is None or not takes_autocast(package) or flags.get(AUTOCAST) is not None:
+        return {}
+    dtype = flags.get("policy.dtype")
+    if flags.get("resume") == "true" and checkpoint is not None:
+        run = files.read_json(checkpoint / "train_config.json")
+        if "accelerator" in run:  # begun on such a host: it goes on as it began
+            return {}
+        dtype = run["policy"].get("dtype")
+    elif dtype is None and checkpoint is not None and (checkpoint / "config.json").is_file():
+        dtype = files.read_json(checkpoint / "config.json").get("dtype")
+    if dtype != "bfloat16":
+        return {}
+    logger.info("APT: --%s=bf16, because the policy's dtype is bfloat16.", AUTOCAST)
+    return {AUTOCAST: "bf16"}
 
 
 def source_flags(flags: Flags) -> Flags:

@@ -19,6 +19,7 @@ from torch import Tensor
 from apt_plugin.backends.torch_draws import seeded
 from apt_plugin.backends.torch_fusion import build_fusion
 from apt_plugin.backends.torch_pi import PrefixCache, Suffix, expert_pass, prefix_pass
+from apt_plugin.errors import AptError
 from apt_plugin.fusion import fusion_sites
 from apt_plugin.hosts.lerobot.absent_pi import take_out
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
@@ -230,7 +231,13 @@ class AptFlow(HostFlow):
         num_steps: int | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Integrate from noise to an action chunk [B, T, A] with the host's Euler loop, RTC included."""
+        """Integrate from noise to an action chunk [B, T, A] with the host's Euler loop, RTC (guided) included.
+
+        Raises:
+            AptError: RTC in a mode that the recipe does not train.
+        """
+        if self._rtc_enabled() and getattr(self.config.rtc_config, "mode", "guided") == "trained":
+            raise AptError("RTC mode 'trained' needs a policy trained with given prefixes; this one takes 'guided'.")
         b, device = prompt.tokens.shape[0], prompt.tokens.device
         if noise is None:
             noise = self.sample_noise((b, self.config.chunk_size, self.config.max_action_dim), device)

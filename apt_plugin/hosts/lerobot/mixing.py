@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot import renaming
 from apt_plugin.recipe import Mix
 
 
@@ -33,10 +34,9 @@ def load_like(labelled: Any, mix: Mix, cfg: Any) -> Any:
     Raises:
         AptError: its features differ, so that one batch could not hold both.
     """
-    from lerobot.datasets.factory import resolve_delta_timestamps
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    deltas = resolve_delta_timestamps(cfg.policy, labelled.meta)
+    deltas = renaming.chunks(cfg.policy, labelled.meta, cfg.rename_map)
     other = LeRobotDataset(
         mix.repo_id or labelled.repo_id, root=mix.root or None, delta_timestamps=deltas, return_uint8=True,
         image_transforms=labelled.image_transforms, video_backend=cfg.dataset.video_backend,

@@ -11,7 +11,7 @@ import torch
 from apt_plugin import files
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError, did_you_mean
-from apt_plugin.hosts.lerobot import loading, register
+from apt_plugin.hosts.lerobot import loading, register, renaming
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, POLICIES, PREPROCESSOR, WEIGHTS
 from apt_plugin.hosts.lerobot.steps import check_steps
 from apt_plugin.listen.loaded import check_loaded
@@ -117,7 +117,6 @@ def open_dataset(dataset: str, root: str, opened: Opened) -> Any:
     Raises:
         AptError: it cannot be read, or lacks what the policy reads.
     """
-    from lerobot.datasets.factory import resolve_delta_timestamps
     from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata
 
     if not root and Path(dataset).is_dir():
@@ -131,9 +130,8 @@ def open_dataset(dataset: str, root: str, opened: Opened) -> Any:
         raise AptError(f"{dataset} cannot be read as a LeRobot data set: {error}") from error
     config = opened.policy.config
     check_keys(config, opened.preprocessor, meta.features)
-    return LeRobotDataset(
-        dataset, root=where, delta_timestamps=resolve_delta_timestamps(config, meta), video_backend="pyav"
-    )
+    deltas = renaming.chunks(config, meta, renaming.by_steps(opened.preprocessor))
+    return LeRobotDataset(dataset, root=where, delta_timestamps=deltas, video_backend="pyav")
 
 
 def check_keys(config: Any, preprocessor: Any, features: Any) -> None:
@@ -142,9 +140,7 @@ def check_keys(config: Any, preprocessor: Any, features: Any) -> None:
     Raises:
         AptError: naming the keys on both sides; GR00T's issues 64 and 92 were such mismatches.
     """
-    renames: dict[str, str] = {}
-    for step in preprocessor.steps:
-        renames |= getattr(step, "rename_map", None) or {}
+    renames = renaming.by_steps(preprocessor)
     have = {str(renames.get(name, name)) for name in features}
     wanted = [*config.image_features, *(["observation.state"] if config.robot_state_feature else []), "action"]
     # A camera that the policy pads with an empty picture may be missing, as long as one is there.

@@ -95,9 +95,10 @@ class AptPolicy(HostPolicy):
         policy.eval()
         return policy
 
-    def _save_pretrained(self, save_directory: Path, state_dict: dict | None = None) -> None:
+    def _save_pretrained(self, save_directory: Path, **given: Any) -> None:
+        # What else is given differs between versions of the host (0.6.1: `state_dict`).
         records.save(self, Path(save_directory), lambda: super(AptPolicy, self)._save_pretrained(
-            save_directory, state_dict=state_dict))  # fmt: skip
+            save_directory, **given))  # fmt: skip
 
     def _record_adapter(self, folder: Path) -> None:
         if (folder / ADAPTER_WEIGHTS).is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin import agreement, files, freeze, stages
-from apt_plugin.backends import torch_absent, torch_params
+from apt_plugin.backends import torch_absent, torch_params, torch_ranks
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import facts, loading, renaming, training
@@ -23,8 +23,11 @@ def check_data(config: Any, dataset_meta: Any) -> None:
     """What the recipe needs of a data set, before a model is built.
 
     Raises:
-        AptError: cameras under other names; for Stage 2 no task at all, or only empty ones; what needs the launcher.
+        AptError: cameras under other names; for Stage 2 no task at all, or only empty ones; what needs the launcher;
+            a version of the host that nobody tested.
     """
+    if dataset_meta is not None:
+        HOSTS["lerobot"].require_training()
     if dataset_meta is not None and config.recipe.cache and not training.installed():
         raise AptError(
             "recipe.cache needs the launcher, which takes the images out of the training script's data: apt-plugin run "
@@ -55,7 +58,7 @@ def check_data(config: Any, dataset_meta: Any) -> None:
 
 def state_of(config: Any) -> StageState:
     """The state of a stage that begins."""
-    host = f"lerobot {HOSTS['lerobot'].version()}"
+    host = HOSTS["lerobot"].written()
     return StageState(config.stage, config.recipe, loading.family_of(config.type), host)
 
 
@@ -75,6 +78,8 @@ def save(policy: Any, folder: Path, save_weights: Callable[[], None]) -> None:
     """
     policy.apt_run.check(vlm_digest(policy), torch_params.first_non_finite(policy))
     save_weights()
+    if not torch_ranks.writes():
+        return  # a host that saves on every rank (lerobot main) writes on the first alone, and so do we
     if getattr(policy, "apt_absent", None) is not None:
         torch_absent.merge(folder / WEIGHTS, policy.apt_absent)
     with open(folder / WEIGHTS, "rb") as file:

@@ -6,6 +6,7 @@ processors of a base write another prompt. So the launcher's process remembers t
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -18,10 +19,31 @@ def of(config: Any) -> dict[str, str]:
     return dict(getattr(config, "_apt_rename_map", None) or {})
 
 
+def by_steps(preprocessor: Any) -> dict[str, str]:
+    """The map that a saved processor applies: name in the data -> name in the policy."""
+    names: dict[str, str] = {}
+    for step in preprocessor.steps:
+        names |= getattr(step, "rename_map", None) or {}
+    return names
+
+
+def chunks(config: Any, meta: Any, names: Mapping[str, str]) -> Any:
+    """Which moments of each feature the policy reads, by the host: {name in the data: seconds}.
+
+    Args:
+        config: the policy's; meta: the data set's; names: the map, followed where the host follows one (main).
+    """
+    from lerobot.datasets.factory import resolve_delta_timestamps
+
+    given: dict[str, Any] = {"rename_map": dict(names)}
+    takes = inspect.signature(resolve_delta_timestamps).parameters
+    return resolve_delta_timestamps(config, meta, **{k: v for k, v in given.items() if k in takes})
+
+
 def policy(host: Any) -> Any:
     """lerobot's make_policy, which tells the policy nothing of the map and takes its cameras' names from the data."""
 
-    def make_policy(cfg: Any, ds_meta: Any = None, env_cfg: Any = None, rename_map: Any = None) -> Any:
+    def make_policy(cfg: Any, ds_meta: Any = None, env_cfg: Any = None, rename_map: Any = None, **more: Any) -> Any:
         from lerobot.configs import FeatureType
         from lerobot.utils.feature_utils import dataset_to_policy_features
 
@@ -32,7 +54,7 @@ def policy(host: Any) -> Any:
                 cfg.input_features = {
                     rename_map.get(n, n): f for n, f in found.items() if f.type is not FeatureType.ACTION
                 }
-        return host(cfg=cfg, ds_meta=ds_meta, env_cfg=env_cfg, rename_map=rename_map)
+        return host(cfg=cfg, ds_meta=ds_meta, env_cfg=env_cfg, rename_map=rename_map, **more)
 
     return make_policy
 

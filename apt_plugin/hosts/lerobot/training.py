@@ -5,6 +5,7 @@ Some names in `lerobot.scripts.lerobot_train` are rebound for the life of that p
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shutil
@@ -15,6 +16,8 @@ from typing import Any
 from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from apt_plugin import files
+from apt_plugin.backends import torch_ranks
+from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import cache, mixing, order, renaming
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
@@ -59,6 +62,7 @@ def uninstall() -> None:
 
 def _datasets(host: Any) -> Any:
     def make_train_eval_datasets(cfg: Any) -> tuple[Any, Any]:
+        check_unsharded(cfg)
         train, held_out = host(cfg)
         mixing.fill_tasks(train)
         mixing.fill_tasks(held_out)
@@ -70,14 +74,48 @@ def _datasets(host: Any) -> Any:
     return make_train_eval_datasets
 
 
+def check_unsharded(cfg: Any) -> None:
+    """
+    Raises:
+        AptError: parameters in shards, or a checkpoint in another format than the one that a run is resumed from.
+    """
+    if getattr(getattr(cfg, "parallelism", None), "is_sharded", False):
+        raise AptError(
+            f"--parallelism.dp_shard={cfg.parallelism.dp_shard} trains in shards (FSDP2), and the recipe's hashes, "
+            "records and resuming were never tried on shards. Leave the flag out: each process then holds the model."
+        )
+    wanted = getattr(cfg, "checkpoint_format", None)
+    if wanted is not None and wanted.value != "safetensors":
+        raise AptError(
+            f"--checkpoint_format={wanted.value} leaves no model.safetensors that --resume=true and Stage 2 could "
+            "start from. Leave the flag out (safetensors)."
+        )
+
+
 def _whole_checkpoint(host: Any) -> Any:
-    """The host writes a checkpoint in place; a kill in between leaves half of one under its final name."""
+    """The host writes a checkpoint in place; a kill in between leaves half of one under its final name.
+
+    lerobot 0.6.1 calls this on the first rank alone; main calls it on every rank and hands it the accelerator.
+    """
+    together = "accelerator" in inspect.signature(host).parameters
+
+    def meet() -> None:
+        if together:
+            torch_ranks.meet()
 
     def save_checkpoint(checkpoint_dir: Path, *args: Any, **kwargs: Any) -> None:
         checkpoint_dir = Path(checkpoint_dir)
         temporary = checkpoint_dir.with_name(f".{checkpoint_dir.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        if torch_ranks.writes():
+            shutil.rmtree(temporary, ignore_errors=True)
+        meet()
         host(temporary, *args, **kwargs)
+        meet()
+        if torch_ranks.writes():
+            settle(temporary, checkpoint_dir)
+        meet()
+
+    def settle(temporary: Path, checkpoint_dir: Path) -> None:
         for path in temporary.rglob("*"):
             if path.is_file():
                 with open(path, "rb") as file:

@@ -16,6 +16,7 @@ from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError, choose
+from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import checkpoints, preload
 from apt_plugin.hosts.openpi.programs import JOB
 from apt_plugin.launch import acting_as
@@ -35,6 +36,8 @@ def main() -> None:
     sys.argv = [str(script), *sys.argv[2:]]
     preload()
     try:
+        host = HOSTS["openpi"]
+        host.require() if job["do"] == "serve" else host.require_training()
         if job["do"] == "serve":
             serve(script, job.get("acting", {}))
         elif job["do"] == "plan":

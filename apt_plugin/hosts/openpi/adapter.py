@@ -18,6 +18,7 @@ from apt_plugin.export import refuse_pi
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.openpi.checkpoints import last_whole
 from apt_plugin.hosts.openpi.names import POLICIES
+from apt_plugin.hosts.openpi.probes import PROBES
 from apt_plugin.hosts.openpi.programs import SCRIPTS, SERVE, Program, find_program
 from apt_plugin.launch import Request, for_acting
 from apt_plugin.run.flags import as_flag
@@ -112,10 +113,8 @@ class OpenpiAdapter:
     name = "openpi"
     policies = POLICIES
     families = ("pi05", "pi0")
+    probes = PROBES
     unsupported = MappingProxyType({"label": "openpi has no edit of its own that writes instructions into a data set."})
-
-    def unusable(self) -> str | None:
-        return None
 
     def recognises_program(self, token: str) -> bool:
         return Path(token).name in SCRIPTS

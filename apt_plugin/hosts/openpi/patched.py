@@ -19,12 +19,14 @@ def recipe(argv: list[str]) -> None:
     if not any(token == RECIPE or token.startswith((f"{RECIPE}=", "--apt.")) for token in argv[1:]):
         return
     from apt_plugin.errors import AptError
-    from apt_plugin.hosts import HOSTS
+    from apt_plugin.hosts import HOSTS, allow
     from apt_plugin.launch import split
     from apt_plugin.run.staged import carry_out
 
     try:
-        sys.exit(carry_out(HOSTS["openpi"].open(), split(argv, "openpi")))
+        request = split(argv, "openpi")
+        allow(request.untested)
+        sys.exit(carry_out(HOSTS["openpi"].open(), request))
     except AptError as error:
         sys.exit(f"apt-plugin: {error}")
 

@@ -55,7 +55,7 @@ class Run:
     trainer: ClassVar[str] = ""  # as the record names it behind the host
 
     def __post_init__(self) -> None:
-        model, host = self.config.model, f"openpi {HOSTS['openpi'].version()}{self.trainer}"
+        model, host = self.config.model, HOSTS["openpi"].written() + self.trainer
         policy = "pi05" if model.pi05 else "pi0"
         self.state = StageState(model.apt_stage, model.apt_recipe, policy, host)
 

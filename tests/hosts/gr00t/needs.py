@@ -2,7 +2,7 @@
 
 import pytest
 
-from apt_plugin.hosts.gr00t import versions
+from apt_plugin.hosts import HOSTS
 
-if (why := versions.reason()) is not None:
-    pytest.skip(f"Isaac GR00T: {why}", allow_module_level=True)
+if not (standing := HOSTS["gr00t"].standing()).usable:
+    pytest.skip(f"Isaac GR00T: {standing.reason}", allow_module_level=True)

@@ -30,7 +30,7 @@ def work(jobs: Sequence[Job], out: Path, processes: int = 1, progress: bool = Tr
     """
     if not jobs:
         raise AptError("No runs match. See what there is: apt-compare plan.")
-    HOSTS["lerobot"].require()
+    HOSTS["lerobot"].require_training()
     logging.getLogger().setLevel(logging.WARNING)  # a line per split of every run would drown the progress
     shelf, helpers = Shelf(out), [_helper() for _ in range(processes - 1)]
     took: list[float] = []

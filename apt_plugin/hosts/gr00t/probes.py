@@ -1,11 +1,10 @@
-"""Which GR00T is here. Every release calls itself 0.1.0, so the model packages tell."""
+"""What we rely on in Isaac GR00T beside the names that our files import, and why other releases cannot be used."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
-from apt_plugin.errors import AptError
+from apt_plugin.probes import Package, Probe, every, imports_of, names
 
 _OTHERS = {
     "gr00t.model.gr00t_n1d6": (
@@ -24,16 +23,14 @@ _OTHERS = {
 }
 
 
-def reason() -> str | None:
-    """Why the GR00T that imports here cannot be used; None when it can."""
-    if importlib.util.find_spec("gr00t") is None:
-        return "gr00t does not import here. Run inside a GR00T N1.7 checkout's environment."
-    if _has("gr00t.model.gr00t_n1d7"):
+def _is_n17(package: Package) -> str | None:
+    """Every release calls itself 0.1.0, so the model packages tell."""
+    if package.holds("model", "gr00t_n1d7"):
         return None
     for module, why in _OTHERS.items():
-        if _has(module):
-            return f"{why}. Use GR00T N1.7 (gr00t.model.gr00t_n1d7)."
-    return "this gr00t has no gr00t.model.gr00t_n1d7; the adapter was written and tested for N1.7 (commit 376ba89)."
+        if package.holds("model", module.rpartition(".")[2]):
+            return f"{why}. Use GR00T N1.7 (gr00t.model.gr00t_n1d7)"
+    return "this gr00t has no gr00t.model.gr00t_n1d7; the adapter was written and tested for N1.7 (commit 376ba89)"
 
 
 def of_another_version(model_type: str | None) -> str | None:
@@ -45,18 +42,21 @@ def of_another_version(model_type: str | None) -> str | None:
     return None
 
 
-def require() -> None:
-    """
-    Raises:
-        AptError: with the reason.
-    """
-    if (why := reason()) is not None:
-        raise AptError(f"gr00t: {why}")
-
-
-def _has(module: str) -> bool:
-    """Looked up as a file: `find_spec` of a submodule imports its parents, here torch and transformers for a launcher
-    that only starts processes (13 s of CPU time)."""
-    spec = importlib.util.find_spec("gr00t")
-    places = [Path(root, *module.split(".")[1:]) for root in (spec and spec.submodule_search_locations) or ()]
-    return any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
+_N17 = "model.gr00t_n1d7"
+PROBES = (
+    Probe("GR00T N1.7", _is_n17),
+    Probe("imports", imports_of(Path(__file__).parent)),
+    Probe("trainer", every(
+        names("experiment.experiment", "Gr00tTrainer", "MODEL_REGISTRY"),
+        names("experiment.trainer", "Gr00tTrainer"),
+        names("model.registry", "MODEL_REGISTRY", "register_model"),
+    )),
+    Probe("backbone", names(f"{_N17}.gr00t_n1d7", "get_backbone_cls", "Gr00tN1d7", "Gr00tN1d7ActionHead")),
+    Probe("VLM", names("model.modules.qwen3_backbone", "Qwen3VLForConditionalGeneration", "Qwen3Backbone")),
+    Probe("text blocks", names("model.modules.dit", "AlternateVLDiT", "DiT", "TimestepEncoder")),
+    Probe("pipeline", names(f"{_N17}.setup", "Gr00tN1d7Pipeline")),
+    Probe("words in the data", names(
+        "data.dataset.lerobot_episode_loader", "LANG_KEYS", "LeRobotEpisodeLoader._load_parquet_data",
+        "LeRobotEpisodeLoader.create_language_from_meta",
+    )),
+)  # fmt: skip

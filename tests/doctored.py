@@ -1,0 +1,27 @@
+"""A host's files with one line changed, as another release of it would have them; nothing of it is imported."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from apt_plugin.probes import Package
+
+
+def copy(package: Package, to: Path, file: str, old: str, new: str) -> Package:
+    """
+    Args:
+        file: of the package, below its root; old: a pattern that must be there; new: what stands in its place.
+    """
+    root = to / package.name
+    shutil.copytree(package.root, root, ignore=lambda folder, found: [n for n in found if not _kept(Path(folder, n))])
+    text = (root / file).read_text()
+    changed = re.sub(old, new, text)
+    assert changed != text, f"{file} has no {old!r}"
+    (root / file).write_text(changed)
+    return Package(package.name, root)
+
+
+def _kept(path: Path) -> bool:
+    return path.suffix == ".py" or (path.is_dir() and path.name != "__pycache__")

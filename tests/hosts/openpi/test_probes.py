@@ -1,0 +1,50 @@
+"""openpi calls itself 0.1.0 whatever it holds: each probe fails when its host changes what it looks at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apt_plugin.hosts.openpi import probes
+from apt_plugin.probes import Package, failed
+from tests import doctored
+
+# Probe -> (file of the host, a pattern in it, what another commit might have there).
+CHANGES = {
+    "π0.5": ("models/pi0_config.py", r"discrete_state_input", "state_as_text"),
+    "imports": ("training/weight_loaders.py", r"^", "# moved\n"),
+    "data loader": ("training/data_loader.py", r"def transform_dataset", "def transformed"),
+    "checkpoints": ("training/checkpoints.py", r"def restore_state", "def load_state"),
+    "suffix": ("models/pi0.py", r"(def embed_suffix\(\s*self, )obs", r"\1state"),
+    "π0.5 prompt": ("models/tokenizer.py", r"Task: ", "Instruction: "),
+    "train configs": ("training/config.py", r"ema_decay", "ema_rate"),
+    "PyTorch model": ("models_pytorch/pi0_pytorch.py", r"class PI0Pytorch", "class Pi0Torch"),
+}
+
+
+@pytest.fixture(scope="module")
+def openpi() -> Package:
+    package = Package.find("openpi")
+    assert package is not None
+    return package
+
+
+def test_each_probe_has_its_change_and_all_hold_here(openpi: Package) -> None:
+    assert list(CHANGES) == [probe.name for probe in probes.PROBES]
+    assert failed(openpi, probes.PROBES) == []
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_commit_fails_the_probe_of_what_it_changed(openpi: Package, tmp_path: Path, name: str) -> None:
+    changed = doctored.copy(openpi, tmp_path, *CHANGES[name])
+    if name == "imports":
+        (changed.root / CHANGES[name][0]).unlink()
+    told = failed(changed, probes.PROBES)
+    assert [line.partition(":")[0] for line in told] == [name], told
+
+
+def test_a_commit_before_pi05_is_told_apart(openpi: Package, tmp_path: Path) -> None:
+    """doctor said yes to one of July 2025, which `run` could not import."""
+    changed = doctored.copy(openpi, tmp_path, "models/pi0_config.py", r"\bpi05\b", "pi0_next")
+    assert "Pi0Config.pi05" in failed(changed, probes.PROBES)[0]
