@@ -148,5 +148,5 @@ def test_both_stages_inside_one_distributed_launch(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_command_of_no_known_host() -> None:
-    with pytest.raises(AptError, match=r"No known host in 'python train.py'"):
-        hosts.adapter_for(["python", "train.py"])
+    with pytest.raises(AptError, match=r"No known host in 'python mine.py'"):
+        hosts.adapter_for(["python", "mine.py"])
