@@ -285,4 +285,6 @@ def test_two_processes_equal_one_on_the_joined_batch(data, plain, tok: str, tmp_
     start = load_file(plain["pi05"] / "model.safetensors")
     assert any(not torch.equal(a[n], start[n]) for n in a)
     worst = max(float((a[n] - b[n]).abs().max()) for n in a)
-    assert worst < 1e-5
+    # Sums over two ranks round otherwise, and AdamW divides by small gradients: 1.05e-5 to 1.39e-5 were measured, with
+    # the same bits on lerobot 0.6.1 and main. Other noise moves weights by the learning rate, 1e-3.
+    assert worst < 3e-5
