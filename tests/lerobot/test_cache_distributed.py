@@ -35,6 +35,11 @@ def build(n: int, folder: Path, flags: list[str]) -> str:
     return "".join(ranks.run(n, folder / f"logs{n}", build_and_train, *flags, *more))
 
 
+# How far the weights of several processes may be from one's: see test_training, where it was measured. The sums of a
+# gradient come in another order, and AdamW turns a rounding near zero into a step of the learning rate's size.
+SAME = 3e-5
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_one_two_and_four_processes_share_a_cache_and_take_the_same_steps(
@@ -59,7 +64,7 @@ def test_one_two_and_four_processes_share_a_cache_and_take_the_same_steps(
         assert found[n][0] == shards  # byte for byte, whoever made them
         assert found[n][1] == pytest.approx(loss, abs=1.1e-3)  # the log has three decimals
         worst = max(float((weights[name] - found[n][2][name]).abs().max()) for name in weights)
-        assert worst < 1e-5, (n, worst)
+        assert worst < SAME, (n, worst)
 
 
 @pytest.mark.slow
@@ -74,4 +79,4 @@ def test_two_processes_train_stage2_from_a_cache_as_one_does(data, priors, tok: 
         assert len(computed(text)) == n
     (one, weights), (two, others) = found[1], found[2]
     assert two == pytest.approx(one, abs=1.1e-3)  # the log has three decimals
-    assert max(float((weights[name] - others[name]).abs().max()) for name in weights) < 1e-5
+    assert max(float((weights[name] - others[name]).abs().max()) for name in weights) < SAME

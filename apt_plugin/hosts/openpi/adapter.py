@@ -117,7 +117,7 @@ class OpenpiAdapter:
     unsupported = MappingProxyType({"label": "openpi has no edit of its own that writes instructions into a data set."})
 
     def recognises_program(self, token: str) -> bool:
-        return Path(token).name in SCRIPTS
+        return any(token.endswith(f"scripts/{name}") for name in SCRIPTS)  # a train.py of one's own is no openpi
 
     def recognises(self, folder: Path) -> bool:
         return (folder / "params").is_dir() or (folder / "assets").is_dir()
