@@ -20,13 +20,14 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.hosts.lerobot.groups import optimizer_groups, part_of
 from apt_plugin.launch import split
-from apt_plugin.recipe import from_flat
 from apt_plugin.run import staged
+from apt_plugin.vlm import Trained, resolved
 from tests.hosts.fields import ACTING, FIELDS, values_of
 from tests.lerobot import tiny
 
 BASE = ["--policy.pretrained_path=lerobot/base", "--policy.device=cpu", "--dataset.repo_id=me/set"]
 # What a family of policies refuses, and what it says.
+TRAINS = {"pi05": "full", "groot": "frozen"}  # of the VLM, by lerobot's own defaults
 REFUSED = {"pi05": {}, "groot": {"cache_kind": "GR00T stores backbone states"}}
 
 
@@ -64,7 +65,7 @@ def test_a_field_arrives_at_the_policy_or_is_refused(name: str, door: str, famil
         assert door == "native" or told == [error.value]
         return
     recipe = parsed(flags_of(door, family, tmp_path, chosen.flags(name))).recipe
-    assert recipe == chosen.recipe(name)
+    assert recipe == resolved(chosen.recipe(name), lambda: Trained(TRAINS[family], "no flag says otherwise"))
     assert values_of(recipe)[name] == chosen.value
 
 
@@ -209,7 +210,7 @@ def test_every_field_has_its_place_here() -> None:
 @pytest.mark.parametrize("name", EFFECTS)
 def test_a_field_acts(name: str, plain: dict[str, Path], tok: str, tmp_path: Path) -> None:
     chosen, look = FIELDS[name], EFFECTS[name]
-    recipes = (from_flat(chosen.beside), from_flat(chosen.beside), chosen.recipe(name))
+    recipes = (chosen.without(), chosen.without(), chosen.recipe(name))
     without, again, after = (
         look(Made(recipe, plain["pi05"], tok, tmp_path / str(i))) for i, recipe in enumerate(recipes)
     )

@@ -31,6 +31,7 @@ def load(argv: list[str]) -> None:
 
 
 def _take_over(argv: list[str]) -> None:
+    from apt_plugin.hosts import HOSTS
     from apt_plugin.hosts.gr00t import acting, adapter
     from apt_plugin.hosts.gr00t.programs import find_program, switched
     from apt_plugin.launch import check_one_process, split
@@ -48,7 +49,7 @@ def _take_over(argv: list[str]) -> None:
         argv[1:], chosen = adapter.acting(argv[1:], request)
         acting.install(chosen)
     elif request.stage == "both":
-        sys.exit(carry_out(adapter.GrootAdapter(), request))
+        sys.exit(carry_out(HOSTS["gr00t"].open(), request))
     else:
         from apt_plugin.hosts.gr00t import training
 
