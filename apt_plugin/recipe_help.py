@@ -23,7 +23,7 @@ SAYS = {
     "drop_instruction": "Stage 1 leaves the instruction tokens out, which saves time",
     "noise_draws": "flow-matching samples per pass of the VLM",
     "expert": "start the action expert from the base checkpoint, or anew",
-    "vlm": "what Stage 2 does with the VLM",
+    "vlm": "what Stage 2 does with the VLM; host: what your own command would train",
     "vlm_lr_scale": "learning rate of a trained VLM, over the host's",
     "inherited": "what Stage 2 does with the layers that Stage 1 trained",
     "inherited_lr_scale": "their learning rate with inherited=slow, over the host's",

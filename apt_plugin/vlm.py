@@ -1,0 +1,80 @@
+"""What Stage 2 does with the VLM. `host`, the default, is what the user's own command would have trained.
+
+It is resolved once, by the adapter that can read that command, before anything else looks at the recipe. Records, models
+and caches see frozen, lora or full only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from apt_plugin.errors import AptError
+from apt_plugin.recipe import HOST, MODES, Recipe, check_idle
+from apt_plugin.stages import LIKELIHOOD
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a host's own command trains of its VLM.
+
+    Args:
+        mode: frozen, lora or full.
+        why: the setting of the host that says so.
+        still: patterns over names of those of the VLM's parameters that stay frozen in `full`.
+    """
+
+    mode: str
+    why: str
+    still: tuple[str, ...] = ()
+
+
+def resolved(recipe: Recipe, host: Callable[[], Trained]) -> Recipe:
+    """The recipe with frozen, lora or full in place of `host`.
+
+    Args:
+        host: called only where the recipe leaves it to the host.
+
+    Raises:
+        AptError: a value for a VLM that trains, and this one does not.
+    """
+    if recipe.vlm != HOST:
+        return recipe
+    told = host()
+    out = dataclasses.replace(recipe, vlm=told.mode, freeze=[*recipe.freeze, *told.still])
+    check_idle(out)
+    logger.info("APT: %s", sentence(out, told))
+    return out
+
+
+def sentence(recipe: Recipe, told: Trained) -> str:
+    """What was decided, and by what."""
+    rate = f", at {recipe.vlm_lr_scale:g} of the expert's rate"
+    does = {
+        "frozen": "keeps the VLM frozen",
+        "lora": f"trains LoRA factors of the VLM{rate}",
+        "full": f"trains the VLM{rate}" + (f", but for {', '.join(told.still[:3])}" if told.still else ""),
+    }[told.mode]
+    return f"Stage 2 {does}, as your own command would ({told.why}). --apt.vlm {'|'.join(MODES)} says otherwise."
+
+
+def mode_of(recipe: Recipe, stage: int) -> str:
+    """frozen | lora | full: what a stage does with the VLM. Stage 1 never trains it.
+
+    Raises:
+        AptError: the recipe still leaves it to the host, whose command nobody read.
+    """
+    if stage != LIKELIHOOD:
+        return "frozen"
+    if recipe.vlm == HOST:
+        raise AptError("vlm is 'host', and no command of a host is at hand to read. Write vlm=frozen, lora or full.")
+    return recipe.vlm
+
+
+def caches(recipe: Recipe, stage: int) -> bool:
+    """Whether a stage reads the VLM's features from disk: where a cache is named and the VLM is frozen."""
+    return bool(recipe.cache) and mode_of(recipe, stage) == "frozen"
