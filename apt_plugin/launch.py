@@ -8,6 +8,7 @@ Flags of ours:
     --apt.prove true|false          run the contracts on Stage 1's result before Stage 2 (true)
     --apt.listen FRAMES             after Stage 2, ask on so many frames whether the policy listens (32; 0: do not)
     --apt.untested                  train on a version of the host that nobody tested; the checkpoint's record says so
+    --apt.stage1.share 0.1          Stage 1's share of the host's own number of steps; Stage 2 gets the rest
     --apt.stage1.<host flag> V      a flag of the host for Stage 1 only: its own data, steps, batch size, ...
     --apt.stage2.<host flag> V      the same for Stage 2
     --apt.cache DIR                 compute the frozen VLM's features once, then train from them (see cache --help)
@@ -24,8 +25,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apt_plugin.errors import AptError, choose, did_you_mean
-from apt_plugin.recipe import Recipe, check_idle, fields_of, from_flat, load_yaml
+from apt_plugin.recipe import PRESETS_FOUND, Recipe, check_idle, fields_of, from_flat, load_yaml
 from apt_plugin.recipes import find
+from apt_plugin.run import budget
 from apt_plugin.stages import PRIOR
 
 logger = logging.getLogger(__name__)
@@ -52,10 +54,8 @@ class Request:
     given: frozenset[str] = frozenset()  # names of our flags that somebody wrote, those of a recipe file among them
     # Host flags for one stage only, name -> value.
     stage_flags: dict[str, dict[str, str]] = field(default_factory=lambda: {"1": {}, "2": {}})
-
-    def caches(self, stage: str) -> bool:
-        """Whether a stage reads features from disk: with a frozen VLM only."""
-        return self.recipe is not None and bool(self.recipe.cache) and (stage == "1" or self.recipe.vlm == "frozen")
+    share: float = budget.SHARE  # Stage 1's of the host's own number of steps, where both stages run
+    preset: str = "default"
 
 
 def split(argv: Sequence[str], host: str = "") -> Request:
@@ -101,20 +101,40 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]], host: str) -> 
     listen = str(values.pop("listen", Request.listen))
     if not listen.isdigit():
         raise AptError(f"--apt.listen is {listen!r}; write how many frames to listen on, 0 for none.")
+    share = _share(values, stage)
     flags: dict[str, dict[str, str]] = {"1": {}, "2": {}}
     for name in list(values):
         head, _, tail = name.partition(".")
         if head in ("stage1", "stage2") and tail:
             flags[head[-1]][tail] = _as_flag(values.pop(name))
-    known = [*fields_of(), "preset", "stage", "config", "prove", "listen", "untested", *STAGE_FLAGS]
+    ours_too = ("preset", "stage", "config", "prove", "listen", "untested", "stage1.share")
+    known = [*fields_of(), *ours_too, *STAGE_FLAGS]
     # tyro shows --apt.noise-draws in a host's --help: take what it shows.
     values = {name.replace("-", "_") if name not in known else name: value for name, value in values.items()}
     for name in values:
         if name not in known:
             raise AptError(f"Unknown recipe field --apt.{name}.{did_you_mean(name, known)}")
-    recipe = from_flat(values)
+    preset, recipe = str(values.get("preset", "default")), from_flat(values)
     check_idle(recipe)
-    return Request(command, recipe, stage, prove, int(listen), untested, given, flags)
+    return Request(command, recipe, stage, prove, int(listen), untested, given, flags, share, preset)
+
+
+def _share(values: dict[str, Any], stage: str) -> float:
+    """Taken out of the values: the one flag behind `stage1.` that is ours."""
+    if (written := values.pop("stage1.share", None)) is None:
+        return budget.PRESET_SHARES.get(str(values.get("preset")), budget.SHARE)
+    if stage != "both":
+        raise AptError(
+            f"{budget.FLAG} divides the host's steps between two stages, and --apt.stage is {stage}: its steps are the "
+            f"host's own. Drop {budget.FLAG}, or write --apt.stage both."
+        )
+    try:
+        share = float(written)
+    except (TypeError, ValueError):
+        share = 0.0
+    if not 0 < share < 1:
+        raise AptError(f"{budget.FLAG} is {written!r}; write a share of the steps between 0 and 1, such as 0.1.")
+    return share
 
 
 def for_acting(request: Request) -> dict[str, Any]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from apt_plugin.launch import Request
     from apt_plugin.probes import Probe
     from apt_plugin.proofs import Subject
+    from apt_plugin.recipe import Recipe
+    from apt_plugin.run import budget
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,24 @@ class Stages(Protocol):
 
     `run.staged` carries it out; stages are "1" and "2".
     """
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of this run, with what Stage 2 does with the VLM read off the user's own command (`vlm.resolved`).
+
+        Raises:
+            AptError: a command of which that cannot be told.
+        """
+        ...
+
+    @property
+    def budget(self) -> budget.Plan:
+        """Steps and schedule of each wanted stage, from the host's own number of steps.
+
+        Raises:
+            AptError: too few steps for two stages.
+        """
+        ...
 
     @property
     def output(self) -> Path:

@@ -17,10 +17,12 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Adapter, Command, Stages
 from apt_plugin.launch import Request
+from apt_plugin.recipe import PRESETS_FOUND
 from apt_plugin.report.run import write_run
 from apt_plugin.run import child, preflight
 from apt_plugin.run.lock import only_one
 from apt_plugin.stages import Record, read_record
+from apt_plugin.vlm import caches
 
 logger = logging.getLogger(__name__)
 WANTED = {"1": ("1",), "2": ("2",), "both": ("1", "2")}
@@ -83,6 +85,9 @@ class Staged:
         return status or int(any(finding.level == "error" for finding in findings))
 
     def _train(self) -> int:
+        for line in (PRESETS_FOUND.get(self.request.preset), self.host.budget.says):
+            if line:
+                logger.info("APT: %s", line)
         for stage in self.wanted:
             if self.host.finished(stage):
                 logger.info("APT: Stage %s is finished in %s, going on.", stage, self.host.result(stage))
@@ -97,11 +102,14 @@ class Staged:
         if stage == "2" and len(self.wanted) == 2 and self.request.prove and (status := self._prove()):
             return status
         command = self.host.command(stage)
-        if self.request.caches(stage) and (status := self._run(self.host.cache_command(stage, "build"))):
+        if self._caches(stage) and (status := self._run(self.host.cache_command(stage, "build"))):
             return status
         self._begin(stage)
         logger.info("APT: Stage %s: %s", stage, command)
         return self._run(command)
+
+    def _caches(self, stage: str) -> bool:
+        return caches(self.host.recipe, int(stage))
 
     def _begin(self, stage: str) -> None:
         """A resumed stage that died before its first whole checkpoint starts anew: hosts refuse the folder it left."""
@@ -144,7 +152,7 @@ class Staged:
             raise AptError(f"Which cache? Write --apt.cache DIR behind apt-plugin cache {action} ... --recipe apt.")
         worst = 0
         for stage in self.wanted:
-            if not self.request.caches(stage):
+            if not self._caches(stage):
                 logger.info("APT: Stage %s trains the VLM and reads no cache.", stage)
             elif stage == "2" and len(self.wanted) == 2 and self.host.result("1") is None:
                 logger.info("APT: Stage 2's cache starts from Stage 1's result; the run makes it between the stages.")

@@ -17,13 +17,9 @@ from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, NonFiniteError, Record
+from apt_plugin.vlm import mode_of
 
 logger = logging.getLogger(__name__)
-
-
-def vlm_mode(recipe: Recipe, stage: int) -> str:
-    """frozen | lora | full: what a stage does with the VLM. Stage 1 never trains it."""
-    return recipe.vlm if stage == LIKELIHOOD else "frozen"
 
 
 @dataclass
@@ -53,7 +49,7 @@ class StageState:
     @property
     def vlm_mode(self) -> str:
         """frozen | lora | full."""
-        return vlm_mode(self.recipe, self.stage)
+        return mode_of(self.recipe, self.stage)
 
     def begin(self, vlm: str) -> None:
         """Note the VLM's hash before the first step; a resumed stage keeps the one it began with."""

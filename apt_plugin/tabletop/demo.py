@@ -101,8 +101,8 @@ def host_run(name: str, output: Path, flags: list[str], steps: int, recipe: list
 def train(output: Path, base: Path, settings: Demo, seed: int, clock: Clock) -> list[Arm]:
     """APT and three stock arms, two runs at a time.
 
-    The fair rival of a recipe on a frozen VLM is lerobot's own `train_expert_only`, at equal gradient steps and at
-    equal wall time; its default full fine-tune, at equal steps, stands beside them.
+    The recipe trains the VLM as its host does by default, so its rival is lerobot's own full fine-tune at equal steps;
+    `train_expert_only`, at equal steps and at equal wall time, stands beside them.
     """
     from apt_plugin.tabletop.checkpoint import host_flags
 
@@ -111,7 +111,8 @@ def train(output: Path, base: Path, settings: Demo, seed: int, clock: Clock) -> 
     lengths = (settings.stage1_steps, settings.stage2_steps)
     first, second = (settings.train_flags(n, settings.lr_expert, seed) for n in lengths)
     recipe = ["--recipe", "apt"]
-    recipe += [f"--apt.stage1.{flag.removeprefix('--')}" for flag in first if flag not in second]
+    for stage, own in (("1", first), ("2", second)):  # a warm-up of one length in both, as the stock arms have it
+        recipe += [f"--apt.stage{stage}.{flag.removeprefix('--')}" for flag in own]
     recipe += [f"--apt.stage1.dataset.repo_id={UNLABELLED}", f"--apt.stage1.dataset.root={output / 'unlabelled'}"]
     apt = host_run("apt", output, [*host_flags(base, "pi05"), *on, *second], both, recipe)
 

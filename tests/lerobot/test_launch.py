@@ -38,7 +38,7 @@ def test_apt_flags_without_a_recipe() -> None:
 
 @pytest.mark.parametrize("spelling", [["--recipe", "apt"], ["--recipe=apt"]])
 def test_stage1_command(spelling: list[str], tmp_path: Path) -> None:
-    command = plan(*BASE, f"--output_dir={tmp_path}", "--steps", "100", *spelling, "--apt.noise_draws", "8",
+    command = plan(*BASE, f"--output_dir={tmp_path}", "--steps", "1000", *spelling, "--apt.noise_draws", "8",
                    "--apt.stage1.steps=300", "--apt.stage1.dataset.repo_id", "me/play")  # fmt: skip
     assert command[1:4] == ["-m", "apt_plugin.hosts.lerobot", "lerobot-train"]
     for flag in ("--policy.type=pi05_apt", "--policy.stage=1", "--policy.recipe.noise_draws=8", "--steps=300",
@@ -46,7 +46,7 @@ def test_stage1_command(spelling: list[str], tmp_path: Path) -> None:
                  "--policy.pretrained_path=lerobot/pi05_base"):  # fmt: skip
         assert command.count(flag) == 1, flag
     assert not [t for t in command if t.startswith(("--apt", "--recipe"))]
-    assert "--steps=100" not in command
+    assert "--steps=1000" not in command
 
 
 @pytest.mark.parametrize(
@@ -150,3 +150,77 @@ def test_both_stages_inside_one_distributed_launch(monkeypatch: pytest.MonkeyPat
 def test_a_command_of_no_known_host() -> None:
     with pytest.raises(AptError, match=r"No known host in 'python mine.py'"):
         hosts.adapter_for(["python", "mine.py"])
+
+
+STOCK = ["lerobot-train", "--policy.type=pi05", "--dataset.repo_id=me/set", "--recipe=apt"]
+
+
+def lengths(command: list[str]) -> list[str]:
+    return sorted(t.removeprefix("--") for t in command if "steps=" in t and "action_steps" not in t)
+
+
+def test_the_hosts_steps_are_the_total_of_both_stages() -> None:
+    """Both stages had all of --steps: `--recipe apt` took twice the run that somebody had asked for."""
+    stages = LerobotAdapter().stages(split([*STOCK, "--steps=20000"]))
+    assert stages is not None
+    assert stages.budget.steps == {"1": 2000, "2": 18000}
+    assert "2000" in stages.budget.says
+    scheduled = ["policy.scheduler_decay_steps=3000", "policy.scheduler_warmup_steps=100", "steps=2000"]
+    assert lengths(list(stages.command("1").argv)) == scheduled
+
+
+def test_a_stage_alone_has_the_hosts_steps_and_schedule(trained: Path) -> None:
+    prior = trained / "last" / "pretrained_model"
+    line = ["lerobot-train", f"--policy.path={prior}", "--recipe=apt", "--apt.stage=2", "--steps=500"]
+    whole = ["policy.scheduler_decay_steps=30000", "policy.scheduler_warmup_steps=1000", "steps=500"]
+    assert lengths(plan(*line, stage="2")) == whole  # not what its Stage 1 was given
+    assert lengths(plan(*STOCK, "--apt.stage=1", "--steps=500")) == whole
+
+
+def test_what_is_written_for_a_stage_wins() -> None:
+    command = plan(*STOCK, "--steps=1000", "--policy.scheduler_warmup_steps=50", "--apt.stage1.steps=7",
+                   "--apt.stage1.policy.scheduler_decay_steps=9")  # fmt: skip
+    assert lengths(command) == ["policy.scheduler_decay_steps=9", "policy.scheduler_warmup_steps=1", "steps=7"]
+    with pytest.raises(AptError, match=r"--steps is 5, the total of both stages, and Stage 1 takes 7"):
+        plan(*STOCK, "--steps=5", "--apt.stage1.steps=7")
+
+
+def test_lengths_are_those_of_the_hosts_own_configs() -> None:
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.configs.train import TrainPipelineConfig
+
+    from apt_plugin.hosts.lerobot import discovery, schedule
+
+    assert discovery
+    assert TrainPipelineConfig.steps == schedule.STEPS
+    for family, known in schedule.OF_POLICIES.items():
+        config = PreTrainedConfig.get_choice_class(family)
+        assert {name: getattr(config, name.removeprefix("policy.")) for name in known} == known
+
+
+@pytest.mark.parametrize(
+    ("flags", "vlm", "freeze"),
+    [
+        ([], "full", []),
+        (["--policy.train_expert_only=true"], "frozen", []),
+        (["--policy.freeze_vision_encoder=true"], "full", [r"\.vision_tower\."]),
+        (["--peft.method_type=LORA"], "lora", []),
+        (["--apt.vlm=frozen"], "frozen", []),
+        (["--policy.type=groot"], "frozen", []),
+        (["--policy.type=groot", "--policy.tune_llm=true"], "full", [r"\.visual\."]),
+        (["--policy.type=groot", "--policy.tune_llm=true", "--policy.tune_visual=true"], "full", []),
+    ],
+)
+def test_stage2_trains_of_the_vlm_what_the_command_would_have(flags: list[str], vlm: str, freeze: list[str]) -> None:
+    """It stayed frozen whatever the command said, which followed 14 instructions of a hundred less than the host."""
+    stages = LerobotAdapter().stages(split([*STOCK, *flags]))
+    assert stages is not None
+    assert (stages.recipe.vlm, stages.recipe.freeze) == (vlm, freeze)
+    command = stages.command("1").argv
+    assert f"--policy.recipe.vlm={vlm}" in command
+    assert not [token for token in command if token.startswith("--policy.tune_")]
+
+
+def test_part_of_a_language_model_is_refused() -> None:
+    with pytest.raises(AptError, match=r"tune_top_llm_layers is 4: .* Write --policy.tune_llm=true"):
+        plan(*STOCK, "--policy.type=groot", "--policy.tune_top_llm_layers=4")

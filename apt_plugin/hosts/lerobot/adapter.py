@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,11 +20,16 @@ from apt_plugin.hosts.lerobot.flags import autocast_flags, precision_flags, reci
 from apt_plugin.hosts.lerobot.names import POLICIES
 from apt_plugin.hosts.lerobot.probes import PROBES
 from apt_plugin.hosts.lerobot.programs import TRAIN, Program, check, child, find_program, flags_of, for_cache, found
+from apt_plugin.hosts.lerobot.schedule import STEPS, lengths
+from apt_plugin.hosts.lerobot.trained import GROOT, PI, STILL, trained
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request
+from apt_plugin.recipe import HOST, Recipe
+from apt_plugin.run.budget import Plan, plan
 from apt_plugin.run.flags import Flags
-from apt_plugin.run.staged import folder_of
-from apt_plugin.stages import read_record
+from apt_plugin.run.staged import WANTED, folder_of
+from apt_plugin.stages import RECORD, read_record
+from apt_plugin.vlm import Trained, resolved
 
 # Not the policy's: what a resumed run takes from its own checkpoint.
 _FROM_CHECKPOINT = ("config_path", "resume", "output_dir", "job_name")
@@ -36,11 +43,66 @@ class LerobotStages:
     held_out = HELD_OUT
 
     def __init__(self, program: Program, flags: Flags, request: Request):
-        assert request.recipe is not None
-        self.program, self.flags, self.request, self.recipe = program, flags, request, request.recipe
+        self.program, self.flags, self.request = program, flags, request
         now = datetime.datetime.now()
         self.output = Path(flags.get("output_dir") or f"outputs/apt/{now:%Y-%m-%d}/{now:%H-%M-%S}")
         self.resume = flags.get("resume") == "true"
+
+    @cached_property
+    def whole(self) -> Flags:
+        """The command with the settings of a plain checkpoint that it names."""
+        named = self.flags.get("policy.type") or self.flags.get("policy.path")
+        return source_flags(self.flags) if named else self.flags  # a resumed command may leave it to its checkpoint
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        assert self.request.recipe is not None
+        return resolved(self.request.recipe, self._trained)
+
+    def _trained(self) -> Trained:
+        if self.flags.get("peft.method_type") is not None:
+            return Trained("lora", "--peft.method_type")
+        flags = self.whole.with_(self.request.stage_flags["2"])
+        family = families.GROOT if (flags.get("policy.type") or "").startswith("groot") else families.PI
+        names = GROOT if family == families.GROOT else PI
+        given = {name: value for name in names if (value := flags.get(f"policy.{name}")) is not None}
+        if (folder := self._source(bool(given))) is not None:
+            recipe = read_record(folder).recipe
+            still = tuple(pattern for pattern in recipe.freeze if pattern in STILL)
+            return Trained(recipe.vlm, f"it was settled in {folder}", still)
+        return trained(family, {name: json.loads(value) for name, value in given.items()})
+
+    def _source(self, written: bool) -> Path | None:
+        """A checkpoint of this recipe that the run goes on from, or that its Stage 2 starts from.
+
+        Args:
+            written: whether the command itself says what of the VLM trains.
+        """
+        found = [self.result("2"), self.result("1")] if self.resume else []
+        if not written and self.request.stage == "2":
+            named = self.request.stage_flags["2"].get("policy.path") or self.flags.get("policy.path")
+            found.append(local_folder(named) if named else self.result("1"))
+        return next((folder for folder in found if folder is not None and (folder / RECORD).is_file()), None)
+
+    @cached_property
+    def budget(self) -> Plan:
+        # A Stage-1 checkpoint brings the schedule of Stage 1 along: Stage 2 alone has the host's own.
+        flags = self.flags.with_({"policy.type": self.whole.get("policy.type") or ""})
+        return plan(
+            int(self.flags.get("steps") or STEPS),
+            flag="steps",
+            schedule=lengths(flags if self.request.stage == "2" else self.whole),
+            share=self.request.share,
+            wanted=WANTED[self.request.stage],
+            own=self.request.stage_flags,
+        )
+
+    def _lengths(self, stage: str, resumed: bool = False) -> dict[str, str]:
+        """The stage's flags of the budget; a checkpoint of the stage holds those that a resumed command leaves out."""
+        if resumed and self.flags.get("steps") is None:
+            return {}
+        given = self.budget.flags.get(stage, {})
+        return {name: value for name, value in given.items() if not (resumed and name.startswith("policy."))}
 
     def folder(self, stage: str) -> Path:
         return folder_of(self.output, stage)
@@ -51,10 +113,13 @@ class LerobotStages:
             flags = self.flags.without(*_FROM_CHECKPOINT, prefix="policy.").without(prefix="dataset.")
             own = {k: v for k, v in own.items() if not k.startswith(("policy.", "dataset."))}
             config = checkpoint / "pretrained_model" / "train_config.json"
-            flags = flags.without(prefix="peft.").with_({**own, "config_path": str(config), "resume": "true"})
+            flags = flags.without(prefix="peft.").with_(
+                {**self._lengths(stage, True), **own, "config_path": str(config), "resume": "true"}
+            )
             return self._process(flags, checkpoint / "pretrained_model")
         flags = self.flags.without("resume", "output_dir").with_({"output_dir": str(self.folder(stage))})
-        flags = (self._stage1(flags, own) if stage == "1" else self._stage2(flags, own)).with_(own)
+        flags = self._stage1(flags, own) if stage == "1" else self._stage2(flags, own)
+        flags = self._settled(flags).with_({**self._lengths(stage), **own})
         path = flags.get("policy.path")
         return self._process(flags, None if path is None else local_folder(path))
 
@@ -72,12 +137,18 @@ class LerobotStages:
         if stage == "2" and self.request.stage == "both" and named is None and self.result("1") is None:
             inherited = {k: v for k, v in self.request.stage_flags["1"].items() if k.startswith("policy.")}
             flags = source_flags(self.flags.without("resume").with_(inherited).with_(own))
-            flags = flags.with_({"policy.stage": "2", **recipe_flags(self.recipe)}).with_(own)
+            flags = self._settled(flags.with_({"policy.stage": "2", **recipe_flags(self.recipe)}))
+            flags = flags.with_({**self._lengths(stage), **own})
             flags = flags.with_({"output_dir": str(self.folder("2"))})
         else:
             flags = Flags.read(flags_of(self.command(stage).argv))
         # What a resumed run left behind is set aside when the stage begins.
         return (flags.without("output_dir") if self.resume else flags).tokens()
+
+    def _settled(self, flags: Flags) -> Flags:
+        """GR00T's switches are in the recipe by now, where it follows them."""
+        follows = self.request.recipe is not None and self.request.recipe.vlm == HOST
+        return flags.without(*(f"policy.{name}" for name in GROOT)) if follows else flags
 
     def _stage1(self, flags: Flags, own: dict[str, str]) -> Flags:
         flags = source_flags(flags.with_(own))
@@ -116,8 +187,9 @@ class LerobotStages:
         checkpoint = last_whole(self.folder(stage)) if self.resume else None
         if checkpoint is None:
             return False
+        own = self.request.stage_flags[stage].get("steps")
         config = files.read_json(checkpoint / "pretrained_model" / "train_config.json")
-        wanted = int(self.request.stage_flags[stage].get("steps") or self.flags.get("steps") or config["steps"])
+        wanted = int(self._lengths(stage, True).get("steps") or own or config["steps"])
         return int(files.read_json(checkpoint / "training_state" / "training_step.json")["step"]) >= wanted
 
     def listen_flags(self) -> Sequence[str]:

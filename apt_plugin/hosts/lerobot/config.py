@@ -10,8 +10,10 @@ from apt_plugin import families
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot.names import PALIGEMMA
+from apt_plugin.hosts.lerobot.trained import trained
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
+from apt_plugin.vlm import mode_of, resolved
 
 # Fields of newer hosts that the recipe's own passes do not carry out: value that asks for nothing, and the reason.
 _NOT_FOLLOWED = {
@@ -41,11 +43,12 @@ class StageFields:
                 raise AptError(f"--policy.{name}={getattr(self, name)}: {why} Leave the flag out ({off}).")
         families.check(self.recipe, self.apt_family)
         super().__post_init__()  # type: ignore[misc]  # the host's config stands behind this mixin
+        self.recipe = resolved(self.recipe, lambda: trained(self.apt_family, vars(self)))
 
     @property
     def vlm_mode(self) -> str:
         """frozen | lora | full; Stage 1 never trains the VLM."""
-        return self.recipe.vlm if self.stage == LIKELIHOOD else "frozen"
+        return mode_of(self.recipe, self.stage)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)  # type: ignore[misc]

@@ -12,6 +12,8 @@ from apt_plugin.backends.torch_groot_flow import check_recipe
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.probes import of_another_version
 from apt_plugin.hosts.lerobot.config import StageFields
+from apt_plugin.hosts.lerobot.trained import GROOT
+from apt_plugin.recipe import HOST
 
 
 @PreTrainedConfig.register_subclass("groot_apt")
@@ -29,11 +31,14 @@ class GrootAptConfig(StageFields, GrootConfig):
         kind = files.read_json(raw).get("model_type") if raw.is_file() else None
         if (why := of_another_version(kind)) is not None:
             raise AptError(f"{raw.parent} holds a {kind!r} model. {why}.")
+        follows = self.recipe.vlm == HOST
         super().__post_init__()
         check_recipe(self.recipe)
-        for name in ("tune_llm", "tune_visual", "tune_top_llm_layers"):
-            if getattr(self, name):
+        for name in GROOT:
+            if follows:  # they are in the recipe now, by which what trains is derived
+                setattr(self, name, type(getattr(self, name))())
+            elif getattr(self, name):
                 raise AptError(
                     f"policy.{name} is {getattr(self, name)}, but the recipe decides what of the VLM trains. Drop it, "
-                    "or write --apt.vlm full for Stage 2."
+                    "or write --apt.vlm host, which follows it."
                 )
