@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
+from apt_plugin.vlm import Trained
 
 PI, GROOT = "π", "GR00T"
 _CACHES = {PI: ("auto", "kv", "vision"), GROOT: ("auto", "states")}
@@ -28,3 +29,17 @@ def check(recipe: Recipe, family: str) -> None:
             f"fusion.taps is {recipe.fusion.taps!r}; in {PI} a fusion layer reads the VLM layer at its own depth, so "
             "that there is nothing to choose. Drop it (GR00T follows it)."
         )
+
+
+GROOT_IMAGES, GROOT_WORDS = r"\.visual\.", r"\.language_model\.|\.lm_head\."
+
+
+def groot_trained(llm: bool, visual: bool, why: str) -> Trained:
+    """What a command for a GR00T trains of its VLM, by the two switches that every host of it has.
+
+    Args:
+        why: how that host writes them.
+    """
+    if llm and visual:
+        return Trained("full", why)
+    return Trained("full", why, (GROOT_IMAGES if llm else GROOT_WORDS,)) if llm or visual else Trained("frozen", why)

@@ -33,7 +33,8 @@ def test_a_value_that_nothing_would_read_is_refused(name):
     chosen = FIELDS[name]
     needed = next(iter(chosen.beside))
     with pytest.raises(AptError, match=rf"{name} is {chosen.value}, and nothing reads it without {needed}="):
-        split(["--recipe", "apt", f"--apt.{name}={chosen.value}"])
+        beside = ["--apt.vlm=frozen"] if needed == "vlm" else []  # of the default, the host's command decides
+        split(["--recipe", "apt", f"--apt.{name}={chosen.value}", *beside])
 
 
 @pytest.mark.parametrize("name", ["mix.root", "mix.repo_id"])
@@ -42,14 +43,15 @@ def test_data_to_mix_without_a_share_are_refused(name):
         split(["--recipe", "apt", f"--apt.{name}=play"])
 
 
-@pytest.mark.parametrize("name", [*FIELDS, "stage", "prove", "listen", "preset", "stage1.steps"])
+@pytest.mark.parametrize("name", [*FIELDS, "stage", "prove", "listen", "preset", "stage1.steps", "stage1.share"])
 def test_a_program_that_acts_takes_what_acting_may_choose_and_nothing_else(name):
     """`--apt.guidance_scale 100` behind a server's command changed nothing, and neither did any other."""
     if name in fields.ACTING:
         request = split(["--recipe", "apt", *FIELDS[name].flags(name)])
         assert for_acting(request) == {name: FIELDS[name].value}
         return
-    more = {"stage": "1", "prove": "true", "listen": "4", "preset": "paper", "stage1.steps": "3"}
+    more = {"stage": "1", "prove": "true", "listen": "4", "preset": "paper", "stage1.steps": "3",
+            "stage1.share": "0.2"}  # fmt: skip
     flags = FIELDS[name].flags(name) if name in FIELDS else [f"--apt.{name}={more[name]}"]
     with pytest.raises(AptError, match=r"is settled when a policy is trained"):
         for_acting(split(["--recipe", "apt", *flags]))

@@ -14,6 +14,7 @@ from apt_plugin.hosts.gr00t import names, probes, programs
 from apt_plugin.hosts.gr00t.adapter import GrootAdapter
 from apt_plugin.recipe import from_flat, load_yaml
 from apt_plugin.run import staged
+from apt_plugin.vlm import caches
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "gr00t"
 
@@ -56,7 +57,8 @@ def test_stage_commands_name_every_recipe_field(tmp_path):
     assert programs.switched(flags).get("max-steps") == "4"
     assert first[-1].startswith("--apt.")
     again = core.split(flags)
-    assert again.recipe == request.recipe
+    assert again.recipe == training.recipe
+    assert again.recipe.vlm == "frozen"  # what the command would have trained
     assert again.stage == "1"
     with pytest.raises(AptError, match="holds none"):
         training.command("2")
@@ -64,7 +66,7 @@ def test_stage_commands_name_every_recipe_field(tmp_path):
 
 def test_configs_are_views_of_the_recipe():
     loaded = {path.stem: from_flat(load_yaml(path)) for path in CONFIGS.glob("*.yaml")}
-    assert loaded["strict"] == from_flat({})
+    assert loaded["strict"] == from_flat({"vlm": "frozen"})
     assert loaded["host"].fusion.kind == "host"
     assert loaded["export"].prefix == "native"
     assert (loaded["cached"].cache, loaded["cached"].cache_views) == ("apt-cache", 0)
@@ -79,7 +81,7 @@ def test_a_cache_is_made_by_the_stages_own_processes(tmp_path, monkeypatch):
     # Of both stages, only the one with a frozen VLM.
     assert staged.make_cache(GrootAdapter(), core.split(line), "build") == 0
     training = stages(core.split(line))
-    assert (training.request.caches("1"), training.request.caches("2")) == (True, False)
+    assert [caches(training.recipe, stage) for stage in (1, 2)] == [True, False]
     first = list(training.command("1").argv)
     place = first.index(names.TRAIN)
     assert asked == [[*first[:place], "apt-cache-build", *first[place:]]]
@@ -191,3 +193,41 @@ def test_a_named_experiment_has_a_folder_of_its_own(tmp_path):
             "--recipe", "apt"]  # fmt: skip
     run = stages(core.split(line))
     assert run.folder("1") == tmp_path / "stage1" / "e1"
+
+
+def test_the_hosts_steps_are_the_total_of_both_stages(tmp_path):
+    line = ["gr00t/experiment/launch_finetune.py", "--output-dir", str(tmp_path), "--recipe", "apt"]
+    assert stages(core.split(line)).budget.steps == {"1": 1000, "2": 9000}  # of the host's own 10000
+    run = stages(core.split([*line, "--max-steps", "50", "--apt.stage1.share", "0.2"]))
+    assert programs.switched(run.command("1").argv[4:]).get("max-steps") == "10"
+    assert run.budget.says == "Of --max-steps 50, the total of both stages: Stage 1 10; Stage 2 40."
+    assert stages(core.split([*line, "--max-steps", "50", "--apt.stage", "1"])).budget.steps == {"1": 50}
+
+
+def test_a_stages_own_config_file_has_its_own_steps_and_a_warm_up_in_steps_is_divided(tmp_path):
+    files = {"both.yaml": {"max_steps": 100, "warmup_steps": 20}, "play.yaml": {"max_steps": 30}}
+    for name, training in files.items():
+        (tmp_path / name).write_text(yaml.safe_dump({"training": training, "model": {"tune_llm": True}}))
+    line = ["gr00t/experiment/launch_train.py", f"--load_config_path={tmp_path / 'both.yaml'}", "--recipe", "apt",
+            "--apt.stage1.load-config-path", str(tmp_path / "play.yaml")]  # fmt: skip
+    run = stages(core.split(line))
+    assert run.budget.steps == {"1": 30, "2": 70}
+    assert run.budget.flags == {
+        "1": {"training.warmup-steps": "6"},
+        "2": {"training.max-steps": "70", "training.warmup-steps": "14"},
+    }
+    assert (run.recipe.vlm, run.recipe.freeze) == ("full", [r"\.visual\."])
+    assert "--model.no-tune-llm" in run.command("1").argv  # by the recipe from here on
+
+
+@pytest.mark.parametrize(
+    ("flags", "vlm", "freeze"),
+    [([], "frozen", []), (["--tune-llm", "--tune-visual"], "full", []),
+     (["--tune-visual"], "full", [r"\.language_model\.|\.lm_head\."]), (["--tune-llm", "--apt.vlm=frozen"], "frozen", [])],
+)  # fmt: skip
+def test_stage_2_trains_of_the_vlm_what_the_command_would_have(tmp_path, flags, vlm, freeze):
+    line = ["gr00t/experiment/launch_finetune.py", "--output-dir", str(tmp_path), "--recipe", "apt", *flags]
+    run = stages(core.split(line))
+    assert (run.recipe.vlm, run.recipe.freeze) == (vlm, freeze)
+    child = core.split(run.command("1").argv[4:])
+    assert (child.recipe.vlm, child.recipe.freeze) == (vlm, freeze)

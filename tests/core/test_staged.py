@@ -14,10 +14,12 @@ from apt_plugin.hosts.adapter import Command
 from apt_plugin.launch import split
 from apt_plugin.recipe import Recipe
 from apt_plugin.run import preflight
+from apt_plugin.run.budget import Plan
 from apt_plugin.run.preflight import Facts
 from apt_plugin.run.staged import Staged, call, check
 from apt_plugin.run.state import StageState
 from apt_plugin.stages import write_record
+from apt_plugin.vlm import Trained, resolved
 
 
 @dataclasses.dataclass
@@ -25,11 +27,13 @@ class Host:
     """Its training process is `train N`; running it leaves a checkpoint."""
 
     output: Path
+    recipe: Recipe
     resume: bool = False
     done: tuple[str, ...] = ()
     told: dict[str, Facts] = dataclasses.field(default_factory=dict)
     own_launch: str = "torchrun train"
     held_out: str = ""
+    budget: Plan = Plan({"1": 1, "2": 9}, says="1 of 10")
 
     def facts_command(self, stages, answer):
         return Command(["look", *stages, str(answer)])
@@ -79,16 +83,17 @@ class Processes:
 
 
 def leave(output, stage):
-    state = StageState(int(stage), Recipe(), "pi05", "toy 1")
+    state = StageState(int(stage), Recipe(vlm="frozen"), "pi05", "toy 1")
     record = state.record(vlm="a" * 64, weights="b" * 64, layout="c" * 64, steps=1)
     (output / f"stage{stage}").mkdir(parents=True, exist_ok=True)
     write_record(output / f"stage{stage}", record)
 
 
 def staged(tmp_path, *flags, fails="", **host):
-    made = Host(tmp_path, **host)
+    request = split(["train", "--recipe", "apt", *flags])
+    made = Host(tmp_path, resolved(request.recipe, lambda: Trained("frozen", "its switch")), **host)
     processes = Processes(made, fails)
-    return Staged(made, split(["train", "--recipe", "apt", *flags]), processes), processes
+    return Staged(made, request, processes), processes
 
 
 def test_both_stages_proofs_listening_and_one_report(tmp_path):
@@ -237,7 +242,7 @@ class Adapter:
 
 @pytest.mark.parametrize(("told", "status"), [(Facts(frames=3), 0), (Facts(frames=0), 1)])
 def test_check_prints_and_ends_with_a_status(tmp_path, monkeypatch, capsys, told, status):
-    host = Host(tmp_path, told={"2": told})
+    host = Host(tmp_path, Recipe(vlm="frozen"), told={"2": told})
     monkeypatch.setattr("apt_plugin.run.staged.call", Processes(host))
     assert check(Adapter(host), split(["train", "--recipe", "apt"])) == status
     assert ("error: Stage 2: the data holds no frames" in capsys.readouterr().out) == bool(status)
@@ -247,3 +252,11 @@ def test_check_prints_and_ends_with_a_status(tmp_path, monkeypatch, capsys, told
 def test_check_wants_a_training_command(tmp_path):
     with pytest.raises(AptError, match=r"apt-plugin check \.\.\. --recipe apt"):
         check(Adapter(None), split(["serve"]))
+
+
+def test_what_becomes_of_the_hosts_steps_and_what_a_published_variant_reached_is_said(tmp_path, caplog):
+    run, _ = staged(tmp_path, "--apt.preset=paper")
+    with caplog.at_level("INFO"):
+        assert run.train() == 0
+    assert "1 of 10" in caplog.text
+    assert "preset paper followed 10 of a hundred" in caplog.text

@@ -40,7 +40,7 @@ FIELDS = {
     "noise_draws": Chosen(3, "so many draws a sample"),
     "expert": Chosen("fresh", "the expert starts from other numbers than the checkpoint's"),
     "vlm": Chosen("full", "the VLM's parameters train in Stage 2"),
-    "vlm_lr_scale": Chosen(0.5, "the VLM's learning rate", {"vlm": "full"}),
+    "vlm_lr_scale": Chosen(0.2, "the VLM's learning rate", {"vlm": "full"}),
     "inherited": Chosen("freeze", "inherited layers do not train in Stage 2"),
     "inherited_lr_scale": Chosen(0.3, "the inherited layers' learning rate", {"inherited": "slow"}),
     "fusion_lr_scale": Chosen(0.7, "the fusion layers' learning rate"),

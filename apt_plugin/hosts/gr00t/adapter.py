@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +22,11 @@ from apt_plugin.hosts.gr00t.probes import PROBES
 from apt_plugin.hosts.gr00t.programs import Program, Settings, find_program, is_program, switched
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request, for_acting
-from apt_plugin.recipe import as_text
+from apt_plugin.recipe import HOST, Recipe, as_text
+from apt_plugin.run.budget import Plan, plan
 from apt_plugin.run.facts import JOB
-from apt_plugin.run.staged import folder_of
+from apt_plugin.run.staged import WANTED, folder_of
+from apt_plugin.vlm import resolved
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class GrootStages:
 
     def __init__(self, program: Program, request: Request):
         assert request.recipe is not None
-        self.program, self.request, self.recipe = program, request, request.recipe
+        self.program, self.request = program, request
         rules.check(request.recipe)
         self.settings = Settings(program.module, program.flags)
         self.output, self.resume = self.settings.output(), self.settings.resumes()
@@ -45,6 +48,34 @@ class GrootStages:
         """The settings of one stage: the command's, and the stage's own in front of them."""
         flags = switched(self.program.flags).with_(self.request.stage_flags[stage])
         return Settings(self.program.module, flags.tokens())
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        assert self.request.recipe is not None
+        told = self.of("2")
+        return resolved(self.request.recipe, lambda: rules.trained(*map(told.switched_on, rules.SWITCHES)))
+
+    @cached_property
+    def budget(self) -> Plan:
+        """The warm-up is a ratio here, unless somebody wrote steps for it (launch_train)."""
+        written = int(self.settings.get("warmup-steps") or 0)
+        return plan(
+            self.settings.steps(),
+            flag=self.settings.flag("max-steps"),
+            schedule={self.settings.flag("warmup-steps"): written} if written else {},
+            share=self.request.share,
+            wanted=WANTED[self.request.stage],
+            own={stage: self._own(stage) for stage in self.request.stage_flags},
+        )
+
+    def _own(self, stage: str) -> dict[str, str]:
+        """What was written for a stage alone, in a config file of its own too; a flag of the command goes before that."""
+        own = {name.replace("_", "-"): value for name, value in self.request.stage_flags[stage].items()}
+        flag = self.settings.flag("max-steps")
+        if "load-config-path" in own and switched(self.program.flags).get(flag) is None:
+            steps = self.of(stage).own_file("max-steps")
+            own = {**({} if steps is None else {flag: steps}), **own}
+        return own
 
     def folder(self, stage: str) -> Path:
         """Where the host writes a stage: it puts a named experiment into a folder of its own."""
@@ -73,7 +104,11 @@ class GrootStages:
                 prior = self.settings.get("base")
             flags = flags.with_({name("base"): str(self._prior(prior))})
         ours = [f"--apt.{field}={text}" for field, text in as_text(self.recipe).items() if text]
-        tokens = flags.with_(own).tokens()
+        flags = flags.with_(self.budget.flags.get(stage, {})).with_(own)
+        if self.request.recipe is not None and self.request.recipe.vlm == HOST:  # the recipe has them now
+            on = [switch for switch in rules.SWITCHES if self.of(stage).switched_on(switch)]
+            flags = flags.with_({self.settings.switch(switch): "false" for switch in on})
+        tokens = flags.tokens()
         return Command(self.program.child([*tokens, "--recipe", "apt", "--apt.stage", stage, *ours]))
 
     def _prior(self, named: str | None) -> Path:
@@ -106,7 +141,7 @@ class GrootStages:
         last = self.result(stage) if self.resume else None
         if last is None:
             return False
-        return int(files.read_json(last / "trainer_state.json")["global_step"]) >= self.of(stage).steps()
+        return int(files.read_json(last / "trainer_state.json")["global_step"]) >= self.budget.steps[stage]
 
     def listen_flags(self) -> Sequence[str]:
         """On the (first) data set that Stage 2 was trained on."""

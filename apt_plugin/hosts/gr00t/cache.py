@@ -21,6 +21,7 @@ from apt_plugin.cache import Cache, Key, words_of
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
+from apt_plugin.vlm import caches
 
 KEY = "apt_key"  # of a sample, taken out again by the collator
 SEEN = ("video", "mask")  # modalities that are images
@@ -28,7 +29,7 @@ SEEN = ("video", "mask")  # modalities that are images
 
 def wanted(recipe: Recipe, stage: int) -> bool:
     """Whether a stage reads a cache: it trains no part of what would be cached."""
-    return bool(recipe.cache) and (stage == PRIOR or recipe.vlm == "frozen")
+    return caches(recipe, stage)
 
 
 def folder_of(recipe: Recipe, stage: int) -> Path:

@@ -88,6 +88,22 @@ class Settings:
     def steps(self) -> int:
         return int(self.get("max-steps") or self.words.steps)
 
+    def switch(self, name: str) -> str:
+        """A model setting's flag."""
+        return f"model.{name}" if self.words.prefix else name
+
+    def switched_on(self, name: str) -> bool:
+        """Whether a switch of the model is on, by its flag or the config file."""
+        found = switched(self.flags).get(self.switch(name))
+        if found is None and self.words.prefix:
+            return bool((self._file.get("model") or {}).get(name.replace("-", "_")))
+        return found == "true"
+
+    def own_file(self, name: str) -> str | None:
+        """A training setting of the config file alone."""
+        value = (self._file.get("training") or {}).get(name.replace("-", "_"))
+        return None if value is None else str(value)
+
     def data(self) -> tuple[str, str]:
         """(folder, embodiment tag) of the first data set; empty where the command leaves them to the host."""
         if self.words.prefix:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from apt_plugin import families
 from apt_plugin.errors import AptError
-from apt_plugin.recipe import Recipe
+from apt_plugin.recipe import HOST, Recipe
+from apt_plugin.vlm import Trained, resolved
+
+SWITCHES = ("tune-llm", "tune-visual")
 
 
 def check(recipe: Recipe) -> None:
@@ -24,3 +29,25 @@ def check(recipe: Recipe) -> None:
             "instead."
         )
     families.check(recipe, families.GROOT)
+
+
+def trained(llm: bool, visual: bool) -> Trained:
+    """What a fine-tune with these switches trains of the VLM."""
+    told = " ".join(f"--{'' if on else 'no-'}{name}" for name, on in zip(SWITCHES, (llm, visual), strict=True))
+    return families.groot_trained(llm, visual, told)
+
+
+def followed(recipe: Recipe, model: Any) -> Recipe:
+    """The recipe with what the host's own switches say of the VLM, which are off from here on: the recipe has them.
+
+    Raises:
+        AptError: a switch beside a recipe that says something itself.
+    """
+    on = [getattr(model, name.replace("-", "_")) for name in SWITCHES]
+    if recipe.vlm != HOST:
+        for name, value in zip(SWITCHES, on, strict=True):
+            if value:
+                raise AptError(f"--{name} is given, but the recipe says vlm={recipe.vlm}. Drop one of them.")
+    recipe = resolved(recipe, lambda: trained(*on))
+    model.tune_llm = model.tune_visual = False
+    return recipe

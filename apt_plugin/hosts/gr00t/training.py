@@ -67,7 +67,8 @@ class AptPipeline(Gr00tN1d7Pipeline):
     """The host's pipeline; the model it loaded is converted, the processor of Stage 1 gets a constant prompt."""
 
     def __init__(self, config: Any, save_cfg_dir: Path):
-        recipe, stage = _ACTIVE["recipe"], _ACTIVE["stage"]
+        stage = _ACTIVE["stage"]
+        recipe = rules.followed(_ACTIVE["recipe"], config.model)
         self.recipe: Recipe = recipe
         self.stage: int = stage
         self.building: str = _ACTIVE["building"]
@@ -84,9 +85,6 @@ class AptPipeline(Gr00tN1d7Pipeline):
                 "The recipe starts from weights: drop --skip-weight-loading (--apt.expert fresh re-makes the head)."
             )
         distributed.check_sharding(config.training)
-        for name in ("tune_llm", "tune_visual"):
-            if getattr(config.model, name):
-                raise AptError(f"--{name.replace('_', '-')} is given, but the recipe decides: write --apt.vlm full.")
         data.check_sets(path for one in config.data.datasets for path in one.dataset_paths)
         self.facts = data.facts(config.data)
         self.record: Record | None = records.check_start(start, stage, recipe, self.facts)

@@ -10,8 +10,8 @@ from apt_plugin.vlm import Trained
 
 PI = ("train_expert_only", "freeze_vision_encoder")
 GROOT = ("tune_llm", "tune_visual", "tune_top_llm_layers")  # all off unless somebody says so
-_IMAGES, _GROOT_IMAGES, _GROOT_WORDS = r"\.vision_tower\.", r"\.visual\.", r"\.language_model\.|\.lm_head\."
-STILL = (_IMAGES, _GROOT_IMAGES, _GROOT_WORDS)
+_IMAGES = r"\.vision_tower\."
+STILL = (_IMAGES, families.GROOT_IMAGES, families.GROOT_WORDS)
 
 
 def trained(family: str, value: Mapping[str, object]) -> Trained:
@@ -41,10 +41,4 @@ def _groot(value: Mapping[str, object]) -> Trained:
             "--policy.tune_llm=true, or drop it."
         )
     why = f"--policy.tune_llm={str(bool(llm)).lower()} --policy.tune_visual={str(bool(visual)).lower()}"
-    return groot_parts(bool(llm), bool(visual), why)
-
-
-def groot_parts(llm: bool, visual: bool, why: str) -> Trained:
-    """GR00T's two switches, which Isaac GR00T has too."""
-    still = () if llm and visual else (_GROOT_WORDS,) if visual else (_GROOT_IMAGES,)
-    return Trained("full", why, still) if llm or visual else Trained("frozen", why)
+    return families.groot_trained(bool(llm), bool(visual), why)

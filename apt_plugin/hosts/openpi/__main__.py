@@ -41,7 +41,7 @@ def main() -> None:
         if job["do"] == "serve":
             serve(script, job.get("acting", {}))
         elif job["do"] == "plan":
-            plan(job)
+            plan(script, job)
         elif job["do"] == "train":
             train(script, job)
         else:
@@ -50,12 +50,20 @@ def main() -> None:
         sys.exit(f"apt-plugin: {error}")
 
 
-def plan(job: dict[str, Any]) -> None:
-    """Where the stages of a run lie, and their facts. What flags are refused for is refused here, before any step."""
-    from apt_plugin.hosts.openpi import derive, preflight
+def plan(script: Path, job: dict[str, Any]) -> None:
+    """Where the stages of a run lie, how long they are, by which recipe, and their facts. What flags are refused for is
+    refused here, before any step."""
+    from apt_plugin.hosts.openpi import derive, preflight, schedule
 
-    recipe = from_flat(flatten(job["recipe"]))
-    stocks = {stage: preflight.parsed(stage, flags) for stage, flags in job["flags"].items()}
+    def parsed(stage: str, *flags: str) -> Any:
+        return preflight.parsed(stage, [*job["flags"], *flags])
+
+    own, wanted = job["own"], tuple(job["wanted"])
+    whole = parsed(wanted[-1], *schedule.tokens(schedule.without_lengths(own[wanted[-1]])))
+    budget = schedule.plan(whole, wanted, job["share"], own)
+    stocks = {s: parsed(s, *schedule.tokens(budget.flags[s]), *schedule.tokens(own[s])) for s in wanted}
+    torch = script.name == "train_pytorch.py"
+    recipe = derive.as_host(stocks[wanted[-1]], from_flat(flatten(job["recipe"])), torch)
     if "1" in stocks:
         derive.derive(stocks["1"], PRIOR, recipe)
         if "2" in stocks:
@@ -69,6 +77,7 @@ def plan(job: dict[str, Any]) -> None:
     folders = {stage: folder(stocks.get(stage, last), stage) for stage in ("1", "2")}
     told = {stage: preflight.told(stage, stock, recipe) for stage, stock in stocks.items()}
     answer = {"output": folder(last, ""), "stages": stages, "folders": folders, "facts": told}
+    answer |= {"budget": dataclasses.asdict(budget), "recipe": dataclasses.asdict(recipe)}
     files.write_json(Path(job["answer"]), answer)
 
 

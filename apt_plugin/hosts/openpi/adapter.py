@@ -20,9 +20,11 @@ from apt_plugin.hosts.openpi.checkpoints import last_whole
 from apt_plugin.hosts.openpi.names import POLICIES
 from apt_plugin.hosts.openpi.probes import PROBES
 from apt_plugin.hosts.openpi.programs import SCRIPTS, SERVE, Program, find_program
+from apt_plugin.hosts.openpi.schedule import tokens
 from apt_plugin.launch import Request, for_acting
-from apt_plugin.run.flags import as_flag
-from apt_plugin.run.staged import call
+from apt_plugin.recipe import Recipe, flatten, from_flat
+from apt_plugin.run.budget import Plan
+from apt_plugin.run.staged import WANTED, call
 from apt_plugin.stages import read_record
 
 
@@ -38,7 +40,7 @@ class OpenpiStages:
 
     def __init__(self, program: Program, request: Request):
         assert request.recipe is not None
-        self.program, self.request, self.recipe = program, request, request.recipe
+        self.program, self.request = program, request
         self.own = {stage: dict(flags) for stage, flags in request.stage_flags.items()}
         self.prior = self.own["2"].pop("from", None)  # --apt.stage2.from <Stage-1 checkpoint or run>
         if request.recipe.cache and program.script.name != "train.py":
@@ -48,8 +50,16 @@ class OpenpiStages:
             )
 
     def flags(self, stage: str) -> list[str]:
-        own = (as_flag(name, value, switches=True) for name, value in self.own[stage].items())
-        return [*self.program.flags, *own]
+        """The command's, the stage's share of its lengths, and what was written for the stage."""
+        return [*self.program.flags, *tokens(self.budget.flags.get(stage, {})), *tokens(self.own[stage])]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return from_flat(flatten(self.plan["recipe"]))
+
+    @cached_property
+    def budget(self) -> Plan:
+        return Plan(**self.plan["budget"])
 
     def job(self, do: str, stage: str) -> Command:
         prior = self.prior if self.prior is not None or stage == "1" else self.folder("1")
@@ -58,12 +68,15 @@ class OpenpiStages:
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        """Stage -> folder, steps, whether it resumes, and its facts, as the host reads the flags."""
-        wanted = {"1": ("1",), "2": ("2",), "both": ("1", "2")}[self.request.stage]
+        """Stage -> folder, steps, whether it resumes, and its facts, and the recipe, as the host reads the flags."""
+        assert self.request.recipe is not None
+        wanted = WANTED[self.request.stage]
         with tempfile.TemporaryDirectory() as folder:
             answer = Path(folder) / "plan.json"
-            flags = {stage: self.flags(stage) for stage in wanted}
-            job = {"do": "plan", "flags": flags, "recipe": asdict(self.recipe), "answer": str(answer)}
+            job = {
+                "do": "plan", "flags": self.program.flags, "own": self.own, "wanted": wanted,
+                "share": self.request.share, "recipe": asdict(self.request.recipe), "answer": str(answer),
+            }  # fmt: skip
             if status := call(self.program.child(job, self.program.flags, alone=True)):
                 sys.exit(status)  # the host's parser, or a refusal of ours, has said why
             return json.loads(answer.read_text())

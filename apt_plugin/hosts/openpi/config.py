@@ -4,6 +4,7 @@ robot policies and transforms treat it as theirs."""
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Annotated, Any
 
 import jax
@@ -17,10 +18,11 @@ from apt_plugin import families
 from apt_plugin.errors import AptError
 from apt_plugin.freeze import added
 from apt_plugin.hosts.openpi.mark import unmarked
-from apt_plugin.hosts.openpi.names import INSTRUCTION_FIELD, POSITION_FIELD
+from apt_plugin.hosts.openpi.names import INSTRUCTION_FIELD, POSITION_FIELD, VLM
 from apt_plugin.hosts.openpi.prompt import kept_bound
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
+from apt_plugin.vlm import Trained, mode_of, resolved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class AptPi0Config(pi0_config.Pi0Config):
     @property
     def vlm_mode(self) -> str:
         """frozen | lora | full; Stage 1 never trains the VLM."""
-        return self.apt_recipe.vlm if self.apt_stage == LIKELIHOOD else "frozen"
+        return mode_of(self.apt_recipe, self.apt_stage)
 
     @property
     def kept_tokens(self) -> int:
@@ -108,6 +110,39 @@ class AptPi0Config(pi0_config.Pi0Config):
             return dataclasses.replace(obs, **marks), actions
 
 
+def check_model(stock: Any) -> None:
+    """
+    Raises:
+        AptError: no π0 / π0.5 model (π0-FAST has no action expert).
+    """
+    if not isinstance(stock, pi0_config.Pi0Config):
+        raise AptError(
+            f"The recipe needs a VLM with a flow-matching action expert, i.e. a pi0_* or pi05_* config; "
+            f"{type(stock).__name__} decodes actions as tokens of the VLM itself (FAST) and has no expert to pre-train."
+        )
+
+
+def trained_by(model: pi0_config.Pi0Config, frozen: Any = None, torch: bool = False) -> Trained:
+    """What a config of openpi trains of its VLM.
+
+    Args:
+        frozen: the config's freeze filter; None: none. torch: its PyTorch trainer, which trains everything.
+    """
+    if torch:
+        return Trained("full", "openpi's PyTorch trainer trains everything")
+    if "lora" in model.paligemma_variant:
+        return Trained("lora", f"paligemma_variant={model.paligemma_variant}; the image encoder stays frozen here")
+    if frozen is None or isinstance(frozen, nnx.Nothing):
+        return Trained("full", "its config freezes nothing")
+    state = nnx.state(nnx.eval_shape(model.create, jax.random.key(0)), nnx.Param).flat_state()
+    names = {"/".join(map(str, path)): (path, leaf) for path, leaf in state.items()}
+    vlm, stays = [name for name in names if re.search(VLM, name)], nnx.filterlib.to_predicate(frozen)
+    still = [name for name in vlm if stays(*names[name])]
+    if len(still) == len(vlm):
+        return Trained("frozen", "its config's freeze_filter")
+    return Trained("full", "its config's freeze_filter", tuple(f"^{re.escape(name)}$" for name in still))
+
+
 def apt_config(stock: pi0_config.Pi0Config, stage: int, recipe: Recipe) -> AptPi0Config:
     """The stock model config under the recipe.
 
@@ -115,14 +150,11 @@ def apt_config(stock: pi0_config.Pi0Config, stage: int, recipe: Recipe) -> AptPi
     VLM would keep for ever.
 
     Raises:
-        AptError: no π0 / π0.5 model (π0-FAST has no action expert); a field that π cannot follow.
+        AptError: see `check_model`; a field that π cannot follow.
     """
     families.check(recipe, families.PI)
-    if not isinstance(stock, pi0_config.Pi0Config):
-        raise AptError(
-            f"The recipe needs a VLM with a flow-matching action expert, i.e. a pi0_* or pi05_* config; "
-            f"{type(stock).__name__} decodes actions as tokens of the VLM itself (FAST) and has no expert to pre-train."
-        )
+    check_model(stock)
+    recipe = resolved(recipe, lambda: trained_by(stock))
     values = {f.name: getattr(stock, f.name) for f in dataclasses.fields(pi0_config.Pi0Config)}
     bare = stock.paligemma_variant.removesuffix("_lora")
     lora = stage == LIKELIHOOD and recipe.vlm == "lora"

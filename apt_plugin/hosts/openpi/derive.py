@@ -18,7 +18,7 @@ from apt_plugin.agreement import check_agreement
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import checkpoints, loading, records
-from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
+from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config, check_model, trained_by
 from apt_plugin.hosts.openpi.data import AptData, check_data
 from apt_plugin.hosts.openpi.facts import comparable, facts_of, flags
 from apt_plugin.hosts.openpi.mark import readable
@@ -26,6 +26,7 @@ from apt_plugin.hosts.openpi.names import VLM
 from apt_plugin.hosts.openpi.optim import AptOptimizer, part_of
 from apt_plugin.recipe import Recipe, flatten
 from apt_plugin.stages import LIKELIHOOD, PRIOR
+from apt_plugin.vlm import resolved
 
 
 def name_of(stock: str, stage: int) -> str:
@@ -103,6 +104,12 @@ def check_steps(config: _config.TrainConfig) -> None:
             raise AptError(f"--{name.replace('_', '-')} is {value}; write 1 or more.")
 
 
+def as_host(stock: _config.TrainConfig, recipe: Recipe, torch: bool = False) -> Recipe:
+    """The recipe with what a stock config trains of the VLM; `torch`: by openpi's PyTorch trainer."""
+    check_model(stock.model)
+    return resolved(recipe, lambda: trained_by(stock.model, stock.freeze_filter, torch))
+
+
 def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | Path | None = None) -> Any:
     """The TrainConfig of one stage.
 
@@ -122,6 +129,7 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
             "--apt.mix.repo_id."
         )
     readable()
+    recipe = as_host(stock, recipe)
     model = apt_config(stock.model, stage, recipe)
     loader, stats = stock.weight_loader, None
     if stage == LIKELIHOOD and prior is not None:

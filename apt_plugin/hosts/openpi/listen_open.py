@@ -119,9 +119,9 @@ def as_stock(model: Any) -> AptPi0Config:
     Raises:
         AptError: no π0 / π0.5 model.
     """
-    apt_config(model, PRIOR, Recipe())  # refuses FAST, with the reason
+    apt_config(model, PRIOR, Recipe(vlm="frozen"))  # refuses FAST, with the reason
     values = {f.name: getattr(model, f.name) for f in dataclasses.fields(pi0_config.Pi0Config)}
-    return AptPi0Config(**values, apt_stage=PRIOR, apt_recipe=Recipe(prefix="native"))
+    return AptPi0Config(**values, apt_stage=PRIOR, apt_recipe=Recipe(prefix="native", vlm="frozen"))
 
 
 def read_jax(folder: Path, config: AptPi0Config) -> Any:

@@ -34,7 +34,8 @@ def job_of(*line: str) -> dict:
     stages = adapter.stages(request)
     if stages is None:
         return json.loads(adapter.start(request).env[JOB])
-    stages.__dict__["plan"] = {"folders": {}}  # the host's own parser is asked for it
+    budget = {"steps": {}, "flags": {}, "says": ""}  # the host's own parser is asked for these
+    stages.__dict__["plan"] = {"folders": {}, "budget": budget, "recipe": dataclasses.asdict(request.recipe)}
     return json.loads(stages.command("1").env[JOB])
 
 

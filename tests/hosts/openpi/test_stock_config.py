@@ -49,8 +49,10 @@ def test_the_first_command_of_the_documentation(root):
     assert "feeds the model NO STATE" in log
     assert "not claimed" in log
     assert "All contracts hold." in log
-    for stage in (1, 2):
-        assert read_record(root / f"checkpoints/{NAME}_apt{stage}/e1/3/assets").stage == stage
+    for stage, last in ((1, 0), (2, 2)):  # 4 steps are the config's own: one of them is Stage 1's
+        record = read_record(root / f"checkpoints/{NAME}_apt{stage}/e1/{last}/assets")
+        assert (record.stage, record.recipe.vlm) == (stage, "full")  # pi05_libero freezes nothing
+    assert record.vlm != record.vlm_start
     assert (root / f"checkpoints/{NAME}_apt/e1/listen.json").is_file(), log[-3000:]
 
 
@@ -61,8 +63,8 @@ def test_the_same_in_pytorch(root):
     more = ["--exp-name=t1", f"--pytorch-weight-path={base}", "--recipe", "apt", "--apt.listen", "4"]
     log = run(root, str(SCRIPTS / "train_pytorch.py"), NAME, *more)
     assert "All contracts hold." in log
-    for stage in (1, 2):
-        assert read_record(root / f"checkpoints/{NAME}_apt{stage}/t1/4/assets").stage == stage
+    for stage, last in ((1, 1), (2, 3)):
+        assert read_record(root / f"checkpoints/{NAME}_apt{stage}/t1/{last}/assets").stage == stage
 
 
 @pytest.mark.parametrize(

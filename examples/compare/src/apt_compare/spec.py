@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from apt_plugin.errors import AptError, choose, did_you_mean
-from apt_plugin.recipe import VLMS, from_flat
+from apt_plugin.recipe import MODES, Recipe, from_flat
 
 POLICIES = ("stock", "apt")
 GROUPS = ("baseline", "control", "apt", "ablation", "research")
@@ -25,6 +25,7 @@ DATA = ("labelled", "unlabelled", "both")
 NEGATIVES = ("scene", "data")
 BUDGETS = ("steps", "flops")
 BODIES = ("pi05", "groot")
+RAN_WITH: dict[str, Any] = {"vlm_lr_scale": 0.1}  # defaults of the recipe that have changed since results were kept
 WORDS = ("says", "group", "arms", "budgets", "seeds")
 LATER = {
     "wait_for_labels": False,
@@ -107,7 +108,7 @@ class Arm:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance", tuple(float(scale) for scale in self.guidance))
-        for name, known in (("policy", POLICIES), ("group", GROUPS), ("vlm", VLMS), ("negatives", NEGATIVES)):
+        for name, known in (("policy", POLICIES), ("group", GROUPS), ("vlm", MODES), ("negatives", NEGATIVES)):
             choose(f"{self.name}: {name}", getattr(self, name), known)
         for name in ("vlm_frozen_share", "dropout", "unlabelled", "self_label"):
             if not 0 <= getattr(self, name) < 1:
@@ -149,7 +150,7 @@ class Arm:
         Raises:
             AptError: an unknown field or value.
         """
-        return from_flat({**dict(self.recipe), "vlm": self.vlm, "noise_draws": self.draws})
+        return from_flat({**dict(self.recipe), "vlm": self.vlm, "noise_draws": self.draws}, Recipe(**RAN_WITH))
 
     def wordings(self) -> tuple[str, ...]:
         """Instructions per frame that training asks for, beside its own."""
