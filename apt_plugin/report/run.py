@@ -10,7 +10,7 @@ from typing import Any
 from apt_plugin import files, report
 from apt_plugin.curve import Curve
 from apt_plugin.errors import AptError
-from apt_plugin.stages import Record
+from apt_plugin.stages import LIKELIHOOD, Record
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ def verdict(records: dict[int, Record], held_out: str) -> list[str]:
     for stage, record in records.items():
         same = record.vlm == record.vlm_start
         state = "is bit for bit what it was when the stage began" if same else "was trained (its hash changed)"
-        sentences.append(f"Stage {stage}: the VLM {state} ({record.vlm[:12]}).")
+        mode = f", by vlm={record.recipe.vlm}" if stage == LIKELIHOOD else ""
+        sentences.append(f"Stage {stage}: the VLM {state} ({record.vlm[:12]}){mode}.")
     if 2 in records:
         sentences.append(listening(records[2].curve, held_out))
     return sentences

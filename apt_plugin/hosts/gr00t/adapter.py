@@ -84,7 +84,8 @@ class GrootStages:
     def facts_command(self, stages: Sequence[str], answer: Path) -> Command:
         job = {
             "answer": str(answer), "output": str(self.output), "module": self.program.module,
-            "recipe": asdict(self.recipe), "flags": {stage: list(self.of(stage).flags) for stage in stages},
+            "recipe": asdict(self.recipe),
+            "flags": {s: switched(self.of(s).flags).with_(self.budget.flags.get(s, {})).tokens() for s in stages},
         }  # fmt: skip
         return Command([sys.executable, "-m", CHILD, CHECK], {JOB: json.dumps(job)})
 

@@ -245,8 +245,10 @@ def test_every_question_rests_on_five_seeds(made):
 
 
 def test_the_tables_that_people_read_follow_from_the_committed_results(made):
-    """Figures that nobody recomputes would soon be of other runs. The README may show what it likes of them."""
-    for table in _tables((PROJECT.parents[1] / "README.md").read_text()):
+    """Figures that nobody recomputes would soon be of other runs. A page for users may show what it likes of them."""
+    pages = [(PROJECT.parents[1] / name).read_text() for name in ("README.md", "examples/when_it_pays.md")]
+    assert len(_tables(pages[1])) == 1
+    for table in (table for page in pages for table in _tables(page)):
         for row in table:
             for setting in set(row) & set(made.settings):
                 found = made.rate(setting, "steps", row["arm"], made.unseen)

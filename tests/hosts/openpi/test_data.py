@@ -21,7 +21,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi import mix, names, training
 from apt_plugin.hosts.openpi.data import AptData
-from apt_plugin.hosts.openpi.derive import derive
+from apt_plugin.hosts.openpi.derive import as_host, derive
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt
 from apt_plugin.launch import split
 from apt_plugin.recipe import from_flat
@@ -207,9 +207,10 @@ def test_the_recipe_files_are_read_and_their_configs_derived(path, stage, tmp_pa
     script = tmp_path / "train.py"
     script.write_text("")
     request = split([str(script), path.stem, "--exp-name=e", "--recipe", "apt", "--apt.config", str(path)])
-    config = derive(_config.get_config(path.stem), stage, request.recipe)
-    assert config.model.apt_recipe == request.recipe
-    assert int(request.stage_flags[str(stage)]["num-train-steps"]) > 0
+    stock = _config.get_config(path.stem)
+    config = derive(stock, stage, request.recipe)
+    assert config.model.apt_recipe == as_host(stock, request.recipe)
+    assert request.stage_flags == {"1": {}, "2": {}}  # steps are the config's own, divided by the default share
     assert config.policy_metadata["apt"]["recipe"]["noise_draws"] == request.recipe.noise_draws
 
 
