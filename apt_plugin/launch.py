@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apt_plugin.errors import AptError, choose, did_you_mean
-from apt_plugin.recipe import PRESETS_FOUND, Recipe, check_idle, fields_of, from_flat, load_yaml
+from apt_plugin.recipe import Recipe, check_idle, fields_of, from_flat, load_yaml
 from apt_plugin.recipes import find
 from apt_plugin.run import budget
 from apt_plugin.stages import PRIOR

@@ -99,7 +99,7 @@ class Recipe:
     noise_draws: int = 4
     expert: str = "upstream"
     # What Stage 2 does with the VLM. "host": what the user's own command would have trained, see apt_plugin/vlm.py.
-    # With a tenth of the steps in Stage 1, 48 (frozen), 66 (full at a tenth of the expert's rate) and 68 (at half of it)
+    # With a tenth of the steps in Stage 1, 48 (frozen), 66 (full at a tenth of the expert's rate) and 68 (at half)
     # of a hundred unseen instructions were followed. "frozen" takes the least memory and can be cached in both stages.
     vlm: str = HOST
     # "slow" and the VLM's own rate multiply the host's learning rate. At a tenth of it a VLM learned too little from
@@ -195,8 +195,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # What the comparison of examples/compare found of the published variants; said when one is named.
 PRESETS_FOUND = {
-    "paper": "preset paper followed 10 of a hundred unseen instructions in our comparison, where the host's own training "
-    "followed 64 and the default recipe 68 (small models; see examples/compare/findings.md).",
+    "paper": "preset paper followed 10 of a hundred unseen instructions in our comparison, where the host's own "
+    "training followed 64 and the default recipe 68 (small models; see examples/compare/findings.md).",
     "release": "preset release followed 32 of a hundred unseen instructions in our comparison, where the host's own "
     "training followed 64 and the default recipe 68 (small models; see examples/compare/findings.md).",
 }

@@ -1,7 +1,7 @@
 """What Stage 2 does with the VLM. `host`, the default, is what the user's own command would have trained.
 
-It is resolved once, by the adapter that can read that command, before anything else looks at the recipe. Records, models
-and caches see frozen, lora or full only.
+It is resolved once, by the adapter that can read that command, before anything else looks at the recipe. Records,
+models and caches see frozen, lora or full only.
 """
 
 from __future__ import annotations

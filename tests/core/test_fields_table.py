@@ -32,8 +32,8 @@ def test_a_value_that_nothing_would_read_is_refused(name):
     """It was recorded as if it had been applied."""
     chosen = FIELDS[name]
     needed = next(iter(chosen.beside))
+    beside = ["--apt.vlm=frozen"] if needed == "vlm" else []  # of the default, the host's command decides
     with pytest.raises(AptError, match=rf"{name} is {chosen.value}, and nothing reads it without {needed}="):
-        beside = ["--apt.vlm=frozen"] if needed == "vlm" else []  # of the default, the host's command decides
         split(["--recipe", "apt", f"--apt.{name}={chosen.value}", *beside])
 
 

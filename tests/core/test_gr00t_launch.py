@@ -66,7 +66,7 @@ def test_stage_commands_name_every_recipe_field(tmp_path):
 
 def test_configs_are_views_of_the_recipe():
     loaded = {path.stem: from_flat(load_yaml(path)) for path in CONFIGS.glob("*.yaml")}
-    assert loaded["strict"] == from_flat({"vlm": "frozen"})
+    assert loaded["strict"] == from_flat({})
     assert loaded["host"].fusion.kind == "host"
     assert loaded["export"].prefix == "native"
     assert (loaded["cached"].cache, loaded["cached"].cache_views) == ("apt-cache", 0)
@@ -223,7 +223,8 @@ def test_a_stages_own_config_file_has_its_own_steps_and_a_warm_up_in_steps_is_di
 @pytest.mark.parametrize(
     ("flags", "vlm", "freeze"),
     [([], "frozen", []), (["--tune-llm", "--tune-visual"], "full", []),
-     (["--tune-visual"], "full", [r"\.language_model\.|\.lm_head\."]), (["--tune-llm", "--apt.vlm=frozen"], "frozen", [])],
+     (["--tune-visual"], "full", [r"\.language_model\.|\.lm_head\."]),
+     (["--tune-llm", "--apt.vlm=frozen"], "frozen", [])],
 )  # fmt: skip
 def test_stage_2_trains_of_the_vlm_what_the_command_would_have(tmp_path, flags, vlm, freeze):
     line = ["gr00t/experiment/launch_finetune.py", "--output-dir", str(tmp_path), "--recipe", "apt", *flags]

@@ -33,7 +33,7 @@ class Host:
     told: dict[str, Facts] = dataclasses.field(default_factory=dict)
     own_launch: str = "torchrun train"
     held_out: str = ""
-    budget: Plan = Plan({"1": 1, "2": 9}, says="1 of 10")
+    budget: Plan = dataclasses.field(default_factory=lambda: Plan({"1": 1, "2": 9}, says="1 of 10"))
 
     def facts_command(self, stages, answer):
         return Command(["look", *stages, str(answer)])

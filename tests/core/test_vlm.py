@@ -31,7 +31,7 @@ def test_the_hosts_command_decides_and_the_log_says_by_what(mode, caplog):
 
 
 def test_a_rate_for_a_vlm_that_stays_frozen_is_refused():
-    with pytest.raises(AptError, match="vlm_lr_scale is 0.2, and nothing reads it"):
+    with pytest.raises(AptError, match=r"vlm_lr_scale is 0\.2, and nothing reads it"):
         resolved(from_flat({"vlm_lr_scale": 0.2}), lambda: Trained("frozen", "--its.switch"))
 
 

@@ -77,8 +77,13 @@ def stage1(data: Path, plain: Path, tok: str, out: Path, **more: str | int) -> l
 
 
 def stage2(data: Path, prior: Path, tok: str, out: Path, **more: str | int) -> list[str]:
-    """Flags of a native Stage-2 run."""
-    return [f"--policy.path={prior}", "--policy.stage=2", *flags(data, tok, output_dir=out, **more)]
+    """Flags of a native Stage-2 run; its VLM is frozen unless a later flag says otherwise."""
+    return [
+        f"--policy.path={prior}",
+        "--policy.stage=2",
+        "--policy.recipe.vlm=frozen",
+        *flags(data, tok, output_dir=out, **more),
+    ]
 
 
 def lerobot_train(*argv: str, native: bool = False) -> None:

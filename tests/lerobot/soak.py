@@ -29,11 +29,11 @@ HERE = Path(__file__).resolve().parents[2]
 def command(work: Path, name: str, steps: int, save: int, cache: bool) -> list[str]:
     flags = datasets.flags(work / "labelled", str(work / "tok"), steps=steps, save_freq=save, output_dir=work / name)
     flags = [f"--log_freq={steps}" if flag.startswith("--log_freq") else flag for flag in flags]
-    more = ["--apt.cache", str(work / f"{name}-cache")] if cache else []
+    more = ["--apt.cache", str(work / f"{name}-cache"), "--apt.vlm=frozen"] if cache else []
     return [
         sys.executable, "-m", "apt_plugin", "run", "lerobot-train", "--policy.type=pi05",
         f"--policy.pretrained_path={work / 'plain'}", *flags, "--resume=true", "--recipe", "apt",
-        "--apt.prove=false", "--apt.listen=0", *more,
+        "--apt.prove=false", "--apt.listen=0", f"--apt.stage1.steps={steps}", f"--apt.stage2.steps={steps}", *more,
     ]  # fmt: skip
 
 

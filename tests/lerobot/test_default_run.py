@@ -1,4 +1,4 @@
-"""The default recipe on lerobot's own commands: `--steps` is the total, and the VLM trains as the host would train it."""
+"""The default recipe on lerobot's own commands: `--steps` is the total, and the VLM trains as by the host."""
 
 from __future__ import annotations
 

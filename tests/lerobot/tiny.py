@@ -61,7 +61,8 @@ def config(family: str, tokenizer_name: str, stage: int = 1, recipe: Recipe | di
         "n_action_steps": 5, "max_state_dim": 6, "max_action_dim": 7, "tokenizer_max_length": 32,
         "num_inference_steps": 3, "device": "cpu", "push_to_hub": False, "optimizer_lr": 1e-3,
     }  # fmt: skip
-    recipe = from_flat(recipe) if isinstance(recipe, dict) else recipe or Recipe()
+    frozen = Recipe(vlm="frozen")  # unless a test says otherwise: most compare what training leaves alone
+    recipe = from_flat(recipe, frozen) if isinstance(recipe, dict) else recipe or frozen
     settings |= {"sizes": dict(TINY), "tokenizer_name": tokenizer_name, "stage": stage, "recipe": recipe}
     return cls(**settings | more)
 

@@ -142,7 +142,8 @@ def config(base_path: Path, stage: int | None = 1, recipe: Recipe | dict | None 
     }  # fmt: skip
     if stage is None:
         return PreTrainedConfig.get_choice_class("groot")(**settings | more)
-    recipe = from_flat(recipe) if isinstance(recipe, dict) else recipe or Recipe()
+    frozen = Recipe(vlm="frozen")  # unless a test says otherwise: most compare what training leaves alone
+    recipe = from_flat(recipe, frozen) if isinstance(recipe, dict) else recipe or frozen
     return PreTrainedConfig.get_choice_class("groot_apt")(**settings | {"stage": stage, "recipe": recipe} | more)
 
 

@@ -69,7 +69,7 @@ class GrootStages:
         )
 
     def _own(self, stage: str) -> dict[str, str]:
-        """What was written for a stage alone, in a config file of its own too; a flag of the command goes before that."""
+        """What was written for a stage alone, in a config file of its own too, unless a flag of the command says it."""
         own = {name.replace("_", "-"): value for name, value in self.request.stage_flags[stage].items()}
         flag = self.settings.flag("max-steps")
         if "load-config-path" in own and switched(self.program.flags).get(flag) is None:

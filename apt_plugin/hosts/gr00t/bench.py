@@ -80,7 +80,7 @@ class Bench:
     def apt(self, stage: int, **recipe: Any) -> Any:
         from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
 
-        made = Recipe(**{"gap_every": 0, **recipe})
+        made = Recipe(**{"gap_every": 0, "vlm": "frozen", **recipe})
         model = Gr00tN1d7Apt.convert(self.model(), made, stage)  # Stage 2 of random weights: no prior is needed here
         model.apt_train_as(model.config)
         return model.to(self.device)

@@ -20,7 +20,7 @@ from apt_plugin.backends.torch_cache import PREFIX, collate
 from apt_plugin.cache import Cache, Key, words_of
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
-from apt_plugin.stages import LIKELIHOOD, PRIOR
+from apt_plugin.stages import LIKELIHOOD
 from apt_plugin.vlm import caches
 
 KEY = "apt_key"  # of a sample, taken out again by the collator

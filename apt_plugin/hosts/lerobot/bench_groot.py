@@ -87,7 +87,7 @@ class Bench:
         return policy, lambda: policy(dict(given))[0].backward()
 
     def apt(self, stage: int, **recipe: Any) -> Any:
-        policy = self.policy("groot_apt", recipe=Recipe(**{"gap_every": 0, **recipe}))
+        policy = self.policy("groot_apt", recipe=Recipe(**{"gap_every": 0, "vlm": "frozen", **recipe}))
         if stage == 2:  # of random weights: no Stage-1 result is needed to count what it costs
             policy.config.stage = 2
             policy.model.apt_attach(policy.config.recipe, 2)

@@ -91,7 +91,7 @@ class Bench:
 
     def apt(self, stage: int = 1, **recipe: Any) -> Any:
         # No trimming by what the tokens are: on the meta device they are nothing. Stage 1 is given kept tokens only.
-        made = Recipe(**{"drop_instruction": False, "gap_every": 0, **recipe})
+        made = Recipe(**{"drop_instruction": False, "gap_every": 0, "vlm": "frozen", **recipe})
         return self.policy(f"{self.family}_apt", stage, recipe=made, sizes=self.size.sizes)
 
     # -- inputs -------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class Bench:
         return dataclasses.replace(self.full, model=model, freeze_filter=model.get_freeze_filter())
 
     def apt(self, stage: int, **recipe: Any) -> _config.TrainConfig:
-        return derive(self.full, stage, from_flat({"gap_every": 0, **recipe}))
+        return derive(self.full, stage, from_flat({"gap_every": 0, "vlm": "frozen", **recipe}))
 
     # -- rows ---------------------------------------------------------------------------------------------
 

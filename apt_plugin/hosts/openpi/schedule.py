@@ -38,6 +38,4 @@ def plan(whole: Any, wanted: tuple[str, ...], share: float, own: Mapping[str, Ma
         if hasattr(whole.lr_schedule, name)
     }
     given = {stage: plain(flags) for stage, flags in own.items()}
-    return budget.plan(
-        whole.num_train_steps, flag=STEPS, schedule=schedule, share=share, wanted=wanted, own=given
-    )
+    return budget.plan(whole.num_train_steps, flag=STEPS, schedule=schedule, share=share, wanted=wanted, own=given)

@@ -43,9 +43,7 @@ class AptPI0Pytorch(pi0_pytorch.PI0Pytorch):
 
     def __init__(self, config: Any):
         if config.vlm_mode == "lora":
-            raise AptError(
-                "openpi's PyTorch port has no LoRA. Write --apt.vlm frozen or full, or train in JAX."
-            )
+            raise AptError("openpi's PyTorch port has no LoRA. Write --apt.vlm frozen or full, or train in JAX.")
         super().__init__(config)
         self.apt = config.rules()
         self.apt_fusion = None

@@ -69,6 +69,7 @@ def test_hosts_own_command_takes_the_recipe(checkout, where, tmp_path):
             "--max-steps", "2", "--save-steps", "2", "--global-batch-size", "4", "--dataloader-num-workers", "0",
             "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0", "--recipe", "apt",
             "--apt.prove", "false", "--apt.noise_draws", "2",
+            "--apt.stage1.max-steps", "2", "--apt.stage2.max-steps", "2",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         assert read_record(tmp_path / "out" / "stage2" / "checkpoint-2").recipe.noise_draws == 2

@@ -237,11 +237,13 @@ def finetune(
     environ: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess:  # fmt: skip
     """`apt-plugin run [before] gr00t/experiment/launch_finetune.py ... --recipe apt`, four steps a stage."""
+    steps = more[more.index("--max-steps") + 1] if "--max-steps" in more else "4"
     command = [
         sys.executable, "-m", "apt_plugin", "run", *before, "gr00t/experiment/launch_finetune.py",
         "--base-model-path", base, "--dataset-path", data, "--embodiment-tag", TAG, "--output-dir", str(out),
         "--max-steps", "4", "--save-steps", "2", "--global-batch-size", "4", "--dataloader-num-workers", "0",
-        "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0", "--recipe", "apt", "--apt.listen", "0", *more,
+        "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0", "--recipe", "apt", "--apt.listen", "0",
+        "--apt.stage1.max-steps", steps, "--apt.stage2.max-steps", steps, *more,
     ]  # fmt: skip
     env = environment() | (environ or {})
     return processes.run(command, cwd=where, env=env)

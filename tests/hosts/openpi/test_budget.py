@@ -10,8 +10,8 @@ import pytest
 from openpi.shared import nnx_utils
 
 from apt_plugin.hosts.openpi.adapter import OpenpiAdapter
-from apt_plugin.hosts.openpi.derive import as_host, freeze_filter
 from apt_plugin.hosts.openpi.config import apt_config
+from apt_plugin.hosts.openpi.derive import as_host, freeze_filter
 from apt_plugin.launch import split
 from apt_plugin.recipe import from_flat
 from apt_plugin.run.flags import Flags

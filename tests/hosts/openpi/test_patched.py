@@ -77,6 +77,7 @@ def test_the_hosts_own_commands_take_the_recipe_and_its_own_server_the_result(ro
     folder = root / "openpi" / "scripts"
     more = [f"--exp-name={Path(script).stem}", "--num-train-steps=2", "--save-interval=2"]
     recipe = ["--recipe", "apt", "--apt.listen", "0", "--apt.prove", "false"]
+    recipe += [f"--apt.stage{stage}.num-train-steps=2" for stage in (1, 2)]
     call(root, str(folder / script), "tiny_pi0", *more, *recipe)
     step = "1" if script == "train.py" else "2"
     result = root / "checkpoints/tiny_pi0_apt2" / Path(script).stem / step

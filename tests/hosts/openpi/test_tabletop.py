@@ -106,7 +106,8 @@ def test_both_stages_then_the_served_policy_on_every_split(root, env):
     for repo in (UNLABELLED, LABELLED):
         done = stock_python(root, stats, **env | {"APT_TEST_REPO": repo})
         assert done.returncode == 0, done.stderr[-3000:]
-    more = ["--num-train-steps=2", "--apt.prove=false", f"--apt.stage1.data.repo-id={UNLABELLED}"]
+    more = [f"--apt.stage{stage}.num-train-steps=2" for stage in (1, 2)]
+    more += ["--apt.prove=false", f"--apt.stage1.data.repo-id={UNLABELLED}"]
     assert train(root, "both", *more, **env).wait() == 0, log_of(root)
     folder = root / f"checkpoints/tiny_{FAMILY}_apt2/e1/1"
     assert read_record(folder / "assets").stage == 2

@@ -91,7 +91,8 @@ def stock(family: str, **more: Any) -> pi0_config.Pi0Config:
 
 
 def ours(family: str, stage: int = 1, recipe: Recipe | dict | None = None, **more: Any) -> Any:
-    recipe = from_flat(recipe) if isinstance(recipe, dict) else recipe or Recipe()
+    frozen = Recipe(vlm="frozen")  # unless a test says otherwise: most compare what training leaves alone
+    recipe = from_flat(recipe, frozen) if isinstance(recipe, dict) else recipe or frozen
     return apt_config(stock(family, **more), stage, recipe)
 
 
