@@ -21,13 +21,14 @@ class Chosen:
     value: Any  # never the default
     means: str  # what is seen where it is applied
     beside: dict[str, Any] = field(default_factory=dict)  # fields without which nothing reads this one
+    instead: dict[str, Any] = field(default_factory=dict)  # what it is compared with, where the host's command decides
 
     def recipe(self, name: str) -> Recipe:
         return from_flat({**self.beside, name: self.value})
 
     def without(self) -> Recipe:
         """The same recipe without the field: what an effect is compared with."""
-        return from_flat(self.beside)
+        return from_flat(self.beside | self.instead)
 
     def flags(self, name: str) -> list[str]:
         """As a user writes it."""
@@ -39,7 +40,7 @@ FIELDS = {
     "drop_instruction": Chosen(False, "Stage 1's prefix is as long as with words"),
     "noise_draws": Chosen(3, "so many draws a sample"),
     "expert": Chosen("fresh", "the expert starts from other numbers than the checkpoint's"),
-    "vlm": Chosen("full", "the VLM's parameters train in Stage 2"),
+    "vlm": Chosen("full", "the VLM's parameters train in Stage 2", instead={"vlm": "frozen"}),
     "vlm_lr_scale": Chosen(0.2, "the VLM's learning rate", {"vlm": "full"}),
     "inherited": Chosen("freeze", "inherited layers do not train in Stage 2"),
     "inherited_lr_scale": Chosen(0.3, "the inherited layers' learning rate", {"inherited": "slow"}),

@@ -22,11 +22,13 @@ from apt_plugin.hosts.lerobot.groups import optimizer_groups, part_of
 from apt_plugin.launch import split
 from apt_plugin.recipe import from_flat
 from apt_plugin.run import staged
+from apt_plugin.vlm import Trained, resolved
 from tests.hosts.fields import ACTING, FIELDS, values_of
 from tests.lerobot import tiny
 
 BASE = ["--policy.pretrained_path=lerobot/base", "--policy.device=cpu", "--dataset.repo_id=me/set"]
 # What a family of policies refuses, and what it says.
+TRAINS = {"pi05": "full", "groot": "frozen"}  # of the VLM, by lerobot's own defaults
 REFUSED = {"pi05": {}, "groot": {"cache_kind": "GR00T stores backbone states"}}
 
 
@@ -64,7 +66,7 @@ def test_a_field_arrives_at_the_policy_or_is_refused(name: str, door: str, famil
         assert door == "native" or told == [error.value]
         return
     recipe = parsed(flags_of(door, family, tmp_path, chosen.flags(name))).recipe
-    assert recipe == chosen.recipe(name)
+    assert recipe == resolved(chosen.recipe(name), lambda: Trained(TRAINS[family], "no flag says otherwise"))
     assert values_of(recipe)[name] == chosen.value
 
 
