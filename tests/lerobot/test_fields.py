@@ -20,7 +20,6 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.hosts.lerobot.groups import optimizer_groups, part_of
 from apt_plugin.launch import split
-from apt_plugin.recipe import from_flat
 from apt_plugin.run import staged
 from apt_plugin.vlm import Trained, resolved
 from tests.hosts.fields import ACTING, FIELDS, values_of
@@ -211,7 +210,7 @@ def test_every_field_has_its_place_here() -> None:
 @pytest.mark.parametrize("name", EFFECTS)
 def test_a_field_acts(name: str, plain: dict[str, Path], tok: str, tmp_path: Path) -> None:
     chosen, look = FIELDS[name], EFFECTS[name]
-    recipes = (from_flat(chosen.beside), from_flat(chosen.beside), chosen.recipe(name))
+    recipes = (chosen.without(), chosen.without(), chosen.recipe(name))
     without, again, after = (
         look(Made(recipe, plain["pi05"], tok, tmp_path / str(i))) for i, recipe in enumerate(recipes)
     )
