@@ -96,7 +96,7 @@ def test_named_recipes_are_found_in_the_installed_wheel(dist, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     where, *rest = done.stdout.split()
     assert Path(where).is_relative_to(tmp_path)
-    assert rest == ["frozen", *(str(len(files)) for files in shipped().values())]
+    assert rest == ["host", *(str(len(files)) for files in shipped().values())]
 
 
 def test_the_readme_renders_on_an_index_where_our_files_are_not(dist) -> None:
