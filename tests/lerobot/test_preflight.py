@@ -140,8 +140,9 @@ def test_a_missing_instruction_and_a_single_one(command, found, tmp_path):
 
 def test_the_warm_up_as_it_will_be(command, found):
     """lerobot shrinks it where the training is shorter than the decay: what is judged is what is carried out."""
-    more = ["--policy.scheduler_warmup_steps=60", "--policy.scheduler_decay_steps=40"]
-    said = found(command(*more, "--apt.stage2.policy.scheduler_warmup_steps=0"))
+    own = {"steps": 40, "policy.scheduler_warmup_steps": 60, "policy.scheduler_decay_steps": 40}
+    more = [f"--apt.stage1.{name}={value}" for name, value in own.items()]
+    said = found(command(*more, "--apt.stage2.steps=40", "--apt.stage2.policy.scheduler_warmup_steps=0"))
     assert [(level, stage) for level, stage, _ in said] == [("warning", "1")]
     assert "40 steps end inside a warm-up of 60 steps, at 66 %" in said[0][2]
     assert "--policy.scheduler_warmup_steps" in said[0][2]

@@ -27,7 +27,8 @@ def check(where, *flags):
 def finetune(where, data, *flags):
     return check(
         where, "gr00t/experiment/launch_finetune.py", "--base-model-path", "base2", "--dataset-path", str(data),
-        "--embodiment-tag", tiny.TAG, "--output-dir", str(where / "checked"), "--max-steps", "4", *flags,
+        "--embodiment-tag", tiny.TAG, "--output-dir", str(where / "checked"), "--apt.stage1.max-steps", "4",
+        "--apt.stage2.max-steps", "4", *flags,
     )  # fmt: skip
 
 
@@ -71,5 +72,5 @@ def test_a_config_file_is_read_as_the_host_reads_it(where, tmp_path):
     path = config(tmp_path, [(where / "data", ROBOTS[0])], max_steps=7, warmup_steps=9)
     done = check(where, "gr00t/experiment/launch_train.py", "--load-config-path", str(path))
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "warning: Stage 1: its 7 steps end inside a warm-up of 9 steps" in done.stdout
+    assert "warning: Stage 2: its 6 steps end inside a warm-up of 8 steps" in done.stdout  # of the file's 7 and 9
     assert "--training.max-steps" in done.stdout

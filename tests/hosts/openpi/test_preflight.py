@@ -45,7 +45,9 @@ def check(root, *flags: str) -> subprocess.CompletedProcess[str]:
 
 def test_what_would_stop_or_spoil_the_run_is_told_in_the_hosts_words(root):
     begun = time.monotonic()
-    done = check(root, "--model.max-token-len=30", "--lr-schedule.warmup-steps=9", "--apt.norm_stats=data",
+    own = {"num-train-steps": 4, "lr-schedule.warmup-steps": 9}
+    lengths = [f"--apt.stage{stage}.{name}={value}" for stage in (1, 2) for name, value in own.items()]
+    done = check(root, "--model.max-token-len=30", *lengths, "--apt.norm_stats=data",
                  "--apt.stage2.data.assets.asset-id=local/absent")  # fmt: skip
     print(f"pre-flight: {time.monotonic() - begun:.1f} s")
     assert done.returncode == 1, done.stderr[-3000:]
