@@ -45,6 +45,13 @@ SAYS = {
     "guidance_scale": "when acting: v_prior + scale * (v_language - v_prior); 1: the plain policy",
     "gap_every": "steps between logs of how much the words help; 0: never",
 }
+# What the comparison of examples/compare found of the published variants; said when one is named.
+PRESETS_FOUND = {
+    "paper": "preset paper followed 10 of a hundred unseen instructions in our comparison, where the host's own "
+    "training followed 64 and the default recipe 68 (small models; see examples/compare/findings.md).",
+    "release": "preset release followed 32 of a hundred unseen instructions in our comparison, where the host's own "
+    "training followed 64 and the default recipe 68 (small models; see examples/compare/findings.md).",
+}
 
 
 def table() -> str:

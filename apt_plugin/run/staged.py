@@ -17,7 +17,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Adapter, Command, Stages
 from apt_plugin.launch import Request
-from apt_plugin.recipe import PRESETS_FOUND
+from apt_plugin.recipe_help import PRESETS_FOUND
 from apt_plugin.report.run import write_run
 from apt_plugin.run import child, preflight
 from apt_plugin.run.lock import only_one

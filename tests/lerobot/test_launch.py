@@ -189,9 +189,9 @@ def test_lengths_are_those_of_the_hosts_own_configs() -> None:
     from lerobot.configs import PreTrainedConfig
     from lerobot.configs.train import TrainPipelineConfig
 
-    from apt_plugin.hosts.lerobot import discovery, schedule
+    from apt_plugin.hosts.lerobot import register, schedule
 
-    assert discovery
+    register()
     assert TrainPipelineConfig.steps == schedule.STEPS
     for family, known in schedule.OF_POLICIES.items():
         config = PreTrainedConfig.get_choice_class(family)
