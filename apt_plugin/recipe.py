@@ -193,14 +193,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "listening": {"vlm": "full", "vlm_lr_scale": 0.5, "guidance_scale": 1.5},
 }
 
-# What the comparison of examples/compare found of the published variants; said when one is named.
-PRESETS_FOUND = {
-    "paper": "preset paper followed 10 of a hundred unseen instructions in our comparison, where the host's own "
-    "training followed 64 and the default recipe 68 (small models; see examples/compare/findings.md).",
-    "release": "preset release followed 32 of a hundred unseen instructions in our comparison, where the host's own "
-    "training followed 64 and the default recipe 68 (small models; see examples/compare/findings.md).",
-}
-
 
 def fields_of(recipe: type = Recipe, prefix: str = "") -> dict[str, Any]:
     """Dotted field name -> annotated type of every leaf of the recipe."""
