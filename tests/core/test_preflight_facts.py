@@ -99,7 +99,8 @@ def test_checkpoints_are_counted(asked, count):
 
 def test_what_trains_of_the_vlm():
     assert facts.vlm_of("1", from_flat({"vlm": "full"})) == "nothing trains"
-    assert facts.vlm_of("2", from_flat({"vlm": "full"})).startswith("all parameters train, at 0.1")
+    told = facts.vlm_of("2", from_flat({"vlm": "full", "vlm_lr_scale": 0.25}))
+    assert told == "all parameters train, at 0.25 of the learning rate"
 
 
 def test_free_space_of_a_folder_that_is_not_there(tmp_path):

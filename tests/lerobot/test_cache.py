@@ -48,7 +48,8 @@ class Runs:
         else:
             flags = datasets.flags(self.data, self.tok, **own)
         if prior is not None:
-            return [f"--policy.path={prior}", "--policy.stage=2", *[f for f in flags if "base_model_path" not in f]]
+            frozen = "--policy.recipe.vlm=frozen"  # the default follows the host, whose pi trains its VLM
+            return [f"--policy.path={prior}", "--policy.stage=2", frozen, *(f for f in flags if "base_model" not in f)]
         start = [f"--policy.type={self.family}_apt", "--policy.stage=1"]
         return (
             start + flags + ([f"--policy.pretrained_path={self.plain[self.family]}"] if self.family != "groot" else [])
