@@ -32,7 +32,8 @@ def stage1(where, folder, adapter, recipe):
     from transformers import AutoModel, AutoProcessor
 
     model = AutoModel.from_pretrained(where / f"base{adapter}")
-    model = Gr00tN1d7Apt.convert(model, from_flat(recipe), 1)
+    # What a run records is resolved: here no command says what becomes of the VLM.
+    model = Gr00tN1d7Apt.convert(model, from_flat({"vlm": "frozen"} | recipe), 1)
     model.apt_set_trainable()
     model.save_pretrained(folder)
     for name in ("processor_config.json", "statistics.json", "embodiment_id.json"):
@@ -140,7 +141,7 @@ def test_freezing_is_derived_not_inherited(where, tmp_path):
     trap = tiny.base(tmp_path / "trap", 2, tune_top_llm_layers=2)
     stock = AutoModel.from_pretrained(trap)
     assert [n for n, p in stock.named_parameters() if n.startswith("backbone.") and p.requires_grad]  # the trap is real
-    first = Gr00tN1d7Apt.convert(stock, from_flat({"fusion.kind": "host"}), 1)
+    first = Gr00tN1d7Apt.convert(stock, from_flat({"fusion.kind": "host", "vlm": "frozen"}), 1)
     first.apt_set_trainable()
     assert not [n for n, p in first.named_parameters() if n.startswith("backbone.") and p.requires_grad]
     name = "action_head.model.transformer_blocks.0.attn1.to_q.weight"
@@ -148,7 +149,7 @@ def test_freezing_is_derived_not_inherited(where, tmp_path):
     named = dict(first.named_parameters())
     assert not named[name].requires_grad
     assert not named[norm].requires_grad
-    second = Gr00tN1d7Apt.convert(first, from_flat({"fusion.kind": "host"}), 2)
+    second = Gr00tN1d7Apt.convert(first, from_flat({"fusion.kind": "host", "vlm": "frozen"}), 2)
     second.apt_set_trainable()
     assert dict(second.named_parameters())[name].requires_grad
     trained = {n for n, p in second.named_parameters() if p.requires_grad}
@@ -160,7 +161,7 @@ def test_freezing_is_derived_not_inherited(where, tmp_path):
 
 def test_what_a_stage_cannot_start_from_is_refused(where, tmp_path):
     folder = stage1(where, tmp_path / "s1", 0, {})
-    recipe = from_flat({})
+    recipe = from_flat({"vlm": "frozen"})
     with pytest.raises(AptError, match="Stage 1 starts from stock"):
         records.check_start(str(folder), 1, recipe)
     with pytest.raises(AptError, match="Stage 2 starts from a Stage-1 result"):
