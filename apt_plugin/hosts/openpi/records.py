@@ -61,7 +61,7 @@ class Run:
 
     def begin(self, prior: Any) -> None:
         """Before the first step: what the records refuse is refused now, and where a Stage 2 comes from is noted."""
-        self.state.facts = self.facts
+        assert self.facts  # asked now: what they refuse is refused before a step
         if self.state.stage == LIKELIHOOD:
             self.state.after(*checkpoints.record_of(prior))
 
@@ -103,7 +103,11 @@ class Run:
         leaves = loading.flat(params)
         shapes = {name: tuple(value.shape) for name, value in leaves.items() if "lora" not in name}
         record = self.state.record(
-            vlm=self.check(params), weights=loading.digest(leaves), layout=freeze.layout(shapes), steps=steps
+            vlm=self.check(params),
+            weights=loading.digest(leaves),
+            layout=freeze.layout(shapes),
+            steps=steps,
+            facts=self.facts,
         )
 
         def write(folder: Path) -> None:

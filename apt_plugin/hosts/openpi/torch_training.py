@@ -99,7 +99,8 @@ class TorchRun(records.Run):
         self.describe(folder, self.asset_id)
         shapes = torch_params.shapes(model)
         weights = files.sha256_of(Path(path))
-        write_record(folder, self.state.record(vlm=now, weights=weights, layout=freeze.layout(shapes)))
+        layout = freeze.layout(shapes)
+        write_record(folder, self.state.record(vlm=now, weights=weights, layout=layout, facts=self.facts))
 
     def adamw(self, host: type) -> Any:
         """The host's AdamW with the recipe's groups. The loop writes one rate into all groups before each step."""
