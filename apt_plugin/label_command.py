@@ -27,7 +27,7 @@ def run(policy: str, labelled: str, unlabelled: str, host: str, how: Ask, output
     host = host or host_of(policy)
     adapter = HOSTS[choose("host", host, HOSTS)].adapter
     if (why := adapter.unsupported.get("label")) is not None:
-        raise AptError(f"apt-plugin label: {why}")
+        raise AptError(f"apt-plugin label on {host}: {why}")
     HOSTS[host].require_training()  # what it writes is trained on
     register()
     known, unknown = named(host).open_label_sets(policy, labelled, unlabelled, **options)

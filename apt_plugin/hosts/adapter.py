@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
+
+from apt_plugin.errors import AptError
 
 if TYPE_CHECKING:
     from apt_plugin.launch import Request
@@ -212,3 +215,17 @@ class Adapter(Protocol):
     def notes(self) -> Sequence[str]:
         """Lines for `apt-plugin doctor`."""
         ...
+
+
+class WithoutLabels:
+    """The part of an adapter whose host has no edit that writes instructions into a data set."""
+
+    unsupported = MappingProxyType(
+        {"label": "this host has no edit of its own that writes instructions into a data set."}
+    )
+
+    def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
+        raise AptError(self.unsupported["label"])
+
+    def write_labels(self, labels: Any, unlabelled: Any, output: Path) -> str:
+        raise AptError(self.unsupported["label"])

@@ -73,7 +73,7 @@ def test_frames_are_spread_over_an_episode(likelihood: Path, data: dict[str, Pat
 
 def test_other_hosts_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "params").mkdir()
-    with pytest.raises(AptError, match="openpi has no edit of its own"):
+    with pytest.raises(AptError, match="label on openpi: this host has no edit of its own"):
         label_command.run(str(tmp_path), "a", "b", "", QUIET, tmp_path / "out")
 
 

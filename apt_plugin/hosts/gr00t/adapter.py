@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.adapter import Command
+from apt_plugin.hosts.adapter import Command, WithoutLabels
 from apt_plugin.hosts.gr00t import rules
 from apt_plugin.hosts.gr00t.checkpoints import last_whole, openable
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK, CHILD, POLICIES
@@ -150,14 +149,13 @@ class GrootStages:
         return ["--host", "gr00t", "--dataset", path, *(["--config", tag] if tag else [])]
 
 
-class GrootAdapter:
+class GrootAdapter(WithoutLabels):
     """See `hosts.adapter.Adapter`."""
 
     name = "gr00t"
     policies = POLICIES
     families = ("groot",)
     probes = PROBES
-    unsupported = MappingProxyType({"label": "gr00t has no edit of its own that writes instructions into a data set."})
 
     def recognises_program(self, token: str) -> bool:
         return is_program(token)
@@ -196,12 +194,6 @@ class GrootAdapter:
         from apt_plugin.hosts.gr00t.listen import base_digest
 
         return base_digest(base, **{k: v for k, v in options.items() if k in ("device", "config")})
-
-    def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
-        raise AptError(self.unsupported["label"])
-
-    def write_labels(self, labels: Any, unlabelled: Any, output: Path) -> str:
-        raise AptError(self.unsupported["label"])
 
     def bench(self, **fields: Any) -> int:
         from apt_plugin.hosts.gr00t.bench import run

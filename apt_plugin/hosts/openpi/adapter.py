@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.export import refuse_pi
-from apt_plugin.hosts.adapter import Command
+from apt_plugin.hosts.adapter import Command, WithoutLabels
 from apt_plugin.hosts.openpi.checkpoints import last_whole
 from apt_plugin.hosts.openpi.names import POLICIES
 from apt_plugin.hosts.openpi.probes import PROBES
@@ -120,14 +119,13 @@ class OpenpiStages:
         return ["--host", "openpi", "--config", config]
 
 
-class OpenpiAdapter:
+class OpenpiAdapter(WithoutLabels):
     """See `hosts.adapter.Adapter`."""
 
     name = "openpi"
     policies = POLICIES
     families = ("pi05", "pi0")
     probes = PROBES
-    unsupported = MappingProxyType({"label": "openpi has no edit of its own that writes instructions into a data set."})
 
     def recognises_program(self, token: str) -> bool:
         return any(token.endswith(f"scripts/{name}") for name in SCRIPTS)  # a train.py of one's own is no openpi
@@ -163,12 +161,6 @@ class OpenpiAdapter:
         from apt_plugin.hosts.openpi.listen import base_digest
 
         return base_digest(base, **{k: v for k, v in options.items() if k in ("device", "config")})
-
-    def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
-        raise AptError(self.unsupported["label"])
-
-    def write_labels(self, labels: Any, unlabelled: Any, output: Path) -> str:
-        raise AptError(self.unsupported["label"])
 
     def bench(self, **fields: Any) -> int:
         from apt_plugin.hosts.openpi.bench import run
