@@ -5,7 +5,6 @@ lerobot's own π loaders catch every loading error, print it and train from nois
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +105,6 @@ def host_renames(paths: list[Path], family: str) -> dict[str, str]:
 def expert_keys(names: Any) -> set[str]:
     """Everything that is not the VLM: the action expert with its projections."""
     return {name for name in names if ".paligemma_with_expert.paligemma." not in f".{name}"}
-
-
-def resumed_step(folder: Path) -> int:
-    """Optimiser steps behind a checkpoint that a run resumes from."""
-    path = folder.parent / "training_state" / "training_step.json"
-    try:
-        return int(json.loads(path.read_text())["step"])
-    except (OSError, ValueError, KeyError):
-        return 0
 
 
 def log_source(source: Source, policy: Any, loaded: list[str], fresh: set[str]) -> None:
