@@ -15,6 +15,7 @@ from typing import Any, cast
 import yaml
 
 from apt_plugin.errors import AptError, choose, did_you_mean
+from apt_plugin.presets import PRESETS
 
 PREFIXES = ("isolated", "native")
 FUSIONS = ("interleaved", "host")
@@ -94,8 +95,8 @@ class Recipe:
 
     # -- training ----------------------------------------------------------------------------------
     # Flow-matching (noise, time) samples per prefix pass. 4: per draw 0.25x the cost of 1 on a frozen VLM
-    # (tests/lerobot/test_cost.py counts it), and draws beyond it share one frame without new data. At equal steps 1,
-    # 4 and 8 draws follow unseen instructions alike (33, 30 and 33 of a hundred).
+    # (tests/hosts/lerobot/test_cost.py counts it), and draws beyond it share one frame without new data. At equal steps
+    # 1, 4 and 8 draws follow unseen instructions alike (33, 30 and 33 of a hundred).
     noise_draws: int = 4
     expert: str = "upstream"
     # What Stage 2 does with the VLM. "host": what the user's own command would have trained, see apt_plugin/vlm.py.
@@ -166,32 +167,6 @@ class Recipe:
                 raise AptError(f"{name} is {getattr(self, name)}; write a number >= 0.")
         if not math.isfinite(self.guidance_scale):
             raise AptError(f"guidance_scale is {self.guidance_scale}; write a number (1 is the plain policy).")
-
-
-# The two published variants, as far as a host of another architecture allows, and what listened best.
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    # Scalar gate, additive, a new layer after each inherited one. Not reproduced: N = 20 layers and
-    # Qwen3-VL (the host's own depth and VLM are used), DDPM (the host's flow matching is used).
-    # Both stages are equally long (apt_plugin/run/budget.py), here and in "release". The VLM's rate is the one that the
-    # comparison ran it with.
-    "paper": {
-        "vlm": "full",
-        "vlm_lr_scale": 0.1,
-        "fusion": {"kind": "interleaved", "every": 1, "gate": "scalar", "taps": "spread"},
-    },
-    # One gate value per channel, new layers with their own feed-forward. Not reproduced, because it costs
-    # contract 2: the convex mix that is open at 0.5 from the start, and dropping all but the blocks.
-    "release": {
-        "vlm": "frozen",
-        "fusion": {"kind": "interleaved", "every": 1, "gate": "channel", "feed_forward": True},
-    },
-    # With a tenth of the steps in Stage 1: 70 of a hundred unseen instructions (5 seeds, apt_tenth_even @1.5 in
-    # examples/compare) against 64 of stock training, 71 of a VLM that is frozen for the first third and 71 of the same
-    # policy without a Stage 1 (5 seeds), with 300 labelled demonstrations. With 100: 52 (5 seeds) against 60 and,
-    # without a Stage 1, 62 (5); in one layout 43 against 41 and 48: so a Stage 1 of one step is as good or better.
-    "listening": {"vlm": "full", "vlm_lr_scale": 0.5, "guidance_scale": 1.5},
-}
 
 
 def fields_of(recipe: type = Recipe, prefix: str = "") -> dict[str, Any]:

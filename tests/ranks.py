@@ -21,7 +21,7 @@ from tests.processes import HANG
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = multiprocessing.get_context("forkserver")
-PRELOAD = ["lerobot.scripts.lerobot_train", "apt_plugin.hosts.lerobot.training", "tests.lerobot.groot_worker"]
+PRELOAD = ["lerobot.scripts.lerobot_train", "apt_plugin.hosts.lerobot.training", "tests.hosts.lerobot.groot_worker"]
 
 
 def _rank(log: str, rank: int, world: int, port: int, program: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -82,7 +82,7 @@ def vlm_states(vlm: Any, layers: Sequence[nn.Module], inputs: Mapping[str, Any],
     """Hidden states behind the decoder layers `taps`, before any final norm; the vocabulary head is not run.
 
     Hooked rather than read from `hidden_states`: its last entry is before the final norm in transformers 4.57 and
-    behind it in 5.x (tests/lerobot/test_groot_parts.py is the canary). A layer's states are what the next layer
+    behind it in 5.x (tests/hosts/lerobot/test_groot_parts.py is the canary). A layer's states are what the next layer
     is given, because Qwen3-VL adds its DeepStack features between the first layers; the last has no next one.
 
     Args:

@@ -20,7 +20,7 @@ import apt_plugin
 from apt_plugin.recipes import shipped
 
 ROOT = Path(apt_plugin.__file__).parents[1]
-LAB = ("compare", "results", "tests/core", "tests/lerobot", "study", "report.html")
+LAB = ("compare", "results", "tests/core", "tests/hosts/lerobot", "study", "report.html")
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("hatchling") is None or not (ROOT / "pyproject.toml").is_file(),

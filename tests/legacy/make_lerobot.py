@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.lerobot import datasets, tiny, tiny_groot
+from tests.hosts.lerobot import datasets, tiny, tiny_groot
 
 SIZES = tiny.TINY | {
     "vlm_width": 16, "vlm_mlp": 16, "expert_width": 16, "expert_mlp": 16, "depth": 2, "vocab": 320, "vision_width": 16,

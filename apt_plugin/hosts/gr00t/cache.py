@@ -23,6 +23,8 @@ from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD
 from apt_plugin.vlm import caches
 
+logger = logging.getLogger(__name__)
+
 KEY = "apt_key"  # of a sample, taken out again by the collator
 SEEN = ("video", "mask")  # modalities that are images
 
@@ -161,7 +163,7 @@ def wrap(mixture: Any, processor: Any, cache: Cache, words: bool) -> None:
         dataset.apt_first, dataset.apt_words, dataset.apt_views = first, words, cache.views
         dataset.apt_turns = {}
     processor._get_vlm_inputs = no_vlm_inputs
-    logging.info("APT: %d steps' features from %s; no video is opened, no VLM is in memory.", len(cache), cache.folder)
+    logger.info("APT: %d steps' features from %s; no video is opened, no VLM is in memory.", len(cache), cache.folder)
 
 
 def keyed_by_words(stage: int) -> bool:

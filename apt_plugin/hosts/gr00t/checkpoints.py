@@ -10,6 +10,8 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.names import PROCESSORS, WEIGHTS
 from apt_plugin.stages import read_record
 
+logger = logging.getLogger(__name__)
+
 
 def is_whole(folder: Path) -> bool:
     """Whether everything is there, unbroken: a kill during a write leaves less. The host copies its processor last."""
@@ -19,7 +21,7 @@ def is_whole(folder: Path) -> bool:
         files.read_json(folder / "trainer_state.json")
         seal.check(record.sealed, [folder])
     except AptError as error:
-        logging.warning("APT: skipping %s: %s", folder, error)
+        logger.warning("APT: skipping %s: %s", folder, error)
         return False
     return True
 

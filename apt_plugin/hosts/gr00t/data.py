@@ -20,6 +20,8 @@ from apt_plugin.errors import AptError
 from apt_plugin.recipe import Mix
 from apt_plugin.run.replace import Replacements
 
+logger = logging.getLogger(__name__)
+
 CONSTANT = ""  # an empty instruction: the chat template's own tokens remain
 _INSTALLED = Replacements()
 
@@ -123,7 +125,7 @@ def keep_statistics(config: Any, wanted: str) -> None:
     """
     config.override_pretraining_statistics = wanted == "data"
     whose = "its own data's" if wanted == "data" else "Stage 1's"
-    logging.info("APT: norm_stats=%s: Stage 2 normalises states and actions by %s statistics.", wanted, whose)
+    logger.info("APT: norm_stats=%s: Stage 2 normalises states and actions by %s statistics.", wanted, whose)
 
 
 def install(blank: Iterable[str] = (), unlabelled: bool = False) -> None:

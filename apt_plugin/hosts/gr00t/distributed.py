@@ -11,6 +11,8 @@ import torch.distributed as dist
 
 from apt_plugin.errors import AptError
 
+logger = logging.getLogger(__name__)
+
 
 def start_group() -> None:
     """Under torchrun without a GPU: gloo, before the host asks for NCCL.
@@ -21,7 +23,7 @@ def start_group() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available() and not dist.is_initialized():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
         dist.init_process_group("gloo")
-        logging.warning("APT: no GPU here: %d processes talk through gloo instead of NCCL.", dist.get_world_size())
+        logger.warning("APT: no GPU here: %d processes talk through gloo instead of NCCL.", dist.get_world_size())
 
 
 def end_group() -> None:
@@ -34,10 +36,10 @@ def without_gpu(training: Any) -> None:
     """Settings that the host's flags do not offer and without which a CPU cannot even try a run out."""
     if training.bf16 or training.tf32:
         training.bf16 = training.tf32 = False
-        logging.warning("APT: no GPU here: float32 instead of the host's bf16 and tf32.")
+        logger.warning("APT: no GPU here: float32 instead of the host's bf16 and tf32.")
     if training.num_gpus > 1 and not training.use_ddp:
         training.use_ddp = True  # accelerate runs DeepSpeed on accelerators only
-        logging.warning("APT: no GPU here: the host's DDP (training.use_ddp) instead of DeepSpeed.")
+        logger.warning("APT: no GPU here: the host's DDP (training.use_ddp) instead of DeepSpeed.")
 
 
 def check_sharding(training: Any) -> None:

@@ -18,6 +18,8 @@ from apt_plugin.hosts.gr00t.checkpoints import openable
 from apt_plugin.hosts.gr00t.names import POLICIES, SEALED, WEIGHTS
 from apt_plugin.stages import LIKELIHOOD, RECORD, Record, read_record
 
+logger = logging.getLogger(__name__)
+
 _HOST = next(iter(POLICIES))
 _LEFT = {RECORD, WEIGHTS, "config.json", "trainer_state.json", "optimizer.pt", "scheduler.pt", "training_args.bin"}
 
@@ -59,9 +61,9 @@ def folded(checkpoint: Path, output: Path, every: int, prefix: str = "") -> dict
             raise AptError(f"{output} is not empty; name a new folder.")
         state = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     stock = fold(state, record.recipe.fusion, every)
-    logging.info("APT: %d gates folded.", len(state) - len(stock))
+    logger.info("APT: %d gates folded.", len(state) - len(stock))
     if record.recipe.prefix == "native":
-        logging.info("APT: trained on the host's own adapter: in it image tokens read the instruction, ungated.")
+        logger.info("APT: trained on the host's own adapter: in it image tokens read the instruction, ungated.")
     return {prefix + name: tensor for name, tensor in stock.items()}
 
 
@@ -94,4 +96,4 @@ def export(checkpoint: Path, output: Path) -> None:
     config = {key: value for key, value in config.items() if not key.startswith("apt_")}
     files.write_json(output / "config.json", config | {"model_type": _HOST, "architectures": [_HOST]})
     save_file(state, output / WEIGHTS, {"format": "pt"})
-    logging.info("APT: %s is a stock %s checkpoint now.", output, _HOST)
+    logger.info("APT: %s is a stock %s checkpoint now.", output, _HOST)

@@ -25,6 +25,8 @@ from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
 from apt_plugin.stages import LIKELIHOOD
 
+logger = logging.getLogger(__name__)
+
 FIRST_FRAMES = 128  # episodes; each is decoded whole by the host's loader
 
 
@@ -227,7 +229,7 @@ def open_listener(
             f"{path} does not have what {EmbodimentTag.reverse_lookup(tag.value)} reads: {error}. Use the data set "
             "that the policy was trained on."
         ) from error
-    logging.info("listen: %s on %s", model.config.model_type, path)
+    logger.info("listen: %s on %s", model.config.model_type, path)
     return Gr00tListener(model, processor, tag, loader, folder, frames, seed)
 
 

@@ -22,6 +22,8 @@ from apt_plugin.recipe import Recipe
 from apt_plugin.run.state import StageState
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
+logger = logging.getLogger(__name__)
+
 
 class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
     """Built by AutoModel from our checkpoints, or made in place from a stock model that the host loaded."""
@@ -59,7 +61,7 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
         """
         if stage == PRIOR and recipe.expert == "fresh" and type(model) is Gr00tN1d7:
             # Built from the checkpoint's config: the host's own skip_weight_loading takes sizes from code defaults.
-            logging.info("APT: the action head starts fresh, at the checkpoint's sizes (recipe expert=fresh).")
+            logger.info("APT: the action head starts fresh, at the checkpoint's sizes (recipe expert=fresh).")
             model.action_head = type(model.action_head)(model.config).to(model.device, model.dtype)
         model.__class__ = cls
         config = Gr00tN1d7AptConfig.of(model.config, stage, recipe)

@@ -31,6 +31,8 @@ from apt_plugin.recipe import Recipe
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD, PRIOR, Record
 
+logger = logging.getLogger(__name__)
+
 _ACTIVE: dict[str, Any] = {}
 _REPLACED = Replacements()
 
@@ -50,7 +52,7 @@ def install(recipe: Recipe, stage: int, building: str = "") -> None:
         _REPLACED.set(experiment, "Gr00tTrainer", AptTrainer)
     _ACTIVE["recipe"], _ACTIVE["stage"], _ACTIVE["building"] = recipe, stage, building
     if recipe.prefix == "native":
-        logging.warning(
+        logger.warning(
             "APT: prefix=native runs the host's own adapter so that a checkpoint can be folded. Stage 1 sees no words; "
             "in Stage 2 image tokens read the instruction, ungated: contract 2 (exact switch) does not hold there."
         )
@@ -78,7 +80,7 @@ class AptPipeline(Gr00tN1d7Pipeline):
             why = "trains the VLM" if recipe.cache else "names no folder"
             raise AptError(f"There is nothing to cache: this recipe {why}. Write --apt.cache DIR with a frozen VLM.")
         if recipe.cache and not reads:
-            logging.info("APT: the cache is not used: this stage trains the VLM.")
+            logger.info("APT: the cache is not used: this stage trains the VLM.")
         start = config.training.start_from_checkpoint
         if config.training.skip_weight_loading or start is None:
             raise AptError(
@@ -124,14 +126,14 @@ class AptPipeline(Gr00tN1d7Pipeline):
             model.apt_run.after(self.config.training.start_from_checkpoint, self.record)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         added = sum(p.numel() for n, p in model.named_parameters() if "apt_" in n)
-        logging.info("APT: Stage %d, %d parameters train, %d added (apt_*).", self.stage, trainable, added)
+        logger.info("APT: Stage %d, %d parameters train, %d added (apt_*).", self.stage, trainable, added)
         return model
 
     def _create_dataset(self, save_cfg_dir: Path) -> Any:
         made = super()._create_dataset(save_cfg_dir)
         if self.stage == PRIOR:
             data.blind(self.processor)
-            logging.info("APT: Stage 1 reads a constant prompt; the saved processor does not.")
+            logger.info("APT: Stage 1 reads a constant prompt; the saved processor does not.")
         return made
 
 

@@ -19,6 +19,8 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.cache_data import CachedDataset, keyed_by_words
 from apt_plugin.hosts.lerobot.cache_stamp import stamp_of
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Active:
@@ -66,13 +68,13 @@ def wrap(cfg: Any, train: Any, held_out: Any) -> tuple[Any, Any]:
         return building.wrap(cfg, train, held_out)
     if not wanted(cfg.policy):
         if getattr(getattr(cfg.policy, "recipe", None), "cache", ""):
-            logging.info("APT: the cache is not used: this stage trains the VLM (%s).", cfg.policy.vlm_mode)
+            logger.info("APT: the cache is not used: this stage trains the VLM (%s).", cfg.policy.vlm_mode)
         return train, held_out
     check_run(cfg)
     folder = folder_of(cfg.policy)
     cache = Cache(folder)
     words = keyed_by_words(cfg.policy, cache.stamp["kind"])
-    logging.info("APT: %d frames' features from %s; no image is decoded.", len(cache), folder)
+    logger.info("APT: %d frames' features from %s; no image is decoded.", len(cache), folder)
     _active = Active(cfg.policy, cache, train, cfg)
     return CachedDataset(train, cache, words), None if held_out is None else CachedDataset(held_out, cache, words)
 

@@ -12,6 +12,8 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.stages import Record, read_record
 
+logger = logging.getLogger(__name__)
+
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint folder holds everything, unbroken: a SIGKILL during a write leaves less."""
@@ -25,7 +27,7 @@ def is_whole(checkpoint: Path) -> bool:
         for path in (model / "train_config.json", state / "training_step.json"):
             files.read_json(path)
     except AptError as error:
-        logging.warning("APT: skipping %s: %s", checkpoint, error)
+        logger.warning("APT: skipping %s: %s", checkpoint, error)
         return False
     return True
 

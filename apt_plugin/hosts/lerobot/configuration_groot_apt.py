@@ -23,7 +23,7 @@ class GrootAptConfig(StageFields, GrootConfig):
 
     apt_family: ClassVar[str] = families.GROOT
     # The host's default is True: float32 weights, moments and gradients of the head alone fill a 24 GB card
-    # (tests/lerobot/test_memory.py). False holds its matrices in bfloat16; a frozen VLM is held so either way.
+    # (tests/hosts/lerobot/test_memory.py). False holds its matrices in bfloat16; a frozen VLM is held so either way.
     model_params_fp32: bool = False
 
     def __post_init__(self) -> None:

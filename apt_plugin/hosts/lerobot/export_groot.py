@@ -13,6 +13,8 @@ from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.hub import local_folder
 from apt_plugin.stages import RECORD
 
+logger = logging.getLogger(__name__)
+
 _PREFIX = "_groot_model."  # lerobot's policy holds the host model under this name
 _OURS = ("stage", "recipe", "stage1_path")  # see StageFields
 _LEFT = {RECORD, WEIGHTS, "config.json", "train_config.json"}
@@ -30,4 +32,4 @@ def export(checkpoint: Path, output: Path) -> None:
     config = {key: value for key, value in config.items() if key not in _OURS}
     files.write_json(output / "config.json", config | {"type": "groot", "pretrained_path": None})
     save_file(state, output / WEIGHTS, {"format": "pt"})
-    logging.info("APT: %s is a stock groot checkpoint now.", output)
+    logger.info("APT: %s is a stock groot checkpoint now.", output)

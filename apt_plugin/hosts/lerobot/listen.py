@@ -27,6 +27,8 @@ from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
 from apt_plugin.stages import LIKELIHOOD, RECORD, read_record
 
+logger = logging.getLogger(__name__)
+
 Places = Sequence[tuple[int, int]]
 FIRST_FRAMES = 512  # episodes at most whose first frames say whether the data need language
 
@@ -226,7 +228,7 @@ def open_listener(policy: str, dataset: str, root: str = "", frames: int = 64, s
     opened = open_policy(policy, device)
     data = open_dataset(dataset, root, opened)
     make_room(opened.preprocessor)
-    logging.info("listen: %s on %s", opened.policy.config.type, dataset)
+    logger.info("listen: %s on %s", opened.policy.config.type, dataset)
     return LerobotListener(opened, data, frames, seed)
 
 

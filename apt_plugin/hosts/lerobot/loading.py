@@ -18,6 +18,8 @@ from apt_plugin.hosts.lerobot.steps import check_steps
 from apt_plugin.hub import local_folder
 from apt_plugin.stages import LIKELIHOOD, RECORD, Record, check_stage1, read_record
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -109,7 +111,7 @@ def expert_keys(names: Any) -> set[str]:
 
 def log_source(source: Source, policy: Any, loaded: list[str], fresh: set[str]) -> None:
     added = sum(p.numel() for n, p in policy.named_parameters() if freeze.added(n))
-    logging.info(
+    logger.info(
         "APT: %d tensors from %s (%s); %d start fresh; %d parameters added (apt_*).",
         len(loaded), source.folder, source.kind, len(fresh), added,
     )  # fmt: skip

@@ -17,6 +17,8 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import renaming
 from apt_plugin.recipe import Mix
 
+logger = logging.getLogger(__name__)
+
 
 def fill_tasks(dataset: Any) -> None:
     """Give a set without task annotation the empty instruction: its reader looks one up for every frame."""
@@ -25,7 +27,7 @@ def fill_tasks(dataset: Any) -> None:
     column = dataset.hf_dataset.data.column("task_index").to_pylist() if len(dataset) else [0]
     rows = int(max(column)) + 1
     dataset.meta.tasks = pd.DataFrame({"task_index": range(rows)}, index=pd.Index([""] * rows, name="task"))
-    logging.info("APT: %s has no task annotation: every frame gets the empty instruction.", dataset.repo_id)
+    logger.info("APT: %s has no task annotation: every frame gets the empty instruction.", dataset.repo_id)
 
 
 def load_like(labelled: Any, mix: Mix, cfg: Any) -> Any:
@@ -104,7 +106,7 @@ class MixedDataset(torch.utils.data.Dataset):
         starts = [0, *ends[:-1]]
         self.meta = _Meta(labelled.meta, {"dataset_from_index": starts, "dataset_to_index": ends})
         got = sum(b - a for source, a, b in self.plan if source) / total
-        logging.info(
+        logger.info(
             "APT: mixed data: %d frames, %.1f %% unlabelled (asked for %.1f %%).", total, 100 * got, 100 * share
         )
 

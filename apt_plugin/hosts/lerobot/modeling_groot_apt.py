@@ -28,6 +28,8 @@ from apt_plugin.hosts.lerobot.policy import AptPolicy
 from apt_plugin.hub import local_folder
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
+logger = logging.getLogger(__name__)
+
 
 def held_dtype(config: Any) -> torch.dtype | None:
     """In what the VLM's weights are held: bfloat16 where they only ever compute in it; None: as the checkpoint has
@@ -77,7 +79,7 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
             parts = [torch_params.file_shapes(file) for file in sorted(folder.glob("*.safetensors"))]
             torch_params.check_tree(model, {k: v for part in parts for k, v in part.items()}, folder)
         if self.config.recipe.expert == "fresh" and self.config.stage == PRIOR:
-            logging.info("APT: the action head starts fresh, at the checkpoint's sizes (recipe expert=fresh).")
+            logger.info("APT: the action head starts fresh, at the checkpoint's sizes (recipe expert=fresh).")
             model.action_head = type(model.action_head)(model.config).to(model.device)
         model.__class__ = apt_class(cache_groot.CachedGrootFlow, type(model))
         model.apt_attach(self.config.recipe, self.config.stage)

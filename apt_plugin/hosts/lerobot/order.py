@@ -2,7 +2,7 @@
 
 lerobot's sampler is set to the epoch and the place where a checkpoint was written; accelerate's loader, which begins
 to count anew, then sets it back to epoch 0. A run that was resumed after its first epoch reads other frames than the
-run left alone (lerobot 0.6.1 with accelerate 1.15; tests/lerobot/test_resume_order.py shows it on the host alone).
+run left alone (lerobot 0.6.1 with accelerate 1.15; tests/hosts/lerobot/test_resume_order.py shows it on the host).
 """
 
 from __future__ import annotations

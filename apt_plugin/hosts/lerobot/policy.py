@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # a mixin: the host's policy stands behind it
 else:
     HostPolicy = object
 
+logger = logging.getLogger(__name__)
+
 
 class AptPolicy(HostPolicy):
     """Stage 1 or Stage 2 of the recipe on one of lerobot's π policies."""
@@ -214,4 +216,4 @@ class AptPolicy(HostPolicy):
                 f"--peft.* puts trained factors into the VLM, and the recipe says vlm={self.config.vlm_mode}. Write "
                 "--apt.vlm lora (without apt-plugin run: --policy.recipe.vlm=lora), or drop --peft.*."
             )
-        logging.info("APT: LoRA on the VLM, expert and fusion trained in full.")
+        logger.info("APT: LoRA on the VLM, expert and fusion trained in full.")

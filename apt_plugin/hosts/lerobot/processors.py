@@ -33,6 +33,8 @@ from apt_plugin.language import arrange, clean, pi0_segments, pi05_segments
 from apt_plugin.run.replace import replaced
 from apt_plugin.stages import LIKELIHOOD
 
+logger = logging.getLogger(__name__)
+
 # Host steps that write the prompt as one string; ours needs the task and the state apart.
 _PROMPT_STEPS = ("Pi05PrepareStateTokenizerProcessorStep", "Pi0NewLineProcessor")
 
@@ -169,5 +171,5 @@ def _statistics(config: Any, dataset_stats: dict | None) -> dict | None:
         )
     pipeline = PolicyProcessorPipeline.from_pretrained(folder, config_filename=PREPROCESSOR)
     step: Any = next(step for step in pipeline.steps if isinstance(step, NormalizerProcessorStep))
-    logging.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
+    logger.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
     return step.stats

@@ -18,6 +18,8 @@ from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.run.state import StageState
 from apt_plugin.stages import LIKELIHOOD
 
+logger = logging.getLogger(__name__)
+
 
 def check_data(config: Any, dataset_meta: Any) -> None:
     """What the recipe needs of a data set, before a model is built.
@@ -51,9 +53,7 @@ def check_data(config: Any, dataset_meta: Any) -> None:
             "Stage 1 on it (which needs no language), or name labelled data for Stage 2."
         )
     if len(set(texts)) == 1:
-        logging.warning(
-            "APT: the data set has one instruction only (%r): it cannot teach a policy to listen.", texts[0]
-        )
+        logger.warning("APT: the data set has one instruction only (%r): it cannot teach a policy to listen.", texts[0])
 
 
 def state_of(config: Any) -> StageState:

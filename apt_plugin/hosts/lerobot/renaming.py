@@ -13,6 +13,8 @@ from typing import Any
 
 from apt_plugin.errors import AptError
 
+logger = logging.getLogger(__name__)
+
 
 def of(config: Any) -> dict[str, str]:
     """The map of this training run: name in the data -> name in the policy."""
@@ -68,7 +70,7 @@ def processors(host: Any) -> Any:
         for step in made[0].steps if names else ():
             if hasattr(step, "rename_map") and step.rename_map != names:
                 step.rename_map = names
-                logging.info("APT: --rename_map put into the policy's processor: %s", names)
+                logger.info("APT: --rename_map put into the policy's processor: %s", names)
         return made
 
     return make_pre_post_processors

@@ -6,8 +6,8 @@ from apt_plugin.run.flags import Flags
 
 STEPS = 100_000
 _COSINE = {"policy.scheduler_warmup_steps": 1_000, "policy.scheduler_decay_steps": 30_000}
-# What a policy's own config says (tests/lerobot/test_launch.py compares them). GR00T's warm-up is a ratio of max_steps,
-# whatever --steps is.
+# What a policy's own config says (tests/hosts/lerobot/test_launch.py compares them). GR00T's warm-up is a ratio of
+# max_steps, whatever --steps is.
 OF_POLICIES = {"pi05": _COSINE, "pi0": _COSINE, "groot": {"policy.max_steps": 10_000}}
 # Of --use_policy_training_preset=false: there only where somebody writes them.
 WRITTEN = ("scheduler.num_warmup_steps", "scheduler.num_decay_steps")

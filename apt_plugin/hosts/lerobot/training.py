@@ -22,6 +22,8 @@ from apt_plugin.hosts.lerobot import cache, mixing, order, renaming
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
 
+logger = logging.getLogger(__name__)
+
 _INSTALLED = Replacements()
 
 
@@ -148,4 +150,4 @@ def allow_in_policy_server() -> None:
     from apt_plugin.hosts.lerobot.names import POLICIES
 
     constants.SUPPORTED_POLICIES.extend(n for n in POLICIES.values() if n not in constants.SUPPORTED_POLICIES)
-    logging.info("APT: added %s to lerobot.async_inference.constants.SUPPORTED_POLICIES", list(POLICIES.values()))
+    logger.info("APT: added %s to lerobot.async_inference.constants.SUPPORTED_POLICIES", list(POLICIES.values()))

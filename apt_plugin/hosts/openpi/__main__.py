@@ -23,6 +23,8 @@ from apt_plugin.launch import acting_as
 from apt_plugin.recipe import flatten, from_flat
 from apt_plugin.stages import PRIOR
 
+logger = logging.getLogger(__name__)
+
 
 def load_script(path: Path) -> Any:
     """Import scripts/<name>.py of a checkout: a package there, but not part of the wheel."""
@@ -106,7 +108,7 @@ def cache(script: Path, job: dict[str, Any]) -> None:
     if job["do"] == "build":
         encoder.make(source, Worker(jax.process_index(), jax.process_count()))
     else:
-        logging.info(encoder.compare(source))
+        logger.info(encoder.compare(source))
 
 
 def train(script: Path, job: dict[str, Any]) -> None:
@@ -159,7 +161,7 @@ def serve(script: Path, chosen: dict[str, Any]) -> None:
         config = as_trained(stock, step, record, acting_as(record.recipe, record.stage, chosen))
         derive.register(config)
         args.policy.config, args.policy.dir = config.name, str(step)
-        logging.info("APT: serving Stage %d of %s from %s", record.stage, name, step)
+        logger.info("APT: serving Stage %d of %s from %s", record.stage, name, step)
     elif chosen:
         raise AptError(f"--apt.{next(iter(chosen))} needs an APT checkpoint of Stage 2, and {folder} is none.")
     module.main(args)

@@ -16,6 +16,8 @@ from typing import Any
 from apt_plugin.bench import Row, show
 from apt_plugin.errors import AptError, choose
 
+logger = logging.getLogger(__name__)
+
 FAMILIES = ("pi05", "pi0")
 DEVICES = ("cpu", "cuda", "meta")
 # A CPU has no bfloat16 products: XLA would hold a float32 copy of the whole VLM instead of one layer's.
@@ -47,7 +49,7 @@ def rows_of(
             if only(row):
                 case = make()
                 out.append(bench_rows.measure(row, case, 0 if device == "meta" else rounds))
-                logging.info("%s: %.3g GFLOP", row.name, row.flops / 1e9)
+                logger.info("%s: %.3g GFLOP", row.name, row.flops / 1e9)
                 del case
                 gc.collect()
     return out

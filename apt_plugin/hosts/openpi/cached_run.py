@@ -19,6 +19,8 @@ from apt_plugin.hosts.openpi.cached_stamp import stamp_of
 from apt_plugin.hosts.openpi.cached_state import Outline, replicated
 from apt_plugin.run.replace import Replacements
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Active:
@@ -55,7 +57,7 @@ class Active:
 
         replacements.set(data_loader, "TorchDataLoader", from_cache)
         replacements.set(data_loader, "DataLoaderImpl", loader)
-        logging.info("APT: %d entries from %s; no image is decoded.", len(self.cache), self.cache.folder)
+        logger.info("APT: %d entries from %s; no image is decoded.", len(self.cache), self.cache.folder)
 
     def check(self, encoder: str) -> None:
         """Raises AptError: the cache was made for another VLM, other data or transforms (naming each field)."""
@@ -86,5 +88,5 @@ def open_cache(config: Any) -> Active | None:
     if cached.wanted(model):
         return Active(config, Cache(cached.folder_of(model)))
     if model.apt_recipe.cache:
-        logging.info("APT: the cache is not used: this stage trains the VLM (%s).", model.vlm_mode)
+        logger.info("APT: the cache is not used: this stage trains the VLM (%s).", model.vlm_mode)
     return None

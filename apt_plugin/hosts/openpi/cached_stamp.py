@@ -20,6 +20,8 @@ from apt_plugin.hosts.openpi.cached_data import raw_of, sources
 from apt_plugin.hosts.openpi.derive import family_of
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt
 
+logger = logging.getLogger(__name__)
+
 AUGMENTED = "openpi's random crop, rotation and colours (models/model.py)"
 
 
@@ -37,7 +39,7 @@ def augmentation(model: Any) -> Any:
             "augmentation, or train without --apt.cache."
         )
     if views == 0:
-        logging.warning("APT: cache_views=0: image augmentation is left out of training.")
+        logger.warning("APT: cache_views=0: image augmentation is left out of training.")
         return "none"
     return {"views": views, "of": AUGMENTED}
 

@@ -17,6 +17,8 @@ from apt_plugin.hosts.openpi.names import ASSETS
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt, FillPrompt
 from apt_plugin.stages import LIKELIHOOD
 
+logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class AptData(_config.DataConfigFactory):
@@ -33,7 +35,7 @@ class AptData(_config.DataConfigFactory):
     def create(self, assets_dirs: pathlib.Path, model_config: Any) -> _config.DataConfig:
         data = self.inner.create(pathlib.Path(assets_dirs).parent / self.stock_name, model_config)
         if data.repo_id == "fake":
-            logging.warning(
+            logger.warning(
                 "APT: openpi's fake data has every image and prompt mask False: the model sees nothing of the "
                 "prefix, so this run shows that the program works and nothing else."
             )
@@ -46,7 +48,7 @@ class AptData(_config.DataConfigFactory):
         stats, asset = data.norm_stats, self.asset_id or data.asset_id
         if self.stats_from and data.asset_id:
             stats = self._stats_of_stage_1()
-            logging.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
+            logger.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
         data = dataclasses.replace(
             data,
             prompt_from_task=from_task,
@@ -82,7 +84,7 @@ def check_data(name: str, config: Any) -> None:
     """Say at start what the data makes of the state, and of the words."""
     model = config.model
     if model.pi05 and not model.discrete_state_input:
-        logging.warning(
+        logger.warning(
             "APT: %s feeds the model NO STATE at all (π0.5 with discrete_state_input=False has neither a state token "
             "nor state digits in the prompt). Stage 1 is then a vision-action prior on images alone. Write "
             "--model.discrete-state-input to give it the state.",
@@ -93,6 +95,6 @@ def check_data(name: str, config: Any) -> None:
     if model.apt_stage == LIKELIHOOD and base is not None and not base.prompt_from_task and base.rlds_data_dir is None:
         default = getattr(inner, "default_prompt", None)
         if default is not None:
-            logging.warning(
+            logger.warning(
                 "APT: every sample of %s gets the one prompt %r: it cannot teach a policy to listen.", name, default
             )

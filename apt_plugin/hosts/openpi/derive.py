@@ -28,6 +28,8 @@ from apt_plugin.recipe import Recipe, flatten
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 from apt_plugin.vlm import resolved
 
+logger = logging.getLogger(__name__)
+
 
 def name_of(stock: str, stage: int) -> str:
     return f"{stock}_apt{stage}"
@@ -139,7 +141,7 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
         base = stock.weight_loader if recipe.vlm == "full" else None
         loader = loading.PriorLoader(str(folder / "params"), base)
         stats = str(folder / "assets") if recipe.norm_stats == "stage1" else None
-        logging.info("APT: Stage 2 starts from %s. %s", folder, record.trend().sentence())
+        logger.info("APT: Stage 2 starts from %s. %s", folder, record.trend().sentence())
     elif stage != LIKELIHOOD:
         loading.check_base(loader)
         if recipe.expert == "fresh":
@@ -155,7 +157,7 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
         policy_metadata={**(stock.policy_metadata or {}), **metadata(stock.name, stage, recipe)},
     )
     if model.apt_recipe.prefix == "native":
-        logging.warning(
+        logger.warning(
             "APT: native prefix. Image tokens read the instruction in both stages: Stage 1 LEAKS by construction and "
             "the switch is not exact. For ablation, and for users who need openpi's own mask."
         )
@@ -185,4 +187,4 @@ def check_next(first: _config.TrainConfig, second: _config.TrainConfig, recipe: 
 def register(config: _config.TrainConfig) -> None:
     """Make a derived config known by name. Every program of the host looks in this dict when it is called."""
     _config._CONFIGS_DICT[config.name] = config
-    logging.info("APT: registered config %s", config.name)
+    logger.info("APT: registered config %s", config.name)

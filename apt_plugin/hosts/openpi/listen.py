@@ -21,6 +21,8 @@ from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
 from apt_plugin.stages import LIKELIHOOD
 
+logger = logging.getLogger(__name__)
+
 FIRST_FRAMES = 512  # episodes at most whose first frames say whether the data need language
 
 
@@ -133,7 +135,7 @@ def open_listener(
         raise AptError("--root is lerobot's; openpi finds data in HF_LEROBOT_HOME, or by a full path in --dataset.")
     source = read(policy, config, device)
     questions = Questions(data_of(source), source.model, dataset)
-    logging.info("listen: %s (%s) on %s", source.config, source.policy.framework, questions.repo)
+    logger.info("listen: %s (%s) on %s", source.config, source.policy.framework, questions.repo)
     return OpenpiListener(source, questions, frames, seed)
 
 

@@ -23,6 +23,8 @@ from apt_plugin.hosts.openpi.trained import as_trained
 from apt_plugin.recipe import Mix, Recipe
 from apt_plugin.stages import PRIOR, RECORD, Record
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -65,7 +67,7 @@ def config_of(folder: Path, record: Record | None, name: str) -> Any:
         name = records.stock_config_name(folder)
     if not name and folder.parent.parent.name in _config._CONFIGS_DICT:  # <config>/<exp name>/<step>
         name = folder.parent.parent.name
-        logging.info("listen: config %s, by the checkpoint's folder", name)
+        logger.info("listen: config %s, by the checkpoint's folder", name)
     if not name:
         raise AptError(
             "A stock openpi checkpoint does not say which training config it belongs to: add --config, e.g. "
@@ -162,12 +164,12 @@ def statistics(folder: Path, data: Any, ours: str) -> dict[str, Any]:
     wanted = ours or data.asset_id or ""
     found = sorted(str(path.parent.relative_to(assets)) for path in assets.rglob("norm_stats.json"))
     if wanted not in found and len(found) == 1:  # trained with --data.repo-id or --data.assets.asset-id
-        logging.info("listen: norm stats of %s, the checkpoint has none of %s", found[0], wanted)
+        logger.info("listen: norm stats of %s, the checkpoint has none of %s", found[0], wanted)
         wanted = found[0]
     if wanted in found:
         return normalize.load(assets / wanted)
     if data.norm_stats is not None:
-        logging.warning("listen: %s has no norm stats of %s; taking the config's own.", folder, wanted)
+        logger.warning("listen: %s has no norm stats of %s; taking the config's own.", folder, wanted)
         return data.norm_stats
     raise AptError(
         f"{assets} has no norm stats of {wanted!r} (it has: {', '.join(found) or 'none'}), and the config none either. "

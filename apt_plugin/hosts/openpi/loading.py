@@ -24,6 +24,8 @@ from apt_plugin.hosts.openpi.mark import readable, unmarked
 from apt_plugin.hosts.openpi.optim import part_of
 from apt_plugin.stages import PRIOR, RECORD, Record, check_shared, read_record
 
+logger = logging.getLogger(__name__)
+
 PARAMS, WEIGHTS = "params", "model.safetensors"
 
 
@@ -148,7 +150,7 @@ class PriorLoader(weight_loaders.WeightLoader):
         stock = flat(self.base.load(unflat({name: leaf for name, leaf in wanted.items() if not added(name)})))
         vlm = {n: v for n, v in stock.items() if part_of(n) == "vlm" and not isinstance(v, jax.ShapeDtypeStruct)}
         if not vlm:
-            logging.warning(
+            logger.warning(
                 "APT: Stage 2 trains the VLM, and the config names no base checkpoint to take it from in full "
                 "precision: it starts from Stage 1's bfloat16 copy."
             )

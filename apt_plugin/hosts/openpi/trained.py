@@ -19,6 +19,8 @@ from apt_plugin.hosts.openpi.facts import comparable, facts_of, settings
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import Record
 
+logger = logging.getLogger(__name__)
+
 OF_THE_MACHINE = ("pytorch_compile_mode",)  # how a model runs, not what it is
 
 
@@ -66,4 +68,4 @@ def _say(config: str, named: Any, meant: Any, fields: list[str]) -> None:
     for name in fields:
         here, there = getattr(named, name), getattr(meant, name)
         if here != there:
-            logging.info("APT: %s is %s, as this checkpoint was trained (%s says %s).", name, there, config, here)
+            logger.info("APT: %s is %s, as this checkpoint was trained (%s says %s).", name, there, config, here)

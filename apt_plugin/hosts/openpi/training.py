@@ -26,6 +26,8 @@ from apt_plugin.hosts.openpi.records import Run, vlm_digest
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
 
+logger = logging.getLogger(__name__)
+
 REPLACED = Replacements()
 GAP = "blank_gap_train"
 
@@ -103,7 +105,7 @@ def _start(host: Any, run: Run) -> Any:
             run.state.begin(vlm_digest(state.params.to_pure_dict()))
             total = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             learns = sum(leaf.size for leaf in jax.tree.leaves(state.params.filter(config.trainable_filter)))
-            logging.info(
+            logger.info(
                 "APT: Stage %d trains %d of %d parameters (%.1f %%); VLM %s.",
                 config.model.apt_stage, learns, total, 100 * learns / total, str(run.state.vlm_start)[:12],
             )  # fmt: skip

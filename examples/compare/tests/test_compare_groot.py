@@ -254,7 +254,7 @@ def test_stage2_starts_at_stage1(body, prior, kind):
 @pytest.mark.slow
 def test_lerobot_train_starts_from_it(body, demonstrations, tmp_path, monkeypatch):
     """The host's own command, stock and Stage 1, from a directory that has nothing to do with the body."""
-    from tests.lerobot.datasets import lerobot_train
+    from tests.hosts.lerobot.datasets import lerobot_train
 
     monkeypatch.chdir(tmp_path)
     for kind, more in (("groot", []), ("groot_apt", ["--policy.stage=1"])):
