@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from apt_plugin import __version__
-from apt_plugin.errors import AptError, choose
+from apt_plugin.errors import AptError, choose, last_words
 from apt_plugin.overview import CHECK, OVERVIEW
 
 
@@ -285,7 +285,7 @@ def main() -> None:
         )
         sys.exit(command())
     except AptError as error:
-        sys.exit(f"apt-plugin: {error}")
+        sys.exit(f"apt-plugin: {last_words(error)}")
 
 
 if __name__ == "__main__":

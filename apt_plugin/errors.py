@@ -10,6 +10,14 @@ class AptError(ValueError):
     """Something the user can mend. The message says what was wrong, the value seen, and what to write instead."""
 
 
+def last_words(error: AptError) -> str:
+    """What to print of an error that ends a process: its message, without the traceback that PyTorch's data workers
+    put before it."""
+    text = str(error)
+    head, found, words = text.rpartition(f"{AptError.__module__}.{AptError.__name__}: ")
+    return words.strip() if found and "Traceback (most recent call last)" in head else text
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence to append to an error: the nearest known name, then all of them."""
     known = sorted(known)

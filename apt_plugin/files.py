@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -70,13 +71,42 @@ def set_aside(folder: Path) -> Path:
     return aside
 
 
+def make_folder(folder: Path, named: str = "") -> None:
+    """Make a folder, and all above it, that this process can write to.
+
+    Args:
+        named: the flag by which somebody named it.
+
+    Raises:
+        AptError: it cannot be: a file or a dangling link is in its place, or it is read-only.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = "" if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written (read-only, or another user's)"
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        why = _in_the_way(folder) or f"it cannot be written ({error.strerror})"
+    if why:
+        raise AptError(f"{named + ' is ' if named else ''}{folder}: {why}. Name a folder that can be written.")
+
+
+def _in_the_way(folder: Path) -> str:
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            return f"{place} is a link to {place.readlink()}, which is not there"
+        if place.exists():
+            return "" if place.is_dir() else f"{place} is a file"
+    return ""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that appears under its name whole or not at all: temporary name, fsync, rename.
 
     Nothing is left behind by an error, and what a SIGKILL left is removed by the next write of the same file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     remove_stale(path)
     temporary = temporary_of(path)
     try:
@@ -99,7 +129,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_new(path: Path, text: str) -> bool:
     """Write a file unless one of that name appears first; whether it was ours. Never replaces, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     remove_stale(path)
     temporary = temporary_of(path)
     try:

@@ -120,6 +120,31 @@ def build(folder: Path, plan: Plan, worker: Worker | None = None) -> Stamp:
     worker = worker or Worker()
     if not plan.keys:
         raise AptError("There is no frame to cache.")
+    job = _complete(folder, plan)
+    if job is None:
+        job = _build(folder, plan, worker)
+    else:
+        logger.info("APT cache: %s is complete.", folder)
+    # Printed, not logged: hosts silence the log of every process but the first.
+    me = f"process {worker.rank} of {worker.world}"
+    print(f"APT cache: {me} computed shards {job.computed} of {job.count}.", file=sys.stderr, flush=True)
+    return job.stamp
+
+
+def _complete(folder: Path, plan: Plan) -> _Job | None:
+    """A cache that lacks nothing is only read: it needs neither room nor a folder that can be written.
+
+    Raises:
+        AptError: the cache there is another one.
+    """
+    if not (folder / STAMP).is_file():
+        return None
+    job = _Job(folder, plan, begin(folder, {**plan.stamp, **_layout(plan)}))
+    return job if job.done() == job.count else None
+
+
+def _build(folder: Path, plan: Plan, worker: Worker) -> _Job:
+    files.make_folder(next(path for path in (folder, *folder.parents) if os.path.lexists(path)), "--apt.cache")
     files.remove_stale(folder / STAMP)
     sample = plan.compute(plan.keys[: plan.batch])
     guess = estimate(folder, plan.keys, sample)
@@ -129,9 +154,7 @@ def build(folder: Path, plan: Plan, worker: Worker | None = None) -> Stamp:
             f"The cache does not fit {folder}: {guess.sentence()} (and {readable(RESERVE)} are left alone). Name a "
             "larger disk, fewer episodes (--dataset.episodes), a narrower kind (--apt.cache_kind), or train without."
         )
-    stamp = begin(folder, {**plan.stamp, **_layout(plan, guess.bytes_per_entry)})
-    batch, per_shard = int(stamp["batch"]), int(stamp["shard_entries"])
-    job = _Job(folder, plan, batch, per_shard)
+    job = _Job(folder, plan, begin(folder, {**plan.stamp, **_layout(plan, guess.bytes_per_entry)}))
     try:
         job.run(worker)
     except OSError as error:
@@ -142,13 +165,10 @@ def build(folder: Path, plan: Plan, worker: Worker | None = None) -> Stamp:
             ) from error
         raise
     claims.sweep(folder)
-    # Printed, not logged: hosts silence the log of every process but the first.
-    me = f"process {worker.rank} of {worker.world}"
-    print(f"APT cache: {me} computed shards {job.computed} of {job.count}.", file=sys.stderr, flush=True)
-    return stamp
+    return job
 
 
-def _layout(plan: Plan, bytes_per_entry: float) -> dict[str, Any]:
+def _layout(plan: Plan, bytes_per_entry: float = 1.0) -> dict[str, Any]:
     small = math.ceil(len(plan.keys) / SHARDS_AT_LEAST)
     most = max(int(SHARD_BYTES / bytes_per_entry), 1)
     per_shard = math.ceil(min(small, most) / plan.batch) * plan.batch
@@ -163,9 +183,10 @@ def _layout(plan: Plan, bytes_per_entry: float) -> dict[str, Any]:
 
 
 class _Job:
-    def __init__(self, folder: Path, plan: Plan, batch: int, per_shard: int):
-        self.folder, self.plan, self.batch, self.per_shard = folder, plan, batch, per_shard
-        self.count = math.ceil(len(plan.keys) / per_shard)
+    def __init__(self, folder: Path, plan: Plan, stamp: Stamp):
+        self.folder, self.plan, self.stamp = folder, plan, stamp
+        self.batch, self.per_shard = int(stamp["batch"]), int(stamp["shard_entries"])
+        self.count = math.ceil(len(plan.keys) / self.per_shard)
         self.computed: list[int] = []  # shards that this process made
 
     def done(self) -> int:
@@ -217,16 +238,9 @@ def verify(folder: Path) -> tuple[list[str], int]:
     for path in sorted(folder.glob("shard-*.json")):
         shard = shards.shard_of(path)
         try:
-            sidecar = files.read_json(path)
-            target = shards.shard_path(folder, shard)
-            files.check_safetensors(target)
-            if (seen := files.sha256_of(target)) != sidecar["sha256"]:
-                problems.append(
-                    f"{target.name}: SHA-256 is {seen[:16]}..., {path.name} says {sidecar['sha256'][:16]}..."
-                )
-                continue
+            shards.check_shard(folder, shard)
             sound += 1
-        except (AptError, KeyError, TypeError) as error:
+        except AptError as error:
             problems.append(f"{path.name}: {error}")
     return problems, sound
 

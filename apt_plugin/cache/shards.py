@@ -78,6 +78,19 @@ def write_shard(
     return size
 
 
+def check_shard(folder: Path, shard: int) -> None:
+    """
+    Raises:
+        AptError: the shard is missing, cut, or not the bytes that its sidecar vouches for.
+    """
+    path, beside = shard_path(folder, shard), sidecar_path(folder, shard)
+    told = files.read_json(beside)
+    files.check_safetensors(path)
+    want = told.get("sha256") if isinstance(told, dict) else None
+    if (seen := files.sha256_of(path)) != want:
+        raise AptError(f"{path.name}: SHA-256 is {seen[:16]}..., {beside.name} says {str(want)[:16]}...")
+
+
 def _checked(entry: Entry, name: str, field: Field) -> np.ndarray:
     if name not in entry:
         raise AptError(f"An entry lacks {name!r}; the cache was begun with it.")

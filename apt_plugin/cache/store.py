@@ -39,7 +39,18 @@ class Cache:
         self._open()
 
     def _open(self) -> None:
-        self._shard = functools.lru_cache(maxsize=OPEN_SHARDS)(lambda number: Shard(self.folder, number))
+        self._shard = functools.lru_cache(maxsize=OPEN_SHARDS)(self._sound)
+
+    def _sound(self, number: int) -> Shard:
+        """A shard on its first reading in this process: training on changed features would go unnoticed."""
+        try:
+            shards.check_shard(self.folder, number)
+        except AptError as error:
+            raise AptError(
+                f"The cache in {self.folder} was changed after it was written: {error}. Remove what is broken by "
+                f"`apt-plugin cache verify {self.folder} --repair`, then run the same command again."
+            ) from error
+        return Shard(self.folder, number)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_shard"}
@@ -79,7 +90,7 @@ class Cache:
         """The arrays of one entry, views into the file.
 
         Raises:
-            AptError: not there.
+            AptError: not there, or its shard is not what was written.
         """
         if key not in self.where:
             self.require([key])

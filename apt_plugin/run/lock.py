@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from apt_plugin import files
 from apt_plugin.errors import AptError
 
 try:
@@ -65,7 +66,7 @@ def only_one(run: Path) -> Iterator[None]:
 
 def _take(path: Path, run: Path) -> int | None:
     assert fcntl is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -28,6 +28,7 @@ from apt_plugin.cache.stamp import read_stamp
 from apt_plugin.errors import AptError
 from tests import processes
 from tests.cache import toy
+from tests.cache.disk import on_a_small_disk
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -204,15 +205,7 @@ print("FINISHED")
 
 
 def test_a_full_disk_leaves_a_cache_that_is_used_and_goes_on(tmp_path: Path) -> None:
-    """On a real file system of 4 MB, of which a ballast takes 2.5."""
-    mount = 'mount -t tmpfs -o size=4m none . && cd "$PWD" && head -c 2500000 /dev/zero > ballast && exec '
-    command = ["unshare", "-rm", "bash", "-c", f'cd "$0" && {mount} "$@"', str(tmp_path)]
-    if processes.run([*command, "true"]).returncode:
-        pytest.skip("no user namespaces here: a small file system cannot be mounted")
-    done = processes.run(
-        [*command, sys.executable, "-c", FULL, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(HERE)},
-    )  # fmt: skip
+    done = on_a_small_disk(tmp_path, FULL)
     assert "FINISHED" in done.stdout, done.stdout + done.stderr
     assert "is full after" in done.stdout
     assert "run the same command again" in done.stdout

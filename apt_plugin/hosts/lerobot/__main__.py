@@ -11,7 +11,7 @@ import runpy
 import sys
 from typing import Any
 
-from apt_plugin.errors import AptError, did_you_mean
+from apt_plugin.errors import AptError, did_you_mean, last_words
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot.programs import CHECK, TRAIN
 
@@ -62,4 +62,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except AptError as error:
-        sys.exit(f"apt-plugin: {error}")
+        sys.exit(f"apt-plugin: {last_words(error)}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin import files
-from apt_plugin.errors import AptError, choose
+from apt_plugin.errors import AptError, choose, last_words
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import checkpoints, preload
 from apt_plugin.hosts.openpi.programs import JOB
@@ -49,7 +49,7 @@ def main() -> None:
         else:
             cache(script, job)
     except AptError as error:
-        sys.exit(f"apt-plugin: {error}")
+        sys.exit(f"apt-plugin: {last_words(error)}")
 
 
 def plan(script: Path, job: dict[str, Any]) -> None:
