@@ -63,11 +63,23 @@ class Patch:
     action: Literal["apply", "revert", "check"] = "apply"
     checkout: Path | None = None
     """The host's checkout (the one that its package is imported from by default)."""
+    as_branch: str = ""
+    """Make a branch of this name there instead: one commit a patch with its test, and the pull request's text."""
+    only: tuple[int, ...] = ()
+    """With --as-branch: numbers of the patches, e.g. --only 3 5."""
+    base: str = ""
+    """With --as-branch: the commit to start from (the host's main by default)."""
 
     def __call__(self) -> int:
-        from apt_plugin.patching import run
+        from apt_plugin import patching, pulls
 
-        print(run(self.host, self.action, self.checkout))
+        branch = (self.as_branch, self.only, self.base)
+        done = (
+            pulls.run(self.host, self.checkout, *branch)
+            if self.as_branch
+            else patching.run(self.host, self.action, self.checkout)
+        )
+        print(done)
         return 0
 
 
@@ -269,12 +281,8 @@ def main() -> None:
         print(f"apt-plugin {__version__}")
         sys.exit(0)
     try:
-        if argv[:1] == ["run"]:
-            sys.exit(_run(argv[1:]))
-        if argv[:1] == ["check"]:
-            sys.exit(_check(argv[1:]))
-        if argv[:1] == ["cache"]:
-            sys.exit(_cache(argv[1:]))
+        if own := {"run": _run, "check": _check, "cache": _cache}.get(argv[0]):
+            sys.exit(own(argv[1:]))
         known, prog, description = COMMANDS, "apt-plugin", OVERVIEW
         if argv[:1] == ["tabletop"]:
             from apt_plugin import tabletop_command as tabletop

@@ -1,9 +1,11 @@
-"""For the pull request of 3-logits-to-keep: fails before (all logits are computed), passes after. CPU, seconds."""
+# SPDX-License-Identifier: Apache-2.0
+
+"""The backbone reads hidden states alone, so it asks for the logits of one position only."""
 
 from types import SimpleNamespace
 
-import torch
 from gr00t.model.modules.qwen3_backbone import Qwen3Backbone
+import torch
 
 
 def test_backbone_asks_for_one_position_of_logits():
@@ -21,6 +23,7 @@ def test_backbone_asks_for_one_position_of_logits():
     backbone.model = Model()
     backbone.eval()
     ones = torch.ones(1, 2, dtype=torch.long)
-    batch = {"input_ids": ones, "attention_mask": ones, "pixel_values": ones, "image_grid_thw": ones}
-    backbone(batch)
+    keys = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
+    output = backbone(dict.fromkeys(keys, ones))
     assert asked["logits_to_keep"] == 1
+    assert output["backbone_features"].shape == (1, 2, 4)
