@@ -13,6 +13,7 @@ from apt_plugin import files
 from apt_plugin.hosts import HOSTS, Level, named
 from apt_plugin.proofs import Verdict
 from apt_plugin.proofs import prove as run_proofs
+from apt_plugin.run.resumed import proven
 from apt_plugin.stages import find_checkpoint, read_record
 
 _SHOWN = {Level.TESTED: "[green]yes[/]", Level.UNTESTED: "[yellow]untested[/]", Level.REFUSED: "[red]no[/]"}
@@ -67,7 +68,7 @@ def prove(checkpoint: str, json: Path | None, device: str | None) -> int:
     console.print(table)
     console.print("[green]All contracts hold.[/]" if verdict.holds else "[red]A contract does not hold.[/]")
     if json is not None:
-        files.write_json(json, verdict.as_json())
+        files.write_json(json, {**verdict.as_json(), "of": proven(folder)})
     return 0 if verdict.holds else 1
 
 

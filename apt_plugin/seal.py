@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ def seal(paths: Iterable[Path]) -> dict[str, dict[str, str]]:
     return {path.name: {field: _hash(value) for field, value in _fields(path).items()} for path in paths}
 
 
-def check(sealed: Mapping[str, Mapping[str, str]] | None, folders: Iterable[Path]) -> None:
+def check(sealed: Mapping[str, Mapping[str, str]] | None, folders: Iterable[Path], free: Collection[str] = ()) -> None:
     """Refuse a checkpoint of which a file beside the weights is missing or was changed.
 
     Args:
         sealed: what `seal` gave when the checkpoint was written; None in a record of an older plugin.
         folders: where the files may lie; the first that holds a file counts.
+        free: fields that may change, since they say where a policy runs and not what it is.
 
     Raises:
         AptError: naming the file, and every field that was changed, added or removed.
@@ -48,7 +49,8 @@ def check(sealed: Mapping[str, Mapping[str, str]] | None, folders: Iterable[Path
             )
         values = _fields(path)
         now = {field: _hash(value) for field, value in values.items()}
-        if changed := sorted(field for field in before.keys() | now.keys() if before.get(field) != now.get(field)):
+        fields = (before.keys() | now.keys()) - set(free)
+        if changed := sorted(field for field in fields if before.get(field) != now.get(field)):
             said = [_said(field, values) for field in changed[:4]] + ["..."] * (len(changed) > 4)
             raise AptError(
                 f"{path} was changed after the checkpoint was written: {'; '.join(said)}. The weights were trained "

@@ -21,6 +21,7 @@ from apt_plugin.recipe_help import PRESETS_FOUND
 from apt_plugin.report.run import write_run
 from apt_plugin.run import child, preflight
 from apt_plugin.run.lock import only_one
+from apt_plugin.run.resumed import check_prior, check_recipe, held
 from apt_plugin.stages import Record, read_record
 from apt_plugin.vlm import caches
 
@@ -63,8 +64,10 @@ class Staged:
         """(exit status of the child that looked, the facts of the stages that are still to run).
 
         Raises:
-            AptError: the child told nothing.
+            AptError: the child told nothing; a run that goes on by another recipe or on another prior.
         """
+        if self.host.resume:
+            self._check_resumed()
         stages = [stage for stage in self.wanted if not self.host.finished(stage)]
         if not stages:
             return 0, {}
@@ -73,6 +76,17 @@ class Staged:
             command = self.host.facts_command(stages, answer)
             status = 0 if command is None else self._run(command)
             return status, {} if status else preflight.read(answer)
+
+    def _check_resumed(self) -> None:
+        found = {stage: folder for stage in ("1", "2") if (folder := self._record_folder(stage)) is not None}
+        for stage in set(self.wanted) & found.keys():
+            record = read_record(found[stage])
+            check_recipe(self.host.recipe, record, self.request.given, found[stage])
+            check_prior(record, found.get("1"), found[stage])
+
+    def _record_folder(self, stage: str) -> Path | None:
+        result = self.host.result(stage)
+        return None if result is None else self.host.record_folder(result)
 
     def _preflight(self) -> int:
         """Nothing that can be known before the first step stops a run later."""
@@ -122,15 +136,19 @@ class Staged:
 
     def records(self) -> dict[int, Record]:
         """Stage -> the record of its newest whole checkpoint."""
-        found = {stage: self.host.result(stage) for stage in ("1", "2")}
-        return {int(stage): read_record(self.host.record_folder(path)) for stage, path in found.items() if path}
+        found = {stage: self._record_folder(stage) for stage in ("1", "2")}
+        return {int(stage): read_record(folder) for stage, folder in found.items() if folder is not None}
 
     def _prove(self) -> int:
         """The contracts on Stage 1's result, in a process of its own; Stage 2 starts only when they hold."""
         prior = self.host.result("1")
         if prior is None:
             raise AptError(f"Stage 1 ended and left no whole checkpoint under {self.host.output}; see its log above.")
-        return self._ours("proofs", "prove", str(prior), "--json", str(self.host.output / PROOFS))
+        told = self.host.output / PROOFS
+        if held(told, self.host.record_folder(prior)):
+            logger.info("APT: the proofs in %s are of this Stage 1 and this plugin: not repeated.", told)
+            return 0
+        return self._ours("proofs", "prove", str(prior), "--json", str(told))
 
     def _listen(self) -> None:
         """Does the result listen? An answer that cannot be had does not fail a finished run."""

@@ -53,3 +53,12 @@ def test_other_files_are_compared_whole_and_a_missing_one_is_named(checkpoint):
     (folder / "norm.bin").unlink()
     with pytest.raises(AptError, match=r"norm\.bin is missing"):
         seal.check(sealed, [folder])
+
+
+def test_where_a_policy_runs_may_change(checkpoint):
+    folder, sealed = checkpoint
+    value = json.loads((folder / "config.json").read_text()) | {"name": "y", "device": "cuda"}
+    (folder / "config.json").write_text(json.dumps(value))
+    seal.check(sealed, [folder], {"name", "device"})
+    with pytest.raises(AptError, match=r"device is now .*name is now"):
+        seal.check(sealed, [folder])

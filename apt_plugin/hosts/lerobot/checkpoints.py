@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import subprocess
 import sys
 from pathlib import Path
 
-from apt_plugin import files
+from apt_plugin import files, seal
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.names import WEIGHTS
-from apt_plugin.stages import Record, read_record
+from apt_plugin.hosts.lerobot.names import PROCESSORS, WEIGHTS
+from apt_plugin.stages import RECORD, Record, read_record, write_record
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,14 @@ def is_whole(checkpoint: Path) -> bool:
         logger.warning("APT: skipping %s: %s", checkpoint, error)
         return False
     return True
+
+
+def seal_processors(folder: Path) -> None:
+    """Take the processors into the record, too: the host writes them last, into a checkpoint that is not settled."""
+    if (folder / RECORD).is_file():
+        record = read_record(folder)
+        more = seal.seal(sorted(folder.glob(PROCESSORS)))
+        write_record(folder, dataclasses.replace(record, sealed={**(record.sealed or {}), **more}))
 
 
 def last_whole(run: Path) -> Path | None:

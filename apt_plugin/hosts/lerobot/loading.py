@@ -6,16 +6,17 @@ lerobot's own π loaders catch every loading error, print it and train from nois
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from apt_plugin import files, freeze
+from apt_plugin import files, freeze, seal
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import facts
-from apt_plugin.hosts.lerobot.names import POLICIES, WEIGHTS
+from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, CONFIG, FREE, POLICIES, WEIGHTS
 from apt_plugin.hosts.lerobot.steps import check_steps
 from apt_plugin.hub import local_folder
+from apt_plugin.recipe import flatten, from_flat
 from apt_plugin.stages import LIKELIHOOD, RECORD, Record, check_stage1, read_record
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Source:
     folder: Path
     kind: str  # "host": plain lerobot weights; "prior": Stage 1 for a Stage 2; "same": our own, same stage
     record: Record | None
+    adapters: Source | None = None  # our own LoRA checkpoint on top, which the host loads next; kind "same"
 
     @property
     def files(self) -> list[Path]:
@@ -51,8 +53,49 @@ def inspect(path: str | Path, config: Any, dataset_meta: Any = None, **download:
     """Say what `path` is for a policy of `config`, and refuse what it cannot be.
 
     Raises:
-        AptError: wrong policy type, a stage that does not follow, settings that disagree, truncated or changed weights.
+        AptError: wrong policy type, a stage that does not follow, settings that disagree, truncated or changed files,
+            adapters that were trained on another base.
     """
+    source = _weights(path, config, dataset_meta, **download)
+    return replace(source, adapters=_adapters(config, source))
+
+
+def check_sealed(folder: Path, record: Record) -> None:
+    """
+    Raises:
+        AptError: a file beside the weights was changed; without a seal, config.json says another recipe.
+    """
+    seal.check(record.sealed, [folder], FREE)
+    told = files.read_json(folder / CONFIG).get("recipe")
+    if record.sealed is None and told is not None and from_flat(flatten(told)) != record.recipe:
+        raise AptError(
+            f"{folder / CONFIG} holds another recipe than the {RECORD} beside it: one was edited after the checkpoint "
+            "was written. Restore the file, or use another checkpoint."
+        )
+
+
+def _adapters(config: Any, base: Source) -> Source | None:
+    """What PEFT puts on top of `base` next: the host names it as the config's own path."""
+    if not getattr(config, "use_peft", False) or not config.pretrained_path:
+        return None
+    folder = local_folder(config.pretrained_path)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        return None
+    check_steps(folder, config)
+    record = read_record(folder)
+    files.check_safetensors(folder / ADAPTER_WEIGHTS, record.weights)
+    check_sealed(folder, record)
+    before = (record.stage1 or {}).get("weights")
+    if base.record is not None and before not in (None, base.record.weights):
+        raise AptError(
+            f"The adapters in {folder} were trained on another base: {base.folder} holds weights "
+            f"{base.record.weights[:12]} now, and they began on {before[:12]}. Restore that base, or train Stage 2 "
+            "anew."
+        )
+    return Source(folder, "same", record)
+
+
+def _weights(path: str | Path, config: Any, dataset_meta: Any = None, **download: Any) -> Source:
     folder = local_folder(path, **download)
     family = family_of(config.type)
     host_config = files.read_json(folder / "config.json")
@@ -60,6 +103,7 @@ def inspect(path: str | Path, config: Any, dataset_meta: Any = None, **download:
     if kind == config.type:
         check_steps(folder, config)  # of a checkpoint of ours the host, or our Stage 2, reads the processors next
         record = read_record(folder)
+        check_sealed(folder, record)
         if record.stage == config.stage:
             files.check_safetensors(folder / WEIGHTS, record.weights)
             return Source(folder, "same", record)

@@ -10,6 +10,15 @@ PALIGEMMA = "google/paligemma-3b-pt-224"  # the tokenizer that lerobot hard-code
 
 # host policy type -> ours. The value of `family` in a record is the host type.
 POLICIES = {"pi05": "pi05_apt", "pi0": "pi0_apt", "groot": "groot_apt"}
+CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's
 PREPROCESSOR = "policy_preprocessor.json"
+ADAPTER_CONFIG = "adapter_config.json"
+PROCESSORS = "policy_*processor*"  # files of the saved processors, statistics among them
+# Of config.json and adapter_config.json, what says where and how a policy runs, or where it is published or found.
+FREE = (
+    "device", "use_amp", "compile_model", "compile_mode", "gradient_checkpointing", "push_to_hub", "repo_id", "private",
+    "tags", "license", "pretrained_path", "pretrained_revision", "base_model_name_or_path", "revision",
+    "inference_mode", "stage1_path",
+)  # fmt: skip

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apt_plugin import agreement, files, freeze, stages
+from apt_plugin import agreement, files, freeze, seal, stages
 from apt_plugin.backends import torch_absent, torch_params, torch_ranks
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import facts, loading, renaming, training
 from apt_plugin.hosts.lerobot.groups import vlm_digest
-from apt_plugin.hosts.lerobot.names import WEIGHTS
+from apt_plugin.hosts.lerobot.names import ADAPTER_CONFIG, CONFIG, WEIGHTS
 from apt_plugin.run.state import StageState
 from apt_plugin.stages import LIKELIHOOD
 
@@ -64,6 +64,7 @@ def state_of(config: Any) -> StageState:
 
 def restore(policy: Any, source: loading.Source) -> None:
     """Continue our own checkpoint where it stopped, or note where this stage begins."""
+    source = source.adapters or source
     if source.kind == "same" and source.record is not None:
         policy.apt_run.resume(source.folder, source.record)
     elif source.kind == "prior" and source.record is not None:
@@ -99,5 +100,6 @@ def write(policy: Any, folder: Path, weights: str) -> None:
         weights=files.sha256_of(folder / weights),
         layout=freeze.layout(shapes),
         facts=agreement.plain(facts.of(policy.config)),
+        sealed=seal.seal(path for name in (CONFIG, ADAPTER_CONFIG) if (path := folder / name).is_file()),
     )
     stages.write_record(folder, record)

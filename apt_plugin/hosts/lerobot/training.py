@@ -18,7 +18,7 @@ from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 from apt_plugin import files
 from apt_plugin.backends import torch_ranks
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import cache, mixing, order, renaming
+from apt_plugin.hosts.lerobot import cache, checkpoints, mixing, order, renaming
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
 
@@ -118,6 +118,7 @@ def _whole_checkpoint(host: Any) -> Any:
         meet()
 
     def settle(temporary: Path, checkpoint_dir: Path) -> None:
+        checkpoints.seal_processors(temporary / "pretrained_model")
         for path in temporary.rglob("*"):
             if path.is_file():
                 with open(path, "rb") as file:
