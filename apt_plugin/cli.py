@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 import tyro
 
 from apt_plugin import __version__
-from apt_plugin.errors import AptError, choose, last_words
+from apt_plugin.arguments import check, in_words
+from apt_plugin.errors import choose
 from apt_plugin.overview import CHECK, OVERVIEW
 
 
@@ -280,7 +281,7 @@ def main() -> None:
     if argv[:1] == ["--version"]:
         print(f"apt-plugin {__version__}")
         sys.exit(0)
-    try:
+    with in_words():
         if own := {"run": _run, "check": _check, "cache": _cache}.get(argv[0]):
             sys.exit(own(argv[1:]))
         known, prog, description = COMMANDS, "apt-plugin", OVERVIEW
@@ -291,9 +292,8 @@ def main() -> None:
         command = tyro.extras.subcommand_cli_from_dict(
             known, prog=prog, description=description, args=argv or ["--help"]
         )
+        check(command)
         sys.exit(command())
-    except AptError as error:
-        sys.exit(f"apt-plugin: {last_words(error)}")
 
 
 if __name__ == "__main__":

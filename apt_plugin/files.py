@@ -35,7 +35,7 @@ def remove_stale(path: Path) -> None:
     head = f".{path.name}.{socket.gethostname()}."
     for other in path.parent.glob(f"{glob.escape(head)}*.tmp"):
         pid = other.name.removeprefix(head).removesuffix(".tmp")
-        if pid.isdigit() and int(pid) != os.getpid() and not is_running(int(pid)):
+        if pid.isdecimal() and int(pid) != os.getpid() and not is_running(int(pid)):
             other.unlink(missing_ok=True)
 
 
@@ -160,7 +160,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise AptError(f"{path} is missing.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AptError(
             f"{path} is not valid JSON ({error}): it was truncated or edited. Use an earlier checkpoint."
         ) from error

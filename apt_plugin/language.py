@@ -47,6 +47,24 @@ def clean(instruction: str | None) -> str:
     return (instruction or "").strip().replace("_", " ").replace("\n", " ")
 
 
+def as_words(prompt: Any) -> str:
+    """A prompt as a client may send it: text, its bytes, an array that holds one of these, or none.
+
+    Raises:
+        AptError: anything else, or bytes that are no UTF-8.
+    """
+    if isinstance(prompt, np.ndarray) and prompt.size == 1:
+        prompt = prompt.item()
+    if isinstance(prompt, bytes):
+        try:
+            return prompt.decode()
+        except UnicodeDecodeError as error:
+            raise AptError(f"The prompt is bytes that are no UTF-8 ({error}). Send text.") from error
+    if prompt is None or isinstance(prompt, str):
+        return prompt or ""
+    raise AptError(f"The prompt is {type(prompt).__name__} {str(prompt)[:40]!r}. Send one text per observation.")
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One tokenised prompt in *arranged* order: kept tokens, then instruction tokens, then padding.

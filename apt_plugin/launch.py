@@ -99,7 +99,7 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]], host: str) -> 
     prove = _boolean("prove", values.pop("prove", "true"))
     untested = _boolean("untested", values.pop("untested", "false"))
     listen = str(values.pop("listen", Request.listen))
-    if not listen.isdigit():
+    if not (listen.isascii() and listen.isdecimal()):
         raise AptError(f"--apt.listen is {listen!r}; write how many frames to listen on, 0 for none.")
     share = _share(values, stage)
     flags: dict[str, dict[str, str]] = {"1": {}, "2": {}}

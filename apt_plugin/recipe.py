@@ -26,6 +26,7 @@ MODES = ("frozen", "lora", "full")
 VLMS = (HOST, *MODES)
 INHERITED = ("train", "slow", "freeze")
 STATS = ("stage1", "data")
+MOST_DRAWS = 256  # each holds an action chunk's activations; beyond 8 they taught nothing new
 CACHE_KINDS = ("auto", "kv", "vision", "states")
 
 
@@ -57,7 +58,7 @@ class Fusion:
             raise AptError(f"fusion.every is {self.every}; write 1 (after each expert layer) or more.")
         if self.kind == "host" and self.feed_forward:
             raise AptError("fusion.feed_forward needs new layers: write fusion.kind=interleaved, or drop it.")
-        if self.taps not in ("last", "spread") and not all(part.strip().isdigit() for part in self.taps.split(",")):
+        if self.taps not in ("last", "spread") and not all(part.strip().isdecimal() for part in self.taps.split(",")):
             raise AptError(f"fusion.taps is {self.taps!r}; write last, spread, or VLM layers such as 3,7,15.")
         if self.kind == "host" and self.taps != "last":
             raise AptError("fusion.taps needs new layers: write fusion.kind=interleaved, or drop it.")
@@ -158,8 +159,8 @@ class Recipe:
                 "prefix=native lets image tokens read the instruction, so that no frame has features of its own to "
                 "cache. Write prefix=isolated (the default), or drop --apt.cache."
             )
-        if self.noise_draws < 1:
-            raise AptError(f"noise_draws is {self.noise_draws}; write 1 or more (4 is the default).")
+        if not 1 <= self.noise_draws <= MOST_DRAWS:
+            raise AptError(f"noise_draws is {self.noise_draws}; write 1 to {MOST_DRAWS} (4 is the default).")
         if self.gap_every < 0:
             raise AptError(f"gap_every is {self.gap_every}; write 0 (never) or a number of steps.")
         for name in ("vlm_lr_scale", "inherited_lr_scale", "fusion_lr_scale", "prior_loss"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,11 @@ from apt_plugin.errors import AptError, choose
 from apt_plugin.tabletop.splits import SPLITS
 from apt_plugin.tabletop.world import World
 
+INSTALL = {
+    "lerobot": "Install it: pip install 'apt-plugin[lerobot]'.",
+    "openpi": "Run this in openpi's environment.",
+    "gr00t": "Run this in Isaac GR00T's environment.",
+}
 ABOUT, LABELLED, UNLABELLED = "tabletop.json", "tabletop/labelled", "tabletop/unlabelled"
 
 
@@ -31,28 +37,42 @@ class Data:
     world: World = field(default_factory=World)
 
     def __call__(self) -> int:
-        from apt_plugin.tabletop import data, libero
-
-        if self.output.exists() and any(self.output.iterdir()):
+        if self.output.is_dir() and any(self.output.iterdir()):
             raise AptError(f"{self.output} is not empty; name a new folder.")
         if min(self.labelled, self.unlabelled) < 0 or not self.labelled + self.unlabelled:
             raise AptError(f"labelled is {self.labelled}, unlabelled {self.unlabelled}; write how many, 0 for none.")
+        files.make_folder(self.output, "OUTPUT")
+        # Under another name until all is there: an interrupted call leaves nothing that must be deleted by hand.
+        begun = self.output.with_name(f".{self.output.name}.unfinished")
+        shutil.rmtree(begun, ignore_errors=True)
+        try:
+            self._write(begun)
+        except ImportError as error:
+            raise AptError(
+                f"--layout {self.layout} writes through {error.name}, which is not installed here. "
+                f"{INSTALL[self.layout]}"
+            ) from error
+        about = {name: value for name, value in dataclasses.asdict(self).items() if name != "output"}
+        files.write_json(begun / ABOUT, about)
+        begun.rename(self.output)  # an empty folder gives way
+        return 0
+
+    def _write(self, begun: Path) -> None:
+        from apt_plugin.tabletop import data, libero
+
         for name, count, seed in (
             (LABELLED, self.labelled, self.seed),
             (UNLABELLED, self.unlabelled, self.seed + 1000),
         ):
             if not count:
                 continue
-            root, worded = self.output / name, name == LABELLED
+            root, worded = begun / name, name == LABELLED
             if self.layout == "lerobot":
                 data.write_training(root, self.world, count, seed, worded, repo_id=name)
             else:
                 writer = {"openpi": libero.write_openpi, "gr00t": libero.write_gr00t}[self.layout]
                 writer(root, self.world.training(count, seed), worded)
-            print(f"{count} episodes: {root}")
-        about = {name: value for name, value in dataclasses.asdict(self).items() if name != "output"}
-        files.write_json(self.output / ABOUT, about)
-        return 0
+            print(f"{count} episodes: {self.output / name}")
 
 
 @dataclass(frozen=True)

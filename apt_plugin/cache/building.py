@@ -152,7 +152,7 @@ def _build(folder: Path, plan: Plan, worker: Worker) -> _Job:
     if not guess.fits:
         raise AptError(
             f"The cache does not fit {folder}: {guess.sentence()} (and {readable(RESERVE)} are left alone). Name a "
-            "larger disk, fewer episodes (--dataset.episodes), a narrower kind (--apt.cache_kind), or train without."
+            "larger disk, fewer episodes, a narrower kind (--apt.cache_kind), or train without."
         )
     job = _Job(folder, plan, begin(folder, {**plan.stamp, **_layout(plan, guess.bytes_per_entry)}))
     try:

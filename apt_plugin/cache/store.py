@@ -83,7 +83,7 @@ class Cache:
             raise AptError(
                 f"The cache in {self.folder} lacks {len(missing)} of the {len(keys)} entries that this run reads (e.g. "
                 f"{missing[0].text()}). Finish it: apt-plugin cache build <the same command>; or train on the episodes "
-                "that it holds (--dataset.episodes)."
+                "that it holds."
             )
 
     def entry(self, key: Key, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:

@@ -62,7 +62,7 @@ def plan(
         AptError: fewer than three instructions, or one task only.
     """
     if count < 3:
-        raise AptError(f"--instructions-per-frame is {count}; write 3 (true, blank, one other) or more.")
+        raise AptError(f"--per-frame is {count}; write 3 (true, blank, one other) or more.")
     tasks = [task for task in tasks if task.strip()]
     if len(set(tasks)) < 2 and not any(variant.kind in MEAN_SOMETHING_ELSE for variant in own):
         raise AptError(

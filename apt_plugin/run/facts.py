@@ -63,7 +63,7 @@ def vlm_of(stage: str, recipe: Recipe) -> str:
 
 def instructions(texts: Iterable[Any]) -> dict[str, Any]:
     """Facts about a task table's entries."""
-    found = ["" if text is None else str(text).strip() for text in texts]
+    found = ["" if text is None or text != text else str(text).strip() for text in texts]  # a table may hold NaN
     spoken = [text for text in found if text]
     return {
         "instructions": len(found),

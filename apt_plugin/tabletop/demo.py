@@ -37,7 +37,7 @@ def demo(quick: bool, output: Path, seed: int) -> int:
         import shutil
 
         shutil.rmtree(output)
-    output.mkdir(parents=True)
+    files.make_folder(output, "--output")
     settings = QUICK if quick else FULL
     files.write_json(output / "demo.json", {"quick": quick, "seed": seed, "settings": dataclasses.asdict(settings)})
     logging.getLogger().setLevel(logging.WARNING)

@@ -123,6 +123,6 @@ def connect(address: str) -> Served:
     """
     kind, _, rest = address.partition(":")
     host, _, port = rest.rpartition(":")
-    if kind not in SERVERS or not host or not port.isdigit():
+    if kind not in SERVERS or not host or not port.isdecimal():
         raise AptError(f"--server is {address!r}; write openpi:127.0.0.1:8000 or gr00t:127.0.0.1:5555.")
     return SERVERS[kind](host, int(port))

@@ -9,7 +9,7 @@ import contextlib
 import runpy
 import sys
 
-from apt_plugin.errors import AptError, last_words
+from apt_plugin.arguments import in_words
 from apt_plugin.hosts import allow
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK
 from apt_plugin.hosts.gr00t.programs import TRAINING
@@ -53,7 +53,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with in_words():
         main(sys.argv[1:])
-    except AptError as error:
-        sys.exit(f"apt-plugin: {last_words(error)}")

@@ -31,7 +31,7 @@ def last_whole(run: Path) -> Path | None:
     if not run.is_dir():
         return None
     found = [(p.name.removeprefix("checkpoint-"), p) for p in run.iterdir() if p.name.startswith("checkpoint-")]
-    steps = sorted(((int(step), p) for step, p in found if step.isdigit()), reverse=True)
+    steps = sorted(((int(step), p) for step, p in found if step.isdecimal()), reverse=True)
     return next((p for _, p in steps if is_whole(p)), None)
 
 

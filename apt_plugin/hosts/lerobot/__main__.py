@@ -11,7 +11,8 @@ import runpy
 import sys
 from typing import Any
 
-from apt_plugin.errors import AptError, did_you_mean, last_words
+from apt_plugin.arguments import in_words
+from apt_plugin.errors import AptError, did_you_mean
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot.programs import CHECK, TRAIN
 
@@ -59,7 +60,5 @@ def entry(program: str) -> Any:
 
 
 if __name__ == "__main__":
-    try:
+    with in_words():
         main(sys.argv[1:])
-    except AptError as error:
-        sys.exit(f"apt-plugin: {last_words(error)}")

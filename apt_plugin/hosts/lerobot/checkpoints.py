@@ -46,7 +46,7 @@ def last_whole(run: Path) -> Path | None:
     folder = run / "checkpoints"
     if not folder.is_dir():
         return None
-    steps = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+    steps = sorted((p for p in folder.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name), reverse=True)
     return next((p for p in steps if is_whole(p)), None)
 
 

@@ -29,7 +29,7 @@ from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TO
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION, PALIGEMMA, POLICIES, PREPROCESSOR
-from apt_plugin.language import arrange, clean, pi0_segments, pi05_segments
+from apt_plugin.language import arrange, as_words, clean, pi0_segments, pi05_segments
 from apt_plugin.run.replace import replaced
 from apt_plugin.stages import LIKELIHOOD
 
@@ -122,7 +122,7 @@ class AptPromptStep(ObservationProcessorStep):
                 )
             sizes = [v.shape[0] for v in observation.values() if isinstance(v, torch.Tensor) and v.dim() > 0]
             return [None] * (sizes[0] if sizes else 1)
-        return [tasks] if isinstance(tasks, str) else list(tasks)
+        return [as_words(task) for task in ([tasks] if isinstance(tasks, str | bytes) else tasks)]
 
     def get_config(self) -> dict[str, Any]:
         names = ("family", "tokenizer_name", "max_length", "require_task", "task_key")

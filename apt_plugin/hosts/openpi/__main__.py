@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin import files
-from apt_plugin.errors import AptError, choose, last_words
+from apt_plugin.arguments import in_words
+from apt_plugin.errors import AptError, choose
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import checkpoints, preload
 from apt_plugin.hosts.openpi.programs import JOB
@@ -37,7 +38,7 @@ def main() -> None:
     script, job = Path(sys.argv[1]), json.loads(os.environ.get(JOB, '{"do": "serve"}'))
     sys.argv = [str(script), *sys.argv[2:]]
     preload()
-    try:
+    with in_words():
         host = HOSTS["openpi"]
         host.require() if job["do"] == "serve" else host.require_training()
         if job["do"] == "serve":
@@ -48,8 +49,6 @@ def main() -> None:
             train(script, job)
         else:
             cache(script, job)
-    except AptError as error:
-        sys.exit(f"apt-plugin: {last_words(error)}")
 
 
 def plan(script: Path, job: dict[str, Any]) -> None:
@@ -148,7 +147,7 @@ def serve(script: Path, chosen: dict[str, Any]) -> None:
     import tyro
     from openpi.training import config as _config
 
-    from apt_plugin.hosts.openpi import derive
+    from apt_plugin.hosts.openpi import derive, serving
     from apt_plugin.hosts.openpi.trained import as_trained
 
     module = load_script(script)
@@ -158,6 +157,7 @@ def serve(script: Path, chosen: dict[str, Any]) -> None:
         step, record = checkpoints.record_of(folder)
         name = args.policy.config.removesuffix(f"_apt{record.stage}")
         stock = _config._CONFIGS_DICT[choose("--policy.config", name, _config._CONFIGS_DICT)]
+        serving.keep_connections()
         config = as_trained(stock, step, record, acting_as(record.recipe, record.stage, chosen))
         derive.register(config)
         args.policy.config, args.policy.dir = config.name, str(step)

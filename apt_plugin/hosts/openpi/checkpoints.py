@@ -14,7 +14,7 @@ from apt_plugin.stages import RECORD, Record, check_stage1, read_record
 
 def last_whole(run: Path) -> Path | None:
     """The newest whole step folder of a run, by its number; None without one."""
-    steps = sorted((p for p in run.glob("*") if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+    steps = sorted((p for p in run.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name), reverse=True)
     return next((step for step in steps if (step / "assets" / RECORD).is_file()), None)
 
 

@@ -50,7 +50,7 @@ def step_of(path: str) -> Path:
     """
     folder = Path(download.maybe_download(path)) if "://" in path else Path(path)
     folder = folder.parent if folder.name in (PARAMS, "assets") else folder
-    steps = sorted((p for p in folder.glob("*") if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+    steps = sorted((p for p in folder.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name), reverse=True)
     for step in (folder, *steps):
         if (step / PARAMS).is_dir() or (step / WEIGHTS).is_file():
             return step.resolve()

@@ -18,17 +18,15 @@ def recipe(argv: list[str]) -> None:
     """Run the stages and leave, when the command line names the recipe."""
     if not any(token == RECIPE or token.startswith((f"{RECIPE}=", "--apt.")) for token in argv[1:]):
         return
-    from apt_plugin.errors import AptError
+    from apt_plugin.arguments import in_words
     from apt_plugin.hosts import HOSTS, allow
     from apt_plugin.launch import split
     from apt_plugin.run.staged import carry_out
 
-    try:
+    with in_words():
         request = split(argv, "openpi")
         allow(request.untested)
         sys.exit(carry_out(HOSTS["openpi"].open(), request))
-    except AptError as error:
-        sys.exit(f"apt-plugin: {error}")
 
 
 def checkpoint(config: Any, folder: Any) -> Any:
@@ -36,7 +34,10 @@ def checkpoint(config: Any, folder: Any) -> Any:
     record = Path(os.fspath(folder)) / "assets" / "apt.json"
     if not record.is_file() or hasattr(config.model, "apt_stage"):
         return config
+    from apt_plugin.hosts.openpi import serving
     from apt_plugin.hosts.openpi.trained import as_trained
     from apt_plugin.stages import read_record
 
+    if "openpi.serving.websocket_policy_server" in sys.modules:  # a program that serves
+        serving.keep_connections()
     return as_trained(config, record.parent.parent, read_record(record.parent))

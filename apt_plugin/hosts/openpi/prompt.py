@@ -17,7 +17,7 @@ import numpy as np
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi.names import INSTRUCTION_FIELD, POSITION_FIELD
-from apt_plugin.language import Segment, arrange, clean, pi0_segments, pi05_segments
+from apt_plugin.language import Segment, arrange, as_words, clean, pi0_segments, pi05_segments
 
 
 def kept_bound(max_token_len: int, action_dim: int, discrete_state: bool) -> int:
@@ -53,9 +53,8 @@ class AptTokenizePrompt:
                 "Stage 2 learns language, and this sample has no prompt. Use data with tasks (prompt_from_task, a "
                 "default_prompt; when serving: send 'prompt'), or train Stage 1, which needs none."
             )
-        text = "" if prompt is None else str(prompt if isinstance(prompt, str) else np.asarray(prompt).item())
         arranged = arrange(
-            self._segments(clean(text), data.get("state")),
+            self._segments(clean(as_words(prompt)), data.get("state")),
             lambda piece: _encode(self.tokenizer, piece),
             self.max_token_len,
             (self._sentencepiece.bos_id(),),
