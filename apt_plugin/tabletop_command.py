@@ -48,9 +48,9 @@ class Data:
         try:
             self._write(begun)
         except ImportError as error:
+            package = str(error.name).partition(".")[0]
             raise AptError(
-                f"--layout {self.layout} writes through {error.name}, which is not installed here. "
-                f"{INSTALL[self.layout]}"
+                f"--layout {self.layout} writes through {package}, which is not installed here. {INSTALL[self.layout]}"
             ) from error
         about = {name: value for name, value in dataclasses.asdict(self).items() if name != "output"}
         files.write_json(begun / ABOUT, about)
