@@ -227,10 +227,9 @@ def _run(argv: list[str]) -> int:
     from apt_plugin import launch
 
     if not argv or argv[0] in ("-h", "--help"):
-        from apt_plugin.recipe_help import table
+        from apt_plugin.recipe_help import ours
 
-        print(launch.__doc__)
-        print(table())
+        print(ours())
         return 0
     from apt_plugin.hosts import adapter_for, allow
     from apt_plugin.run.staged import carry_out
@@ -238,6 +237,10 @@ def _run(argv: list[str]) -> int:
     adapter = adapter_for(argv)
     request = launch.split(argv, adapter.name)
     allow(request.untested)
+    if request.recipe is not None and {"-h", "--help"} & set(request.command):
+        from apt_plugin.recipe_help import ours
+
+        print(ours(), "\nFlags of the host:\n", flush=True)
     return carry_out(adapter, request)
 
 

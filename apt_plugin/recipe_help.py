@@ -54,6 +54,13 @@ PRESETS_FOUND = {
 }
 
 
+def ours() -> str:
+    """All of our flags, in words of ours: a host's own parser would show comments of the source, and no choices."""
+    from apt_plugin import launch
+
+    return f"{launch.__doc__}\n{table()}"
+
+
 def table() -> str:
     """Every field, in the order of the dataclass."""
     defaults = flatten(dataclasses.asdict(Recipe()))

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,3 +51,13 @@ def test_the_choices_shown_are_those_that_are_taken(name: str) -> None:
         from_flat({name: choice})
     with pytest.raises(AptError, match=re.escape(f"Known: {', '.join(sorted(recipe_help.CHOICES[name]))}.")):
         from_flat({name: "another"})
+
+
+def test_ours_stand_before_the_hosts_own_help(monkeypatch, capsys) -> None:
+    """Whatever the host: its parser knows neither our choices nor --apt.prove and --apt.listen."""
+    monkeypatch.setattr("apt_plugin.hosts.adapter_for", lambda argv: SimpleNamespace(name=""))
+    monkeypatch.setattr("apt_plugin.run.staged.carry_out", lambda adapter, request: print("--the-hosts") or 0)
+    text = said(monkeypatch, capsys, "run", "train", "--recipe", "apt", "--help")
+    for words in ("--apt.prove true|false", "--apt.listen FRAMES", "--apt.vlm host|frozen|lora|full"):
+        assert words in text.partition("--the-hosts")[0]
+    assert "--apt.prove" not in said(monkeypatch, capsys, "run", "train", "--help")

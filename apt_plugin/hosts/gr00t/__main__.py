@@ -29,10 +29,8 @@ def main(argv: list[str]) -> None:
     building = BUILDERS.get(request.command[0], "")
     module, *flags = request.command[1:] if building else request.command
     register()
-    if request.recipe is not None and ("--help" in flags or "-h" in flags):
-        from apt_plugin.hosts.gr00t.flags import show_recipe_in_help
-
-        show_recipe_in_help()
+    if {"-h", "--help"} & set(flags):
+        pass  # the launcher has shown ours
     elif request.recipe is not None and module in TRAINING:
         from apt_plugin.hosts.gr00t import training
 

@@ -35,6 +35,7 @@ def _take_over(argv: list[str]) -> None:
     from apt_plugin.hosts.gr00t import acting, adapter
     from apt_plugin.hosts.gr00t.programs import find_program, switched
     from apt_plugin.launch import check_one_process, split
+    from apt_plugin.recipe_help import ours
     from apt_plugin.run.staged import carry_out
 
     request = split(argv, "gr00t")
@@ -42,9 +43,7 @@ def _take_over(argv: list[str]) -> None:
     program = find_program(request.command)
     argv[1:] = request.command[1:]
     if "--help" in argv or "-h" in argv:
-        from apt_plugin.hosts.gr00t.flags import show_recipe_in_help
-
-        show_recipe_in_help()
+        print(ours(), "\nFlags of the host:\n", flush=True)
     elif program is None or not program.trains:
         argv[1:], chosen = adapter.acting(argv[1:], request)
         acting.install(chosen)

@@ -138,8 +138,10 @@ def test_the_gates_train_without_a_stage1(where, tmp_path):
 def test_help_shows_the_hosts_flags_and_ours(where):
     done = run(where, "-m", "apt_plugin", "run", "-m", "gr00t.experiment.launch_finetune", "--recipe", "apt", "--help")
     assert done.returncode == 0, done.stderr[-2000:]
-    for flag in ("--base-model-path", "--max-steps", "--apt.noise-draws", "--apt.fusion.kind", "--apt.fusion.taps"):
+    for flag in ("--base-model-path", "--max-steps", "--apt.noise_draws", "--apt.fusion.kind", "--apt.fusion.taps"):
         assert flag in done.stdout
+    for flag in ("--apt.prove true|false", "--apt.listen FRAMES", "--apt.vlm host|frozen|lora|full"):
+        assert flag in done.stdout  # the host's parser showed comments of our source, and no choices
 
 
 def test_stage1_reads_data_without_any_language_and_stage2_refuses_it(where, tmp_path):
