@@ -6,6 +6,7 @@ gives it back however they end. A file that a dead run left behind therefore loc
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -24,7 +25,9 @@ except ImportError:  # Windows: no lock there
 
 logger = logging.getLogger(__name__)
 
+STAGES = ("stage1", "stage2")
 _held: set[int] = set()
+_kept: dict[Path, int] = {}  # until this process ends
 
 
 def handles() -> tuple[int, ...]:
@@ -62,6 +65,23 @@ def only_one(run: Path) -> Iterator[None]:
         _held.discard(handle)
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def hold(run: Path) -> None:
+    """Hold the lock of a run folder until this process ends: for a host's own command, in front of which no launcher
+    stands. A stage's folder belongs to the launcher that has the folder around it, too.
+
+    Raises:
+        AptError: see `only_one`.
+    """
+    if fcntl is None or os.environ.get("RANK", "0") != "0":
+        return
+    for folder in (run.parent, run) if run.name in STAGES else (run,):
+        path = path_of(folder)
+        if path not in _kept and (handle := _take(path, folder)) is not None:
+            _kept[path] = handle
+            _held.add(handle)
+            atexit.register(path.unlink, missing_ok=True)
 
 
 def _take(path: Path, run: Path) -> int | None:

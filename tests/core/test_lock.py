@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from apt_plugin.errors import AptError
-from apt_plugin.run.lock import only_one, path_of
+from apt_plugin.run.lock import hold, only_one, path_of
 from tests import processes
 from tests.core.test_processes import gone, written
 
@@ -61,3 +61,27 @@ def test_ranks_of_one_launch_share_it(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv("RANK", "1")
         with only_one(tmp_path / "run"):
             pass
+
+
+HOLDING = """
+import pathlib, sys, time
+from apt_plugin.run.lock import hold
+for _ in range(2): hold(pathlib.Path(sys.argv[1]))
+pathlib.Path(sys.argv[2]).write_text("1")
+time.sleep(float(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("stage", [False, True])
+def test_a_hosts_own_command_holds_its_folder_to_its_end(tmp_path: Path, stage: bool) -> None:
+    """In a stage's folder it holds the whole run: the launcher may train either stage."""
+    run = tmp_path / "run"
+    folder = run / "stage2" if stage else run
+    with processes.running([sys.executable, "-c", HOLDING, folder, tmp_path / "at", "600"]) as owner:
+        written(tmp_path / "at")
+        with pytest.raises(AptError, match=f"process {owner.pid} on"), only_one(run):
+            pass
+    assert processes.run([sys.executable, "-c", HOLDING, str(folder), str(tmp_path / "at"), "0"]).returncode == 0
+    assert not path_of(folder).exists()
+    with only_one(run), pytest.raises(AptError, match=f"process {os.getpid()} on"):
+        hold(folder)

@@ -33,9 +33,10 @@ def load(argv: list[str]) -> None:
 def _take_over(argv: list[str]) -> None:
     from apt_plugin.hosts import HOSTS
     from apt_plugin.hosts.gr00t import acting, adapter
-    from apt_plugin.hosts.gr00t.programs import find_program, switched
+    from apt_plugin.hosts.gr00t.programs import Settings, find_program, switched
     from apt_plugin.launch import check_one_process, split
     from apt_plugin.recipe_help import ours
+    from apt_plugin.run import lock
     from apt_plugin.run.staged import carry_out
 
     request = split(argv, "gr00t")
@@ -55,4 +56,5 @@ def _take_over(argv: list[str]) -> None:
         check_one_process(request, stage_flags=True, host_flags=True)
         argv[1:] = switched(argv[1:]).with_(request.stage_flags[request.stage]).tokens()
         assert request.recipe is not None
+        lock.hold(Settings(program.module, argv[1:]).output())
         training.install(request.recipe, int(request.stage))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import facts, loading, renaming, training
 from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_CONFIG, CONFIG, WEIGHTS
+from apt_plugin.run import lock
+from apt_plugin.run.flags import Flags
 from apt_plugin.run.state import StageState
 from apt_plugin.stages import LIKELIHOOD
 
@@ -30,6 +33,8 @@ def check_data(config: Any, dataset_meta: Any) -> None:
     """
     if dataset_meta is not None:
         HOSTS["lerobot"].require_training()
+        if not training.installed() and (folder := Flags.read(sys.argv[1:], switches=True).get("output_dir")):
+            lock.hold(Path(folder))  # the host's own command: no launcher has it
     if dataset_meta is not None and config.recipe.cache and not training.installed():
         raise AptError(
             "recipe.cache needs the launcher, which takes the images out of the training script's data: apt-plugin run "
