@@ -48,6 +48,7 @@ class Facts:
     free_bytes: int | None = None  # where the stage is written
     memory_needed: int | None = None  # bytes of the device, at least
     memory_there: int | None = None
+    proof_memory: int | None = None  # bytes of the device, at least: one model in float32
     vlm: str | None = None  # which of its parameters train
     # Fact -> what to write on this host: a flag, or for "statistics" the command that computes them.
     flags: Mapping[str, str] = field(default_factory=dict)
@@ -193,6 +194,12 @@ def _device(facts: Facts) -> Iterator[tuple[Level, str]]:
             f"it needs at least {readable(needed)} of device memory and the device has {readable(there)}. Lower "
             f"{facts.flag('precision')} or use a larger device."
         )
+    elif facts.proof_memory is not None and there is not None and facts.proof_memory > there:
+        yield _error(
+            f"the proofs behind it compare bits in float32 and need at least {readable(facts.proof_memory)} of device "
+            f"memory; the device has {readable(there)}. Write --apt.prove false, and prove its result where there is "
+            "room: apt-plugin prove CHECKPOINT --device cpu."
+        )
 
 
 def _disk(facts: Mapping[str, Facts]) -> Iterator[Finding]:
@@ -243,7 +250,7 @@ def _shown(facts: Mapping[str, Any]) -> dict[str, str]:
             continue
         if value is None:
             text = ""
-        elif name.endswith(("_bytes", "memory_needed", "memory_there")):
+        elif name.endswith(("_bytes", "_memory", "memory_needed", "memory_there")):
             text = readable(value)
         elif isinstance(value, bool):
             text = "yes" if value else "no"

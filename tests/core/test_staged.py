@@ -206,6 +206,17 @@ def test_both_stages_are_looked_at_before_the_first_step(tmp_path, caplog):
     assert "Stage 1: its 10 steps end inside a warm-up" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("flags", "status"), [([], 1), (["--apt.prove=false"], 0), (["--apt.stage=1"], 0), (["--apt.stage=2"], 0)]
+)
+def test_room_for_the_proofs_is_asked_for_where_they_run(tmp_path, flags, status):
+    """They held two models in float32, on a card that Stage 1 fits: the run ended after Stage 1."""
+    told = Facts(memory_needed=8, memory_there=10, proof_memory=16)
+    run, processes = staged(tmp_path, *flags, told={"1": told, "2": told})
+    assert run.train() == status
+    assert bool(processes.started) == (not status)
+
+
 def test_flags_that_do_not_parse_stop_the_run(tmp_path):
     run, processes = staged(tmp_path, fails="look")
     assert run.train() == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -54,10 +55,12 @@ class Gr00tSubject(GrootSubject):
     def switched(self) -> Gr00tSubject:
         from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
 
-        record = records.check_start(str(self.folder), LIKELIHOOD, self.flow.apt_recipe)
+        recipe = self.flow.apt_recipe
+        record = records.check_start(str(self.folder), LIKELIHOOD, recipe)
         assert record is not None
-        model = load(self.folder)
-        model = Gr00tN1d7Apt.convert(model, self.flow.apt_recipe, LIKELIHOOD)
+        del self.flow  # it is spent: two models in float32 would not fit where one was trained
+        gc.collect()
+        model = Gr00tN1d7Apt.convert(load(self.folder), recipe, LIKELIHOOD)
         config = model.config
         model.apt_train_as(config)
         return Gr00tSubject(model, self.processor, self.folder, self._tree, self._embodiments)

@@ -98,12 +98,14 @@ def of(config: Any, output: Path) -> Facts:
         name = mix.repo_id or source.repo_id
         other = _metadata(name, mix.root or None, "--apt.mix.repo_id", "--apt.mix.root")
         more = facts.mixed(more, name, facts.numbers(_tables(other), [state, action]))
-    weights = _weights(policy)
+    count = _parameters(policy)
+    weights = count * (2 if getattr(policy, "dtype", None) == "bfloat16" else 4) or None
     return Facts(
         steps=steps, warmup_steps=warmup, decay_steps=decay, batch_size=config.batch_size,
         frames=meta.total_frames, state_fed=True, checkpoint_bytes=weights,
         checkpoints=facts.saved(steps, config.save_freq) if config.save_checkpoint else 0,
         free_bytes=facts.free(output), memory_needed=weights, memory_there=_memory(policy.device),
+        proof_memory=4 * count or None,
         vlm=facts.vlm_of(str(policy.stage), policy.recipe),
         flags=FLAGS | {"statistics": _how(source)}, **facts.instructions(texts), **more,
     )  # fmt: skip
@@ -159,14 +161,13 @@ def _schedule(scheduler: Any, steps: int) -> tuple[int | None, int | None]:
     return warmup, decay
 
 
-def _weights(policy: Any) -> int | None:
-    """Bytes of the policy's weights, counted in the headers of its base; None where that lies on the hub."""
+def _parameters(policy: Any) -> int:
+    """Counted in the headers of the policy's base; 0 where that lies on the hub."""
     from apt_plugin.backends.torch_params import file_shapes
 
     folder = Path(policy.pretrained_path or "-")
     found = [file_shapes(path) for path in folder.glob("*.safetensors")] if folder.is_dir() else []
-    count = sum(math.prod(shape) for file in found for shape in file.values())
-    return count * (2 if getattr(policy, "dtype", None) == "bfloat16" else 4) or None
+    return sum(math.prod(shape) for file in found for shape in file.values())
 
 
 def _memory(device: str | None) -> int | None:

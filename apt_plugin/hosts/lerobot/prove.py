@@ -6,6 +6,7 @@ B batch   K noise draws   T action tokens   A action dimensions
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -118,8 +119,10 @@ class LerobotSubject:
         )
 
     def switched(self) -> LerobotSubject:
-        config = replace(self.policy.config, stage=LIKELIHOOD, pretrained_path=None)
-        policy = type(self.policy).from_pretrained(self.folder, config=config)
+        kind, config = type(self.policy), replace(self.policy.config, stage=LIKELIHOOD, pretrained_path=None)
+        del self.policy  # it is spent: two models in float32 would not fit where one was trained
+        gc.collect()
+        policy = kind.from_pretrained(self.folder, config=config)
         return LerobotSubject(policy, self.preprocessor, self.folder, self._before)
 
     def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +39,10 @@ class LerobotGrootSubject(GrootSubject):
         return self.policy._filter_groot_inputs(batch, include_action=True)
 
     def switched(self) -> LerobotGrootSubject:
-        config = replace(self.policy.config, stage=LIKELIHOOD, pretrained_path=None)
-        policy = type(self.policy).from_pretrained(self.folder, config=config)
+        kind, config = type(self.policy), replace(self.policy.config, stage=LIKELIHOOD, pretrained_path=None)
+        del self.policy, self.flow  # spent: two models in float32 would not fit where one was trained
+        gc.collect()
+        policy = kind.from_pretrained(self.folder, config=config)
         return LerobotGrootSubject(policy, self.preprocessor, self.folder)
 
     def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:

@@ -36,10 +36,11 @@ def main() -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     first = prove.open_subject(folder)
     torch.manual_seed(0)
-    model = first.switched().flow.train()
-    batch = dict(first.make_batch(("push it", "pull", "lift the cup", "go"), 0, 0))
+    second = first.switched()
+    model = second.flow.train()
+    batch = dict(second.make_batch(("push it", "pull", "lift the cup", "go"), 0, 0))
     batch = {k: v[v.shape[0] * rank // world : v.shape[0] * (rank + 1) // world] for k, v in batch.items()}
-    named = dict(model.named_parameters())
+    named, names = dict(model.named_parameters()), set(model.state_dict())
     decayed = {name for name, p in named.items() if p.dim() > 1}  # as the trainer has it: no biases, no norms
     groups = parameter_groups(named, model.apt_recipe, 2, RATE, decayed)
     check_sharded_groups(groups, 2)
@@ -63,7 +64,7 @@ def main() -> None:
             loss.backward()
             optimizer.step()
     assert model.apt_vlm_digest() == vlm  # frozen under ZeRO's flat buffers too
-    assert set(model.state_dict()) == set(first.switched().flow.state_dict())
+    assert set(model.state_dict()) == names
     if rank == 0:
         save_file({n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}, out)
 
