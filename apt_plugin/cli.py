@@ -276,7 +276,9 @@ COMMANDS = {
 
 def main() -> None:
     """Entry point."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # This process is ours: what libraries tell about themselves is not asked for. A host's own process logs as it does.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("apt_plugin").setLevel(logging.INFO)
     argv = sys.argv[1:]
     if not argv or argv[0] in ("-h", "--help"):  # tyro would list the commands a second time, in its own order
         print(OVERVIEW)

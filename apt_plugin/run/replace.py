@@ -15,6 +15,7 @@ from apt_plugin.errors import AptError
 
 logger = logging.getLogger(__name__)
 _MISSING: Any = object()
+_SAID: set[str] = set()  # a fact has one line in a process: a policy is built more than once, by the same replacements
 _CLAIMED: dict[tuple[int, Any], str] = {}  # (the owner's id, its name) -> how it is called in messages
 
 
@@ -57,7 +58,8 @@ class Replacements:
         self._undo.append((owner, name, before, (id(owner), name) in _CLAIMED))
         _CLAIMED[id(owner), name] = text
         _put(owner, name, value)
-        logger.info("APT: replaced %s", text)
+        logger.log(logging.DEBUG if text in _SAID else logging.INFO, "APT: replaced %s", text)
+        _SAID.add(text)
         return given
 
     def restore(self) -> None:

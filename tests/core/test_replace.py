@@ -109,3 +109,13 @@ def test_a_wrap_that_fails_claims_nothing(host):
         Replacements().wrap(host, "load", lambda theirs: 1 // 0)
     assert claimed() == []
     assert host.load() == "host's"
+
+
+def test_a_replacement_is_told_once_a_process(caplog):
+    """Building two policies told each of seven names twice, in every process."""
+    owner = type("Owner", (), {"told_once": 1})
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            with replaced(owner, "told_once", 2):
+                pass
+    assert [record.getMessage().endswith("told_once") for record in caplog.records] == [True]

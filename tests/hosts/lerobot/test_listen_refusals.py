@@ -15,6 +15,7 @@ from huggingface_hub import save_torch_state_dict
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import host_of
 from apt_plugin.hosts.lerobot.listen import open_listener
@@ -150,6 +151,10 @@ def test_adapters_that_the_host_did_not_load_are_not_judged(
     state = load_file(adapters)
     state.pop(next(name for name in state if name.endswith("lora_B.weight")))
     save_file(state, adapters)
+    with pytest.raises(AptError, match=r"adapter_model\.safetensors was changed after it was written"):
+        open_policy(folder)
+    record = json.loads((folder / "apt.json").read_text())  # as if it had been written so
+    (folder / "apt.json").write_text(json.dumps(record | {"weights": files.sha256_of(adapters)}))
     with pytest.raises(AptError, match=r"^1 of \d+ tensors of this checkpoint were not loaded"):
         open_policy(folder)
 
