@@ -237,10 +237,6 @@ def _run(argv: list[str]) -> int:
     adapter = adapter_for(argv)
     request = launch.split(argv, adapter.name)
     allow(request.untested)
-    if request.recipe is not None and {"-h", "--help"} & set(request.command):
-        from apt_plugin.recipe_help import ours
-
-        print(ours(), "\nFlags of the host:\n", flush=True)
     return carry_out(adapter, request)
 
 
@@ -276,8 +272,7 @@ COMMANDS = {
 
 def main() -> None:
     """Entry point."""
-    # This process is ours: what libraries tell about themselves is not asked for. A host's own process logs as it does.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # libraries are not asked about themselves here
     logging.getLogger("apt_plugin").setLevel(logging.INFO)
     argv = sys.argv[1:]
     if not argv or argv[0] in ("-h", "--help"):  # tyro would list the commands a second time, in its own order

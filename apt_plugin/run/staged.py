@@ -18,7 +18,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Adapter, Command, Stages
 from apt_plugin.launch import Request
-from apt_plugin.recipe_help import PRESETS_FOUND
+from apt_plugin.recipe_help import PRESETS_FOUND, ours
 from apt_plugin.report.run import write_run
 from apt_plugin.run import child, preflight
 from apt_plugin.run.lock import only_one
@@ -187,6 +187,8 @@ class Staged:
 
 def carry_out(host: Adapter, request: Request) -> int:
     """`apt-plugin run`: a training command as stages, any other program of the host as it is; the exit status."""
+    if request.recipe is not None and {"-h", "--help"} & set(request.command):
+        print(f"{ours()}\n\nFlags of the host:\n", flush=True)
     stages = host.stages(request)
     return call(host.start(request)) if stages is None else Staged(stages, request).train()
 

@@ -55,8 +55,9 @@ def test_the_choices_shown_are_those_that_are_taken(name: str) -> None:
 
 def test_ours_stand_before_the_hosts_own_help(monkeypatch, capsys) -> None:
     """Whatever the host: its parser knows neither our choices nor --apt.prove and --apt.listen."""
-    monkeypatch.setattr("apt_plugin.hosts.adapter_for", lambda argv: SimpleNamespace(name=""))
-    monkeypatch.setattr("apt_plugin.run.staged.carry_out", lambda adapter, request: print("--the-hosts") or 0)
+    host = SimpleNamespace(name="", stages=lambda request: None, start=lambda request: request.command)
+    monkeypatch.setattr("apt_plugin.hosts.adapter_for", lambda argv: host)
+    monkeypatch.setattr("apt_plugin.run.staged.call", lambda command: print("--the-hosts") or 0)
     text = said(monkeypatch, capsys, "run", "train", "--recipe", "apt", "--help")
     for words in ("--apt.prove true|false", "--apt.listen FRAMES", "--apt.vlm host|frozen|lora|full"):
         assert words in text.partition("--the-hosts")[0]

@@ -137,7 +137,14 @@ def test_ctrl_c_ends_in_a_sentence(tmp_path: Path) -> None:
 
 OURS = {f"--{spec.name.replace('_', '-')}" for command in (*cli.COMMANDS.values(), *tabletop_command.COMMANDS.values())
         for spec in dataclasses.fields(command)}  # fmt: skip
-OTHERS = {"--help", "--version", "--recipe", "--repair", "--name"}  # --name=value: how a flag is written
+OTHERS = {
+    "--help",
+    "--version",
+    "--recipe",
+    "--repair",
+    "--name",
+    "--global",
+}  # --name=value: how one is written; git's
 
 
 def test_messages_of_the_core_name_flags_that_exist() -> None:
