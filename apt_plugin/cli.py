@@ -284,14 +284,12 @@ def main() -> None:
     with in_words():
         if own := {"run": _run, "check": _check, "cache": _cache}.get(argv[0]):
             sys.exit(own(argv[1:]))
-        known, prog, description = COMMANDS, "apt-plugin", OVERVIEW
+        known, prog, about = COMMANDS, "apt-plugin", OVERVIEW
         if argv[:1] == ["tabletop"]:
             from apt_plugin import tabletop_command as tabletop
 
-            known, prog, description, argv = tabletop.COMMANDS, "apt-plugin tabletop", tabletop.__doc__, argv[1:]
-        command = tyro.extras.subcommand_cli_from_dict(
-            known, prog=prog, description=description, args=argv or ["--help"]
-        )
+            known, prog, about, argv = tabletop.COMMANDS, "apt-plugin tabletop", tabletop.__doc__, argv[1:]
+        command = tyro.extras.subcommand_cli_from_dict(known, prog=prog, description=about, args=argv or ["--help"])
         check(command)
         sys.exit(command())
 
