@@ -59,7 +59,7 @@ def test_a_digit_that_is_no_number(listen: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("noise_draws", "1000000000", "write 1 to 256"),  # tried to take 140 GB
+        ("noise_draws", "1000000000", "write 1 or more, up to 256"),  # tried to take 140 GB
         ("fusion.taps", "\u00b2", "write last, spread, or VLM layers"),
     ],
 )
