@@ -160,7 +160,7 @@ class Recipe:
                 "cache. Write prefix=isolated (the default), or drop --apt.cache."
             )
         if not 1 <= self.noise_draws <= MOST_DRAWS:
-            raise AptError(f"noise_draws is {self.noise_draws}; write 1 or more, up to {MOST_DRAWS} (4 is the default).")
+            raise AptError(f"noise_draws is {self.noise_draws}; write 1 or more, up to {MOST_DRAWS} (default: 4).")
         if self.gap_every < 0:
             raise AptError(f"gap_every is {self.gap_every}; write 0 (never) or a number of steps.")
         for name in ("vlm_lr_scale", "inherited_lr_scale", "fusion_lr_scale", "prior_loss"):
