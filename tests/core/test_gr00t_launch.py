@@ -10,7 +10,7 @@ import yaml
 from apt_plugin import launch as core
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.gr00t import names, probes, programs
+from apt_plugin.hosts.gr00t import data, names, probes, programs
 from apt_plugin.hosts.gr00t.adapter import GrootAdapter
 from apt_plugin.recipe import from_flat, load_yaml
 from apt_plugin.run import staged
@@ -232,3 +232,9 @@ def test_stage_2_trains_of_the_vlm_what_the_command_would_have(tmp_path, flags, 
     assert (run.recipe.vlm, run.recipe.freeze) == (vlm, freeze)
     child = core.split(run.command("1").argv[4:])
     assert (child.recipe.vlm, child.recipe.freeze) == (vlm, freeze)
+
+
+def test_a_path_that_is_no_data_set_is_refused_in_a_sentence():
+    """`--dataset-path demo:play`, which the host splits in two, ended in its traceback; the pre-flight asks this."""
+    with pytest.raises(AptError, match=r"There is no data set at demo .*; several are joined by ':'"):
+        data.check_sets("demo:play".split(":"))
