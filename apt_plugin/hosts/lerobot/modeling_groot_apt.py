@@ -21,7 +21,7 @@ from apt_plugin.backends import torch_params, torch_precision
 from apt_plugin.backends.torch_groot_flow import apt_class
 from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import cache, cache_data, cache_groot, loading, records
+from apt_plugin.hosts.lerobot import cache, cache_data, cache_groot, loading, records, shards
 from apt_plugin.hosts.lerobot.configuration_groot_apt import GrootAptConfig
 from apt_plugin.hosts.lerobot.groups import check_wrapped, vlm_digest
 from apt_plugin.hosts.lerobot.policy import AptPolicy
@@ -51,6 +51,7 @@ class GrootAptPolicy(AptPolicy, GrootPolicy):
                 "Stage 2 starts from a Stage-1 result and none was named. Write --policy.path=<Stage-1 checkpoint> "
                 "--policy.stage=2, or train both: apt-plugin run lerobot-train --policy.type=groot ... --recipe apt."
             )
+        shards.check_process()
         records.check_data(config, kwargs.get("dataset_meta"))
         self._apt_source = source
         GrootPolicy.__init__(self, config)

@@ -18,7 +18,7 @@ from torch import Tensor
 from apt_plugin import freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import absent_pi, cache, cache_data, cache_pi, loading, records
+from apt_plugin.hosts.lerobot import absent_pi, cache, cache_data, cache_pi, loading, records, shards
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.groups import check_wrapped, optimizer_groups, set_trainable, trainable_share, vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS
@@ -50,6 +50,7 @@ class AptPolicy(HostPolicy):
                 "Stage 2 starts from a Stage-1 result and none was named. Write --policy.path=<Stage-1 checkpoint> "
                 "--policy.stage=2, or train both: apt-plugin run lerobot-train ... --recipe apt."
             )
+        shards.check_process()
         records.check_data(config, kwargs.get("dataset_meta"))
         # The host's own switch freezes the VLM and keeps it in eval mode. It is derived, never inherited: a
         # Stage-2 policy rebuilt from a Stage-1 config would otherwise keep Stage 1's freezing.

@@ -17,8 +17,7 @@ from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from apt_plugin import files
 from apt_plugin.backends import torch_ranks
-from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import cache, checkpoints, mixing, order, renaming
+from apt_plugin.hosts.lerobot import cache, checkpoints, mixing, order, renaming, shards
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
 
@@ -64,7 +63,7 @@ def uninstall() -> None:
 
 def _datasets(host: Any) -> Any:
     def make_train_eval_datasets(cfg: Any) -> tuple[Any, Any]:
-        check_unsharded(cfg)
+        shards.check(cfg)
         train, held_out = host(cfg)
         mixing.fill_tasks(train)
         mixing.fill_tasks(held_out)
@@ -74,24 +73,6 @@ def _datasets(host: Any) -> Any:
         return cache.wrap(cfg, train, held_out)
 
     return make_train_eval_datasets
-
-
-def check_unsharded(cfg: Any) -> None:
-    """
-    Raises:
-        AptError: parameters in shards, or a checkpoint in another format than the one that a run is resumed from.
-    """
-    if getattr(getattr(cfg, "parallelism", None), "is_sharded", False):
-        raise AptError(
-            f"--parallelism.dp_shard={cfg.parallelism.dp_shard} trains in shards (FSDP2), and the recipe's hashes, "
-            "records and resuming were never tried on shards. Leave the flag out: each process then holds the model."
-        )
-    wanted = getattr(cfg, "checkpoint_format", None)
-    if wanted is not None and wanted.value != "safetensors":
-        raise AptError(
-            f"--checkpoint_format={wanted.value} leaves no model.safetensors that --resume=true and Stage 2 could "
-            "start from. Leave the flag out (safetensors)."
-        )
 
 
 def _whole_checkpoint(host: Any) -> Any:

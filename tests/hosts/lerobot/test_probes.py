@@ -123,14 +123,29 @@ def test_what_leaves_no_whole_checkpoint_is_refused_before_the_first_step(
     sharded: bool, format_: str, words: str
 ) -> None:
     """Such a run would resume from nothing: no checkpoint of it counts as whole."""
-    from apt_plugin.hosts.lerobot.training import check_unsharded
+    from apt_plugin.hosts.lerobot.shards import check
 
     parallelism = SimpleNamespace(is_sharded=sharded, dp_shard=2)
     with pytest.raises(AptError, match=words):
-        check_unsharded(SimpleNamespace(parallelism=parallelism, checkpoint_format=SimpleNamespace(value=format_)))
-    check_unsharded(SimpleNamespace())  # 0.6.1
+        check(SimpleNamespace(parallelism=parallelism, checkpoint_format=SimpleNamespace(value=format_)))
+    check(SimpleNamespace())  # 0.6.1
     whole = SimpleNamespace(value="safetensors")
-    check_unsharded(SimpleNamespace(parallelism=SimpleNamespace(is_sharded=False), checkpoint_format=whole))
+    check(SimpleNamespace(parallelism=SimpleNamespace(is_sharded=False), checkpoint_format=whole))
+
+
+def test_a_run_in_shards_without_the_launcher_is_refused_where_the_policy_is_built(tok: str, plain) -> None:
+    """The host's own lerobot-train shows us no training config: its accelerator, made before the policy, tells."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    accelerator = Accelerator(cpu=True)
+    try:
+        tiny.stage1("pi05", plain["pi05"], tok)  # no shards: built
+        accelerator.state.fsdp_plugin = object()
+        with pytest.raises(AptError, match=r"--parallelism.dp_shard .*\(FSDP2\).*Leave the flag out"):
+            tiny.stage1("pi05", plain["pi05"], tok)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
