@@ -116,7 +116,7 @@ def host_flags(directory: Path | str, policy_type: str = "pi05_tiny") -> list[st
     for name in SHARED_FIELDS:
         value = config[name]
         flags.append(f"--policy.{name}={value if isinstance(value, str) else json.dumps(value)}")
-    return [*flags, "--policy.device=cpu", "--policy.push_to_hub=false", "--wandb.enable=false"]
+    return [*flags, "--policy.device=cpu", "--policy.push_to_hub=false"]
 
 
 def shown(command: list[str]) -> str:

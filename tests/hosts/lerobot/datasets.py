@@ -55,7 +55,7 @@ COMMON = (
     "--policy.image_resolution=[28,28] --policy.chunk_size=5 --policy.n_action_steps=5 --policy.max_state_dim=6 "
     "--policy.max_action_dim=7 --policy.tokenizer_max_length=32 --policy.num_inference_steps=2 --policy.device=cpu "
     "--policy.push_to_hub=false --policy.optimizer_lr=1e-3 --policy.scheduler_warmup_steps=1 "
-    "--dataset.video_backend=pyav --wandb.enable=false --num_workers=0 --batch_size=4 --log_freq=1 --env_eval_freq=0 "
+    "--dataset.video_backend=pyav --num_workers=0 --batch_size=4 --log_freq=1 --env_eval_freq=0 "
     "--seed=3"
 ).split()
 

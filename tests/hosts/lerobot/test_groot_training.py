@@ -32,7 +32,7 @@ def flags(where: Path, out: Path, *more: str) -> list[str]:
         f"--policy.base_model_path={where / 'base'}", "--policy.chunk_size=5", "--policy.n_action_steps=5",
         "--policy.max_state_dim=6", "--policy.max_action_dim=7", "--policy.device=cpu", "--policy.push_to_hub=false",
         "--policy.use_bf16=false", "--policy.optimizer_lr=1e-3", f"--dataset.repo_id=test/{where.name}",
-        f"--dataset.root={where / 'labelled'}", "--dataset.video_backend=pyav", "--wandb.enable=false",
+        f"--dataset.root={where / 'labelled'}", "--dataset.video_backend=pyav",
         "--num_workers=0", "--batch_size=4", "--log_freq=1", "--env_eval_freq=0", "--seed=3", "--steps=3",
         f"--output_dir={out}", *more,
     ]  # fmt: skip
