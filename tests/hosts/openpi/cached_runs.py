@@ -35,7 +35,8 @@ def go(
     """One job; the folder of its run."""
     from dataclasses import asdict
 
-    made = from_flat({"noise_draws": 2, "gap_every": 1} | {name.replace("__", "."): v for name, v in recipe.items()})
+    chosen = {"noise_draws": 2, "gap_every": 1, "vlm": "frozen"}
+    made = from_flat(chosen | {name.replace("__", "."): v for name, v in recipe.items()})
     sys.argv = ["train.py", "tiny_pi0", f"--exp-name={exp}", f"--num-train-steps={steps}", *flags]
     job = {"do": do, "stage": stage, "recipe": asdict(made), "prior": None if prior is None else str(prior)}
     try:

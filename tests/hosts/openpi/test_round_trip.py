@@ -91,7 +91,7 @@ def first(root):
 
 @pytest.fixture(scope="module")
 def second(root, first):
-    assert train(root, "2", "--num-train-steps=3").wait() == 0, log_of(root)
+    assert train(root, "2", "--num-train-steps=3", "--apt.vlm", "frozen").wait() == 0, log_of(root)
     return root / f"checkpoints/tiny_{FAMILY}_apt2/e1" / "2"
 
 
