@@ -69,7 +69,7 @@ def train(
     **recipe,
 ):
     """One job as the launcher starts it; the step folder that it left."""
-    made = from_flat({"noise_draws": 2, "gap_every": 1} | recipe)
+    made = from_flat({"noise_draws": 2, "gap_every": 1, "vlm": "frozen"} | recipe)
     sys.argv = [script, "tiny_pi05", f"--exp-name={exp}", f"--num-train-steps={steps}", *flags]
     job = {"do": do, "stage": stage, "recipe": asdict(made), "prior": None if prior is None else str(prior)}
     try:
