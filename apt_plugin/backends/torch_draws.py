@@ -1,10 +1,10 @@
-"""Noise and time of flow matching, keyed by the frame's content and the step instead of by a global stream.
+"""Noise and time of flow matching, keyed by frame and step instead of by a global stream.
 
     B batch   K noise draws   T action tokens   A action dimensions
 
 The loss of a batch then does not depend on how many processes share it, nor on a resumed random state, and an
-evaluation draws the same in both stages. GR00T's batches carry no frame number, so the normalised action chunk is
-the key: it goes with the frame wherever a shard, a process or a restart puts it.
+evaluation draws the same in both stages. Batches of openpi and GR00T carry no frame number, so the normalised action
+chunk is the key: it goes with the frame wherever a shard, a process or a restart puts it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,19 +27,19 @@ def seeded() -> Iterator[None]:
 
 
 def draw(
-    sample_time: Callable[[int], Tensor], actions: Tensor, draws: int, step: int, index: Tensor | None = None
+    sample_time: Callable[[int], Tensor], actions: Tensor, draws: int, step: int, index: Any = None
 ) -> tuple[Tensor, Tensor]:
     """The host's noise and time distributions, seeded per (frame, step).
 
     Args:
         sample_time: n -> [n] float32 on the CPU, the host's own distribution.
         actions: [B, T, A]; step: optimiser step, -1 in evaluation.
-        index: [B] frame numbers where a host has them.
+        index: [B] or [B, 1] numbers of the frames in their data set, where a host has them.
 
     Returns:
-        noise [B, K, T, A] and time [B, K], in the dtype and on the device of `actions`.
+        noise [B, K, T, A] and time [B, K], float32 on the device of `actions`.
     """
-    if index is not None and index.numel() == actions.shape[0]:
+    if isinstance(index, Tensor) and index.numel() == actions.shape[0]:
         keys = [int(frame).to_bytes(8, "little", signed=True) for frame in index.reshape(-1).tolist()]
     else:
         keys = [chunk.numpy().tobytes() for chunk in actions.detach().float().cpu()]
@@ -48,5 +49,5 @@ def draw(
             digest = hashlib.blake2b(key + step.to_bytes(8, "little", signed=True), digest_size=8).digest()
             torch.manual_seed(int.from_bytes(digest, "little") >> 1)
             noises.append(torch.randn(draws, *actions.shape[1:]))
-            times.append(sample_time(draws))
-    return torch.stack(noises).to(actions), torch.stack(times).to(actions)
+            times.append(sample_time(draws).float())
+    return torch.stack(noises).to(actions.device), torch.stack(times).to(actions.device)

@@ -190,7 +190,8 @@ class GrootFlow(HostModel):
         def sample_time(n: int) -> Tensor:
             return head.sample_time(n, torch.device("cpu"), torch.float32)
 
-        return torch_draws.draw(sample_time, actions, self.apt_recipe.noise_draws, step, index)
+        noise, time = torch_draws.draw(sample_time, actions, self.apt_recipe.noise_draws, step, index)
+        return noise.to(actions), time.to(actions)
 
     def apt_errors(
         self, backbone_inputs: Any, action_inputs: Any, noise: Tensor, time: Tensor, blank: bool = False,

@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from openpi.models_pytorch import pi0_pytorch
+from torch import Tensor
 
 from apt_plugin import files, freeze, stages
 from apt_plugin.backends import torch_params
+from apt_plugin.backends.torch_draws import draw
 from apt_plugin.hosts.openpi import checkpoints, records
 from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch, part_of
 from apt_plugin.hosts.openpi.training import GAP, REPLACED, mix_data
@@ -30,13 +32,18 @@ class Watched(AptPI0Pytorch):
 
     run: TorchRun
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        loss = super().forward(*args, **kwargs)
+    def forward(
+        self, observation: Any, actions: Tensor, noise: Tensor | None = None, time: Tensor | None = None
+    ) -> Tensor:
+        run = self.run
+        if self.training and noise is None and time is None:
+            noise, time = draw(lambda n: self.sample_time(n, "cpu"), actions, self.apt.noise_draws, run.state.step)
+        loss = super().forward(observation, actions, noise, time)
         if self.training:
-            run, scalars = self.run, {"loss": loss.detach().float().mean()}
+            scalars = {"loss": loss.detach().float().mean()}
             every = run.config.model.apt_recipe.gap_every
             if self.apt_fusion is not None and every > 0 and run.state.step % every == 0:
-                scalars[GAP] = self.instruction_gap(*args[:2])
+                scalars[GAP] = self.instruction_gap(observation, actions)
             told = mean_over_ranks(scalars)
             if self.apt_fusion is not None:
                 gates = list(self.apt_fusion.openings().values())

@@ -28,7 +28,7 @@ TASKS = ("push the red cube", "pull the blue bowl")
 
 
 PLAY = "local/play"  # other data of the same robot, without task annotation
-FIXED = "APT_TEST_FIXED" in os.environ  # two samples, no augmentation, the same noise for every sample
+FIXED = "APT_TEST_FIXED" in os.environ  # two samples, no augmentation, actions from one fixed noise
 
 
 class Toy:
@@ -139,7 +139,7 @@ for _family in ("pi0", "pi05"):
 
 
 def _fix_noise() -> None:
-    """PyTorch on fixed noise: a loss that does not depend on how a batch is split, actions that can be asked twice."""
+    """PyTorch without augmentation, and actions from one fixed noise, so that they can be asked twice."""
     import torch
     from openpi.models_pytorch import pi0_pytorch, preprocessing_pytorch
 
@@ -151,7 +151,6 @@ def _fix_noise() -> None:
         return torch.from_numpy(draw).expand(shape).clone()
 
     pi0_pytorch.PI0Pytorch.sample_noise = sample_noise
-    pi0_pytorch.PI0Pytorch.sample_time = lambda self, n, device: torch.full((n,), 0.5)
 
 
 if FIXED:

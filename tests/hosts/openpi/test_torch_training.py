@@ -111,7 +111,7 @@ def test_the_server_answers_what_direct_inference_answers(root, second):
 
 
 def test_two_gloo_processes_take_the_steps_of_one(root):
-    """torchrun with the host's own trainer: same losses and same weights as one process on the whole batch."""
+    """torchrun with the host's own trainer: same losses and weights as one process, since noise belongs to a frame."""
     launchers = {"one": (), "two": ("torchrun", "--standalone", "--nproc_per_node=2")}
     found = {}
     for name, launcher in launchers.items():
@@ -122,7 +122,7 @@ def test_two_gloo_processes_take_the_steps_of_one(root):
         found[name] = read_record(folder / "assets"), load_file(folder / "model.safetensors")
     losses = [np.array(record.curve.points("loss")[1]) for record, _ in found.values()]
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    assert losses[0][-1] < losses[0][0]
+    assert len(set(losses[0])) == 4  # every step has noise of its own
     one, two = (weights for _, weights in found.values())
     assert one.keys() == two.keys()
     for name in one:
