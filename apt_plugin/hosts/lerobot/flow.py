@@ -23,7 +23,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.fusion import fusion_sites
 from apt_plugin.hosts.lerobot.absent_pi import take_out
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
-from apt_plugin.language import prefix_rules
+from apt_plugin.language import with_images
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 if TYPE_CHECKING:  # a mixin: the host's class stands behind it (PI0Pytorch differs in its state token only)
@@ -135,15 +135,12 @@ class AptFlow(HostFlow):
             x, valid, _ = self.embed_prefix(images, img_masks, prompt.tokens, prompt.valid)
             vlm = self.paligemma_with_expert.paligemma.model.language_model
             x = x.to(vlm.layers[0].self_attn.q_proj.weight.dtype)
-            seen = valid.shape[1] - prompt.valid.shape[1]  # image tokens
-            image_position = valid[:, :seen].cumsum(-1) - 1
-            text_position = prompt.native_position + valid[:, :seen].sum(-1, keepdim=True)
-            instruction = torch.cat([torch.zeros_like(valid[:, :seen]), prompt.instruction], 1) & valid
-            position = torch.cat([image_position, text_position], 1)
-            rules = prefix_rules(valid, instruction, position, self.apt_recipe.prefix)
+            spoken, rules = with_images(
+                valid, prompt.instruction, prompt.native_position, self.apt_recipe.prefix, torch.cat
+            )
             saving = self.gradient_checkpointing_enabled and self.training and torch.is_grad_enabled()
             k, v = prefix_pass(vlm, x, rules, saving)
-        return PrefixCache(k, v, rules.kept, instruction, rules.suffix_offset)
+        return PrefixCache(k, v, rules.kept, spoken, rules.suffix_offset)
 
     # -- the suffix ---------------------------------------------------------------------------------------
 
