@@ -10,7 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from apt_plugin.backends.torch_bytes import to_torch
-from apt_plugin.hosts.lerobot import cache_data, cache_groot, cache_pi
+from apt_plugin.hosts.lerobot import cache_data
+from apt_plugin.hosts.lerobot.families.groot import cache as cache_groot
+from apt_plugin.hosts.lerobot.families.pi import cache as cache_pi
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from tests.hosts.lerobot import tiny
 from tests.hosts.lerobot.test_cost import SIZES, count, floor, sized_plain  # noqa: F401
