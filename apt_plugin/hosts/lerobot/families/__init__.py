@@ -5,10 +5,12 @@ from __future__ import annotations
 from apt_plugin.hosts.lerobot.families.family import Family
 from apt_plugin.hosts.lerobot.families.groot import GROOT
 from apt_plugin.hosts.lerobot.families.pi import PI
+from apt_plugin.hosts.lerobot.families.smolvla import SMOLVLA
 
 FAMILIES: tuple[Family, ...] = (
     PI,
     GROOT,
+    SMOLVLA,
 )
 
 # lerobot's policy type -> ours. The value of `policy` in a record is the host's.
