@@ -5,29 +5,49 @@ Knows no framework and no host.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.vlm import Trained
 
-PI, GROOT = "π", "GR00T"
-_CACHES = {PI: ("auto", "kv", "vision"), GROOT: ("auto", "states")}
-_STORED = {PI: "keys and values (kv) or image tokens (vision)", GROOT: "backbone states"}
+
+@dataclass(frozen=True)
+class Rules:
+    """A family.
+
+    Args:
+        name: in messages. caches: kinds of feature cache beside auto; stored: what they hold, in words.
+        taps: whether fusion can read other VLM layers than the one at its own depth.
+    """
+
+    name: str
+    caches: tuple[str, ...]
+    stored: str
+    taps: bool = False
+
+    def __str__(self) -> str:
+        return self.name
 
 
-def check(recipe: Recipe, family: str) -> None:
+PI = Rules("π", ("kv", "vision"), "keys and values (kv) or image tokens (vision)")
+GROOT = Rules("GR00T", ("states",), "backbone states", taps=True)
+
+
+def check(recipe: Recipe, family: Rules) -> None:
     """
     Raises:
         AptError: a field that policies of this family cannot follow, and what to write instead.
     """
-    if recipe.cache_kind not in (known := _CACHES[family]):
+    if recipe.cache_kind not in ("auto", *family.caches):
         raise AptError(
-            f"cache_kind is {recipe.cache_kind!r}; {family} stores {_STORED[family]}: write {', '.join(known[1:])}, or "
-            "auto."
+            f"cache_kind is {recipe.cache_kind!r}; {family} stores {family.stored}: write {', '.join(family.caches)}, "
+            "or auto."
         )
-    if family == PI and recipe.fusion.taps not in ("last", "spread"):
+    if not family.taps and recipe.fusion.taps not in ("last", "spread"):
         raise AptError(
-            f"fusion.taps is {recipe.fusion.taps!r}; in {PI} a fusion layer reads the VLM layer at its own depth, so "
-            "that there is nothing to choose. Drop it (GR00T follows it)."
+            f"fusion.taps is {recipe.fusion.taps!r}; in {family} a fusion layer reads the VLM layer at its own depth, "
+            "so that there is nothing to choose. Drop it (GR00T follows it)."
         )
 
 

@@ -145,6 +145,24 @@ class PrefixRules:
     suffix_offset: Any  # [B] int: position of the first suffix token
 
 
+def with_images(
+    valid: Array, instruction: Array, native_position: Array, mode: str, join: Callable[[list, int], Array]
+) -> tuple[Array, PrefixRules]:
+    """`prefix_rules` of image tokens with an arranged prompt behind them.
+
+    Args:
+        valid: [B, S] bool, of images and text. instruction: [B, L] bool; native_position: [B, L] int, both of the text.
+        mode: see `prefix_rules`. join: the framework's own concatenation (arrays, axis).
+
+    Returns:
+        (valid instruction tokens [B, S] bool, rules)
+    """
+    images = valid[:, : valid.shape[1] - instruction.shape[1]]
+    position = join([images.cumsum(-1) - 1, native_position + images.sum(-1)[:, None]], 1)
+    spoken = join([images & ~images, instruction], 1) & valid
+    return spoken, prefix_rules(valid, spoken, position, mode)
+
+
 def prefix_rules(valid: Array, instruction: Array, native_position: Array, mode: str) -> PrefixRules:
     """The rule of the prefix as masks and positions.
 

@@ -57,13 +57,13 @@ def _residual(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
     return x + branch if gate is None else x + branch * gate  # adaRMS gates are π0.5's own, not ours
 
 
-def _heads(x: Tensor, draws: int, width: int) -> Tensor:
+def split_heads(x: Tensor, draws: int, width: int) -> Tensor:
     """[B*K, T, H*C] -> [B, K, H, T, C]"""
     n, t, _ = x.shape
     return x.reshape(n // draws, draws, t, -1, width).transpose(2, 3)
 
 
-def _merge(x: Tensor) -> Tensor:
+def merge_heads(x: Tensor) -> Tensor:
     """[B, K, H, T, C] -> [B*K, T, H*C]"""
     b, draws, _, t, _ = x.shape
     return x.transpose(2, 3).reshape(b * draws, t, -1)
@@ -97,13 +97,13 @@ def prefix_pass(language_model: Any, x: Tensor, rules: PrefixRules, saving: bool
         def run(x: Tensor, layer: Any = layer, last: bool = last) -> tuple[Tensor, Tensor, Tensor]:
             attn = layer.self_attn
             h, _ = layer.input_layernorm(x)
-            k = rotate(_heads(attn.k_proj(h), 1, attn.head_dim), rotary)[:, 0]
-            v = _heads(attn.v_proj(h), 1, attn.head_dim)[:, 0]
+            k = rotate(split_heads(attn.k_proj(h), 1, attn.head_dim), rotary)[:, 0]
+            v = split_heads(attn.v_proj(h), 1, attn.head_dim)[:, 0]
             if last:
                 return x, k, v
-            q = rotate(_heads(attn.q_proj(h), 1, attn.head_dim), rotary)
+            q = rotate(split_heads(attn.q_proj(h), 1, attn.head_dim), rotary)
             out = weigh(masked_softmax(scores(q, k), mask), v)
-            return _feed_forward(layer, x + attn.o_proj(_merge(out)), None), k, v
+            return _feed_forward(layer, x + attn.o_proj(merge_heads(out)), None), k, v
 
         x, k, v = _run(run, saving, x)
         keys.append(k)
@@ -151,9 +151,9 @@ def expert_pass(
             attn = layer.self_attn
             prefix_k, prefix_v = cache.k[index], cache.v[index]
             h, gate = layer.input_layernorm(x, cond)
-            q = rotate(_heads(attn.q_proj(h), draws, attn.head_dim), rotary)
-            k = rotate(_heads(attn.k_proj(h), draws, attn.head_dim), rotary)
-            v = _heads(attn.v_proj(h), draws, attn.head_dim)
+            q = rotate(split_heads(attn.q_proj(h), draws, attn.head_dim), rotary)
+            k = rotate(split_heads(attn.k_proj(h), draws, attn.head_dim), rotary)
+            v = split_heads(attn.v_proj(h), draws, attn.head_dim)
             on_prefix, on_suffix = scores(q, prefix_k), scores(q, k)
             mask = torch.cat([kept.expand_as(on_prefix), suffix_mask.expand_as(on_suffix)], -1)
             weights = masked_softmax(torch.cat([on_prefix, on_suffix], -1), mask)
@@ -161,7 +161,7 @@ def expert_pass(
             out = weigh(weights[..., :seen], prefix_v) + weigh(weights[..., seen:], v)
 
             def project(out: Tensor) -> Tensor:
-                return attn.o_proj(_merge(out).to(attn.o_proj.weight.dtype))
+                return attn.o_proj(merge_heads(out).to(attn.o_proj.weight.dtype))
 
             branch = project(out)
             if isinstance(fusion, HostFusion):

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from apt_plugin import launch as core
+from apt_plugin.backends import groot_versions
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.gr00t import data, names, probes, programs
+from apt_plugin.hosts.gr00t import data, names, programs
 from apt_plugin.hosts.gr00t.adapter import GrootAdapter
 from apt_plugin.recipe import from_flat, load_yaml
 from apt_plugin.run import staged
@@ -116,7 +117,7 @@ def test_other_versions_are_recognised_and_refused(monkeypatch, tmp_path, there,
     [("Gr00tN1d6", "text before the images"), ("gr00t_n1_5", "plain DiT"), ("Gr00tN1d7", None), (None, None)],
 )
 def test_checkpoints_of_other_versions_are_told_by_their_type(kind, words):
-    why = probes.of_another_version(kind)
+    why = groot_versions.of_another_version(kind)
     assert (why is None) == (words is None)
     assert words is None or words in why
 

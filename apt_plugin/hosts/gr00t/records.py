@@ -8,9 +8,8 @@ from typing import Any
 
 from apt_plugin import files, freeze, seal, stages
 from apt_plugin.agreement import check_agreement
-from apt_plugin.backends import torch_params
+from apt_plugin.backends import groot_versions, torch_params
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t import probes
 from apt_plugin.hosts.gr00t.names import FAMILY, POLICIES, SEALED, WEIGHTS
 from apt_plugin.hub import local_folder
 from apt_plugin.recipe import Recipe, flatten, from_flat
@@ -28,7 +27,7 @@ def check_start(path: str, stage: int, recipe: Recipe, facts: dict[str, Any] | N
     """
     folder = local_folder(path)
     kind = files.read_json(folder / "config.json").get("model_type") if (folder / "config.json").is_file() else None
-    if (why := probes.of_another_version(kind)) is not None:
+    if (why := groot_versions.of_another_version(kind)) is not None:
         raise AptError(f"{folder} holds a {kind!r} model. {why}.")
     if stage == LIKELIHOOD:
         record = stages.check_stage1(folder, FAMILY, recipe, WEIGHTS)

@@ -1,6 +1,8 @@
-"""APT inside lerobot: policy types pi05_apt, pi0_apt and groot_apt, registered as lerobot registers third parties."""
+"""APT inside lerobot: the policy types of `families`, registered as lerobot registers third parties."""
 
 from __future__ import annotations
+
+import importlib
 
 
 def register() -> None:
@@ -21,7 +23,8 @@ def register_types() -> None:
     Raises:
         ImportError: the host lacks a name that the types are made of.
     """
-    import apt_plugin.hosts.lerobot.configuration_groot_apt
-    import apt_plugin.hosts.lerobot.configuration_pi0_apt
-    import apt_plugin.hosts.lerobot.configuration_pi05_apt
     import apt_plugin.hosts.lerobot.processors  # noqa: F401  # the step is looked up by name in saved processors
+    from apt_plugin.hosts.lerobot.families import FAMILIES
+
+    for family in FAMILIES:
+        importlib.import_module(f"{__name__}.policies.configuration_{family.name}_apt")

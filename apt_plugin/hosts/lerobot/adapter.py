@@ -10,18 +10,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from apt_plugin import families, files
+from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.export import refuse_pi
+from apt_plugin.families import check as check_recipe
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.lerobot.acting import acting_flags
 from apt_plugin.hosts.lerobot.checkpoints import last_whole
+from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, Family, find, of
 from apt_plugin.hosts.lerobot.flags import autocast_flags, precision_flags, recipe_flags, source_flags
-from apt_plugin.hosts.lerobot.names import POLICIES
 from apt_plugin.hosts.lerobot.probes import PROBES
 from apt_plugin.hosts.lerobot.programs import TRAIN, Program, check, child, find_program, flags_of, for_cache, found
 from apt_plugin.hosts.lerobot.schedule import STEPS, lengths
-from apt_plugin.hosts.lerobot.trained import GROOT, PI, STILL, trained
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request
 from apt_plugin.recipe import HOST, Recipe
@@ -63,14 +62,17 @@ class LerobotStages:
         if self.flags.get("peft.method_type") is not None:
             return Trained("lora", "--peft.method_type")
         flags = self.whole.with_(self.request.stage_flags["2"])
-        family = families.GROOT if (flags.get("policy.type") or "").startswith("groot") else families.PI
-        names = GROOT if family == families.GROOT else PI
-        given = {name: value for name in names if (value := flags.get(f"policy.{name}")) is not None}
+        family = self._family(flags)
+        given = {name: value for name in family.switches if (value := flags.get(f"policy.{name}")) is not None}
         if (folder := self._source(bool(given))) is not None:
             recipe = read_record(folder).recipe
-            still = tuple(pattern for pattern in recipe.freeze if pattern in STILL)
+            still = tuple(pattern for pattern in recipe.freeze if pattern in family.still)
             return Trained(recipe.vlm, f"it was settled in {folder}", still)
-        return trained(family, {name: json.loads(value) for name, value in given.items()})
+        return family.trained({name: json.loads(value) for name, value in given.items()})
+
+    def _family(self, flags: Flags) -> Family:
+        """Of the command; one that names no policy here is refused with its own reason."""
+        return find(flags.get("policy.type")) or FAMILIES[0]
 
     def _source(self, written: bool) -> Path | None:
         """A checkpoint of this recipe that the run goes on from, or that its Stage 2 starts from.
@@ -146,14 +148,14 @@ class LerobotStages:
         return (flags.without("output_dir") if self.resume else flags).tokens()
 
     def _settled(self, flags: Flags) -> Flags:
-        """GR00T's switches are in the recipe by now, where it follows them."""
+        """A family's switches are in the recipe by now, where it takes them over."""
         follows = self.request.recipe is not None and self.request.recipe.vlm == HOST
-        return flags.without(*(f"policy.{name}" for name in GROOT)) if follows else flags
+        names = {name for family in FAMILIES if family.switches_in_recipe for name in family.switches}
+        return flags.without(*(f"policy.{name}" for name in names)) if follows else flags
 
     def _stage1(self, flags: Flags, own: dict[str, str]) -> Flags:
         flags = source_flags(flags.with_(own))
-        groot = (flags.get("policy.type") or "").startswith("groot")
-        families.check(self.recipe, families.GROOT if groot else families.PI)  # draccus would hide the reason
+        check_recipe(self.recipe, self._family(flags).rules)  # draccus would hide the reason
         return flags.with_({"policy.stage": "1", **recipe_flags(self.recipe), **precision_flags(flags)})
 
     def _stage2(self, flags: Flags, own: dict[str, str]) -> Flags:
@@ -205,7 +207,7 @@ class LerobotAdapter:
 
     name = "lerobot"
     policies = POLICIES
-    families = ("pi05", "pi0", "groot")
+    families = tuple(POLICIES)
     unsupported = MappingProxyType({})
     probes = PROBES
 
@@ -236,7 +238,8 @@ class LerobotAdapter:
             return Command([found(request.command[0]), *request.command[1:]])
         if program.name == TRAIN and _help(program):
             kind = Flags.read([f for f in program.flags if f != "-h"]).get("policy.type")
-            return Command(child(program, [f"--policy.type={POLICIES.get(kind or 'pi05', 'pi05_apt')}", "--help"]))
+            ours = POLICIES.get(kind or "", kind if find(kind) else next(iter(POLICIES.values())))
+            return Command(child(program, [f"--policy.type={ours}", "--help"]))
         if program.name != TRAIN:
             return Command(child(program, acting_flags(program.name, program.flags, request)))
         flags = Flags.read(program.flags)  # one stage, resumed by its own config
@@ -272,11 +275,7 @@ class LerobotAdapter:
         return run(**fields)
 
     def export(self, folder: Path, output: Path) -> None:
-        if read_record(folder).policy != "groot":
-            refuse_pi(folder)
-        from apt_plugin.hosts.lerobot.export_groot import export
-
-        export(folder, output)
+        of(read_record(folder).policy).export(folder, output)
 
     def notes(self) -> Sequence[str]:
         from apt_plugin.hosts.lerobot.discovery import sentence

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from apt_plugin.backends.torch_bench import facts_of, measured, settle
 from apt_plugin.bench import Row, show
 from apt_plugin.errors import choose
+from apt_plugin.hosts.lerobot.families import POLICIES, of
 
-FAMILIES = ("pi05", "pi0", "groot")
 DEVICES = ("cpu", "cuda", "meta")
 
 
@@ -23,19 +22,9 @@ def rows_of(
     Raises:
         AptError: unknown family, size or device; GR00T on the meta device (its VLM asks values of its inputs).
     """
-    choose("family", family, FAMILIES)
+    choose("family", family, POLICIES)
     choose("device", device, DEVICES)
-    bench: Any
-    if family == "groot":
-        from apt_plugin.backends.torch_groot_bench import SIZES, smaller
-        from apt_plugin.hosts.lerobot.bench_groot import Bench
-
-        bench = Bench(smaller(SIZES[choose("size", size, SIZES)], batch), device)
-    else:
-        from apt_plugin.hosts.lerobot import bench_pi as module
-
-        chosen = module.smaller(module.SIZES[choose("size", size, module.SIZES)], batch)
-        bench = module.Bench(family, chosen, device, checkpointing)
+    bench = of(family).bench(family, size, device, batch, checkpointing)
     return measured(bench.rows(), device, rounds, only)
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 
 from apt_plugin.cache import Key, Worker, encoder
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import cache, cache_data, cache_groot, cache_pi
+from apt_plugin.hosts.lerobot import cache, cache_data, families
 from apt_plugin.hosts.lerobot.cache_stamp import stamp_of
 
 logger = logging.getLogger(__name__)
@@ -78,23 +78,17 @@ class Encoder:
             for dataset in self.datasets:
                 for source in cache_data.sources_of(dataset):
                     source.clear_image_transforms()
-        self.stage = config.stage
+        self.stage, self.family = config.stage, families.of(config.type)
         self.kind = self._kind()
         self.places = self._places(self.kind)
 
     # -- what to store ------------------------------------------------------------------------------------
 
     def _kind(self) -> str:
-        asked = self.policy.config.recipe.cache_kind
-        if hasattr(self.policy.model, "apt_state_layers"):
-            if asked not in ("auto", "states"):
-                raise AptError(f"cache_kind is {asked!r}; GR00T stores backbone states: write states, or auto.")
-            return "states"
-        if asked == "states":
-            raise AptError("cache_kind is 'states', which is GR00T's; π takes kv, vision, or auto.")
+        asked, kinds = self.policy.config.recipe.cache_kind, self.family.rules.caches
         if asked != "auto":
             return asked
-        return encoder.cheapest(self.folder, ("kv", "vision"), self._sample)
+        return kinds[0] if len(kinds) == 1 else encoder.cheapest(self.folder, kinds, self._sample)
 
     def _sample(self, kind: str) -> tuple[list[Key], list[dict[str, np.ndarray]]]:
         self.places = self._places(kind)
@@ -112,12 +106,9 @@ class Encoder:
         batch = self._batch(keys)
         config = self.policy.config
         device = torch.device(config.device).type
-        half = getattr(config, "use_bf16", None)
-        half = config.dtype == "bfloat16" if half is None else half
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bool(half)):
-            if kind == "states":
-                return cache_groot.encode(self.policy, batch)
-            return cache_pi.encode(self.policy, batch, kind)
+        half = self.family.autocasts(config)
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=half):
+            return self.family.encode(self.policy, batch, kind)
 
     def _batch(self, keys: Sequence[Key]) -> dict[str, Any]:
         """A processed batch, as lerobot's loop makes it; what it draws at random depends on the keys alone."""

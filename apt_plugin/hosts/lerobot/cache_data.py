@@ -87,6 +87,9 @@ def without_images(dataset: Any) -> None:
         reader = source._ensure_reader()
         cameras = [name for name in reader.hf_dataset.column_names if name in source.meta.camera_keys]
         reader.hf_dataset = reader.hf_dataset.remove_columns(cameras)
+        if reader.delta_indices:  # a policy may ask for moments of its observations, too
+            named = source.meta.camera_keys
+            reader.delta_indices = {k: v for k, v in reader.delta_indices.items() if k not in named}
         reader._query_videos = lambda *_: {}
         source.clear_image_transforms()
 

@@ -13,9 +13,8 @@ import torch
 from apt_plugin.backends.torch_bytes import as_bytes
 from apt_plugin.cache.stamp import files_of
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot import cache_data
+from apt_plugin.hosts.lerobot import cache_data, families
 from apt_plugin.hosts.lerobot.groups import vlm_digest
-from apt_plugin.hosts.lerobot.loading import family_of
 
 
 def stamp_of(cfg: Any, policy: Any, dataset: Any, preprocessor: Any, kind: str) -> dict[str, Any]:
@@ -24,15 +23,15 @@ def stamp_of(cfg: Any, policy: Any, dataset: Any, preprocessor: Any, kind: str) 
     Args:
         cfg: lerobot's TrainPipelineConfig; dataset: the host's data set, or a mix.
     """
-    config = policy.config
+    config, family = policy.config, families.of(policy.config.type)
     words = cache_data.keyed_by_words(config, kind)
     return {
-        "policy": family_of(config.type),
+        "policy": families.host_type(config.type),
         "kind": kind,
         "key": "frame and instruction" if words else "frame",
         "encoder": vlm_digest(policy),
-        "dtype": compute_dtype(config),
-        "layers": layers_of(policy, kind),
+        "dtype": family.computes_in(policy),
+        "layers": family.layers(policy, kind),
         "prefix": config.recipe.prefix,
         "images": {name: list(feature.shape) for name, feature in config.image_features.items()},
         "processor": processor_settings(config, preprocessor, kind),
@@ -42,20 +41,6 @@ def stamp_of(cfg: Any, policy: Any, dataset: Any, preprocessor: Any, kind: str) 
         "transformers": importlib.metadata.version("transformers"),
         "torch": torch.__version__.partition("+")[0],
     }
-
-
-def compute_dtype(config: Any) -> str:
-    """In which precision the VLM computes."""
-    if hasattr(config, "use_bf16"):  # GR00T: autocast
-        return "bfloat16" if config.use_bf16 else "float32"
-    return config.dtype
-
-
-def layers_of(policy: Any, kind: str) -> Any:
-    """Which layers' outputs are stored."""
-    if kind == "states":
-        return policy.model.apt_state_layers()
-    return "keys and values of all" if kind == "kv" else "vision tower and projector"
 
 
 def processor_settings(config: Any, preprocessor: Any, kind: str) -> dict[str, Any]:

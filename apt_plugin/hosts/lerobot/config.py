@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from apt_plugin import families
 from apt_plugin.errors import AptError
+from apt_plugin.families import check
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot.names import PALIGEMMA
-from apt_plugin.hosts.lerobot.trained import trained
+from apt_plugin.hosts.lerobot import families
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 from apt_plugin.vlm import mode_of, resolved
@@ -27,7 +26,6 @@ _NOT_FOLLOWED = {
 class StageFields:
     """Mixed into a host config. The host's own fields keep their meaning and defaults."""
 
-    apt_family: ClassVar[str] = families.PI
     # 1 trains the vision-action prior, 2 adds language through gated fusion.
     stage: int = PRIOR
     recipe: Recipe = field(default_factory=Recipe)
@@ -41,9 +39,10 @@ class StageFields:
         for name, (off, why) in _NOT_FOLLOWED.items():
             if getattr(self, name, off) != off:
                 raise AptError(f"--policy.{name}={getattr(self, name)}: {why} Leave the flag out ({off}).")
-        families.check(self.recipe, self.apt_family)
+        family = families.of(self.type)  # type: ignore[attr-defined]  # the host's config stands behind this mixin
+        check(self.recipe, family.rules)
         super().__post_init__()  # type: ignore[misc]  # the host's config stands behind this mixin
-        self.recipe = resolved(self.recipe, lambda: trained(self.apt_family, vars(self)))
+        self.recipe = resolved(self.recipe, lambda: family.trained(vars(self)))
 
     @property
     def vlm_mode(self) -> str:
@@ -56,12 +55,3 @@ class StageFields:
         recorder: Any = getattr(self, "_apt_recorder", None)
         if recorder is not None:
             recorder(Path(save_directory))
-
-
-@dataclass
-class AptFields(StageFields):
-    """For PI05Config and PI0Config."""
-
-    # A model of other sizes than the host's two, see apt_plugin.hosts.lerobot.sizes. None is the host's own.
-    sizes: dict[str, int] | None = None
-    tokenizer_name: str = PALIGEMMA

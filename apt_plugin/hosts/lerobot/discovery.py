@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 
-from apt_plugin.hosts.lerobot.names import POLICIES
+from apt_plugin.hosts.lerobot.families import POLICIES
 
 COMPANION = "lerobot_policy_apt"
 

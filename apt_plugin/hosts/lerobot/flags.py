@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.names import POLICIES
+from apt_plugin.hosts.lerobot.families import POLICIES, find, unsized
 from apt_plugin.hosts.lerobot.probes import takes_autocast
 from apt_plugin.hub import local_folder
 from apt_plugin.probes import Package
@@ -28,9 +28,10 @@ def recipe_flags(recipe: Recipe) -> dict[str, str]:
 
 
 def precision_flags(flags: Flags) -> dict[str, str]:
-    """On a GPU π trains in bfloat16 unless the user, or the checkpoint, says otherwise: lerobot's default of float32
-    takes Stage 1 of a full-size π0.5 beyond a 24 GB card. (GR00T's config has the same default by itself.)"""
-    if flags.get("policy.type") not in ("pi05_apt", "pi0_apt") or flags.get("policy.dtype") is not None:
+    """On a GPU a policy trains in bfloat16 unless the user, or the checkpoint, says otherwise: lerobot's default of
+    float32 takes Stage 1 of a full-size π0.5 beyond a 24 GB card."""
+    family = find(flags.get("policy.type"))
+    if family is None or not family.precision or flags.get(family.precision) is not None:
         return {}
     device = flags.get("policy.device")
     if device is None:
@@ -40,9 +41,9 @@ def precision_flags(flags: Flags) -> dict[str, str]:
     if not device.startswith("cuda"):
         return {}
     logger.info(
-        "APT: --policy.dtype=bfloat16, so that Stage 1 fits a 24 GB card; write float32 for the host's default."
+        "APT: --%s=bfloat16, so that Stage 1 fits a 24 GB card; write float32 for the host's default.", family.precision
     )
-    return {"policy.dtype": "bfloat16"}
+    return {family.precision: "bfloat16"}
 
 
 def autocast_flags(flags: Flags, checkpoint: Path | None) -> dict[str, str]:
@@ -90,9 +91,8 @@ def source_flags(flags: Flags) -> Flags:
         flags = flags.with_({**named, "policy.pretrained_path": path})
     if kind is None:
         raise AptError("Which policy? Write --policy.type=pi05 --policy.pretrained_path=lerobot/pi05_base (or pi0).")
-    base = kind.partition("_")[0] if kind not in POLICIES and kind not in POLICIES.values() else kind
-    ours = POLICIES.get(base, kind if kind in POLICIES.values() else None)
-    if ours is None or (base != kind and not kind.endswith("_tiny")):
+    ours = POLICIES.get(unsized(kind), kind)
+    if find(kind) is None:
         raise AptError(
             f"The recipe needs a VLM with a flow-matching action expert; in lerobot that is {', '.join(POLICIES)}. "
             f"--policy.type is {kind!r}."

@@ -1,9 +1,9 @@
-"""The flow-matching model of an APT policy: lerobot's π0 / π0.5 with two passes, K draws and gated fusion.
+"""The flow-matching model of an APT policy: a host's model with two passes, K draws and gated fusion.
 
     B batch   K noise draws   T action tokens   S prefix tokens   L text tokens   A action dimensions   D width
 
-Mixed in front of PI05Pytorch / PI0Pytorch. Parameters, embeddings, norms and layers are the host's; this file
-says only how the two passes are put together and adds `apt_fusion` in Stage 2.
+Mixed in front of the host's class. Parameters, embeddings, norms and layers are the host's; this file says only how the
+two passes are put together and adds `apt_fusion` in Stage 2. A family says what a prefix and a velocity are.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
-from torch import Tensor
+from torch import Tensor, nn
 
 from apt_plugin.backends.torch_draws import seeded
 from apt_plugin.backends.torch_fusion import build_fusion
-from apt_plugin.backends.torch_pi import PrefixCache, Suffix, expert_pass, prefix_pass
 from apt_plugin.errors import AptError
 from apt_plugin.fusion import fusion_sites
-from apt_plugin.hosts.lerobot.absent_pi import take_out
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
-from apt_plugin.language import prefix_rules
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 if TYPE_CHECKING:  # a mixin: the host's class stands behind it (PI0Pytorch differs in its state token only)
@@ -51,67 +48,96 @@ class PromptBatch:
         return PromptBatch(*(part[:, :count] for part in vars(self).values()))
 
 
-def run_expert(
-    model: Any, embedded: tuple, x: Tensor, cache: PrefixCache, fusions: Any = None, saving: bool = False
-) -> Tensor:
-    """Predicted velocity of K draws per sample by a host's flow model, ours or a stock one.
+@dataclass(frozen=True)
+class Observed:
+    """A batch as a flow reads it."""
 
-    Args:
-        embedded: what the host's `embed_suffix` makes of the draws; x: the noisy chunks themselves [B, K, T, A].
+    images: list[Tensor]  # per camera [B, 3, height, width] in [-1, 1]; in a run from a cache what stands there
+    masks: list[Tensor]  # per camera [B] bool
+    prompt: PromptBatch
+    state: Tensor | None  # [B, state dims]
+    prefix: Any = None  # where a feature cache has it
 
-    Returns:
-        [B, K, T, A] float32
-    """
-    b, draws, t, _ = x.shape
-    embs, pad, att, cond = embedded
-    pwe = model.paligemma_with_expert
-    expert, rotary = pwe.gemma_expert.model, pwe.paligemma.model.language_model.rotary_emb
-    # A later block may read an earlier one (openpi's make_attn_mask), every row alike.
-    block = att[:1].cumsum(-1)
-    attend = (block[:, None, :] <= block[:, :, None]) & pad[:1, None, :].bool()
-    length = embs.shape[1]
-    offsets = torch.arange(length, device=embs.device)
-    suffix = Suffix(
-        x=embs.to(expert.layers[0].self_attn.q_proj.weight.dtype),
-        cond=cond,
-        attend=attend[:, None].expand(b, draws, length, length),
-        position=cache.suffix_offset[:, None] + offsets,
-    )
-    out = expert_pass(expert, rotary, suffix, cache, fusions, saving)
-    out = out[:, -t:].to(model.action_out_proj.weight.dtype)
-    return model.action_out_proj(out).float().unflatten(0, (b, draws))
+
+@dataclass(frozen=True)
+class ExpertShape:
+    """What fusion layers must fit."""
+
+    depth: int
+    width: int
+    heads: int
+    head_width: int
+    dtype: torch.dtype
 
 
 class AptFlow(HostFlow):
     """Two passes instead of the host's joint one, in training and in sampling."""
 
     config: Any
-    paligemma_with_expert: Any
 
     def __init__(self, config: Any, rtc_processor: Any = None):
         super().__init__(config, rtc_processor=rtc_processor)
-        take_out(self)
+        self._leave_out()
         self.apt_stage, self.apt_recipe = config.stage, config.recipe
         self.apt_fusion = None
         if self.apt_stage == LIKELIHOOD:
-            expert = self.paligemma_with_expert.gemma_expert.model
-            attn = expert.layers[0].self_attn
-            sites = fusion_sites(len(expert.layers), self.apt_recipe.fusion.every)
-            heads = attn.q_proj.out_features // attn.head_dim
-            width = expert.layers[0].mlp.up_proj.in_features
+            shape = self.expert_shape()
+            sites = fusion_sites(shape.depth, self.apt_recipe.fusion.every)
             with seeded():
-                self.apt_fusion = build_fusion(self.apt_recipe.fusion, sites, width, heads, attn.head_dim)
+                self.apt_fusion = build_fusion(
+                    self.apt_recipe.fusion, sites, shape.width, shape.heads, shape.head_width
+                )
             for name, parameter in self.apt_fusion.named_parameters():
                 if not name.endswith("gate.w"):  # gates stay float32, see Gate
-                    parameter.data = parameter.data.to(attn.q_proj.weight.dtype)
+                    parameter.data = parameter.data.to(shape.dtype)
+
+    # -- what a family says of itself -----------------------------------------------------------------------
+
+    def _leave_out(self) -> None:
+        """Put outlines where modules stand that a run from a cache never calls."""
+
+    def expert_shape(self) -> ExpertShape:
+        """Of the inherited layers, behind which fusion goes."""
+        raise NotImplementedError
+
+    def vlm(self) -> nn.Module:
+        """The VLM, whole."""
+        raise NotImplementedError
+
+    def prefix(
+        self, images: list[Tensor], img_masks: list[Tensor], prompt: PromptBatch, state: Tensor | None = None
+    ) -> Any:
+        """The prefix pass: what the expert may read, with `blanked()`, the same under an empty instruction.
+
+        Args:
+            images: per camera [B, 3, height, width] in [-1, 1]; img_masks: per camera [B] bool.
+            prompt: the arranged prompt; state: [B, state dims] where a token of the model's own carries it.
+        """
+        raise NotImplementedError
+
+    def velocity(
+        self, cache: Any, x: Tensor, time: Tensor, state: Tensor | None = None, language: bool = True
+    ) -> Tensor:
+        """Expert pass: predicted velocity of K draws per sample.
+
+        Args:
+            cache: of `prefix`; x: [B, K, T, A] noisy chunks; time: [B, K]; state: as in `prefix`.
+            language: False closes every gate: the prior.
+
+        Returns:
+            [B, K, T, A] float32
+        """
+        raise NotImplementedError
+
+    def integration_steps(self) -> int:
+        """How many Euler steps an action chunk takes, by the config."""
+        return self.config.num_inference_steps
 
     # -- the prefix ---------------------------------------------------------------------------------------
 
     def vlm_trains(self) -> bool:
         """Whether any VLM parameter (LoRA included) asks for a gradient; otherwise the prefix records none."""
-        return torch.is_grad_enabled() and any(
-            p.requires_grad for p in self.paligemma_with_expert.paligemma.parameters()
-        )
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.vlm().parameters())
 
     def _trimmed(self, prompt: PromptBatch) -> PromptBatch:
         """Leave out what nobody reads. Not under torch.compile, which wants one shape for all batches."""
@@ -122,51 +148,6 @@ class AptFlow(HostFlow):
         if self.apt_stage == PRIOR and recipe.prefix == "isolated":
             read = read & ~prompt.instruction
         return prompt.first(int(read.sum(-1).max()))
-
-    def prefix(self, images: list[Tensor], img_masks: list[Tensor], prompt: PromptBatch) -> PrefixCache:
-        """The prefix pass.
-
-        Args:
-            images: per camera [B, 3, height, width] in [-1, 1]; img_masks: per camera [B] bool.
-            prompt: the arranged prompt.
-        """
-        with torch.set_grad_enabled(self.vlm_trains()):
-            prompt = self._trimmed(prompt)
-            x, valid, _ = self.embed_prefix(images, img_masks, prompt.tokens, prompt.valid)
-            vlm = self.paligemma_with_expert.paligemma.model.language_model
-            x = x.to(vlm.layers[0].self_attn.q_proj.weight.dtype)
-            seen = valid.shape[1] - prompt.valid.shape[1]  # image tokens
-            image_position = valid[:, :seen].cumsum(-1) - 1
-            text_position = prompt.native_position + valid[:, :seen].sum(-1, keepdim=True)
-            instruction = torch.cat([torch.zeros_like(valid[:, :seen]), prompt.instruction], 1) & valid
-            position = torch.cat([image_position, text_position], 1)
-            rules = prefix_rules(valid, instruction, position, self.apt_recipe.prefix)
-            saving = self.gradient_checkpointing_enabled and self.training and torch.is_grad_enabled()
-            k, v = prefix_pass(vlm, x, rules, saving)
-        return PrefixCache(k, v, rules.kept, instruction, rules.suffix_offset)
-
-    # -- the suffix ---------------------------------------------------------------------------------------
-
-    def embed_draws(self, x: Tensor, time: Tensor, state: Tensor | None) -> tuple:
-        """The host's suffix embedding; π0's puts a state token in front (overridden there)."""
-        return self.embed_suffix(x, time)
-
-    def velocity(
-        self, cache: PrefixCache, x: Tensor, time: Tensor, state: Tensor | None = None, language: bool = True
-    ) -> Tensor:
-        """Expert pass: predicted velocity of K draws per sample.
-
-        Args:
-            x: [B, K, T, A] noisy chunks; time: [B, K]; state: [B, state dims] for π0.
-            language: False closes every gate: the prior.
-
-        Returns:
-            [B, K, T, A] float32
-        """
-        repeated = None if state is None else state.repeat_interleave(x.shape[1], 0)
-        embedded = self.embed_draws(x.flatten(0, 1), time.flatten(), repeated)
-        saving = self.gradient_checkpointing_enabled and self.training and torch.is_grad_enabled()
-        return run_expert(self, embedded, x, cache, self.apt_fusion if language else None, saving)
 
     # -- training and sampling ----------------------------------------------------------------------------
 
@@ -180,7 +161,7 @@ class AptFlow(HostFlow):
         time: Tensor,
         state: Tensor | None = None,
         blank: bool = False,
-        cache: PrefixCache | None = None,
+        cache: Any = None,
     ) -> dict[str, Tensor]:
         """Squared velocity errors, averaged over the draws.
 
@@ -196,9 +177,9 @@ class AptFlow(HostFlow):
         x = t * noise + (1 - t) * actions[:, None]
         target = noise - actions[:, None]
         if cache is None:
-            cache = self.prefix(images, img_masks, prompt)
+            cache = self.prefix(images, img_masks, prompt, state)
 
-        def error(cache: PrefixCache, language: bool = True) -> Tensor:
+        def error(cache: Any, language: bool = True) -> Tensor:
             return (self.velocity(cache, x, time, state, language) - target).square().mean(1)
 
         out = {"loss": error(cache)}
@@ -207,18 +188,19 @@ class AptFlow(HostFlow):
                 out["prior"] = error(cache, language=False)
             if blank:
                 with torch.no_grad():
-                    out["blank"] = error(self.without_words(cache, images, img_masks, prompt))
+                    out["blank"] = error(self.without_words(cache, images, img_masks, prompt, state))
         return out
 
     def without_words(
-        self, cache: PrefixCache, images: list[Tensor], img_masks: list[Tensor], prompt: PromptBatch
-    ) -> PrefixCache:
+        self, cache: Any, images: list[Tensor], img_masks: list[Tensor], prompt: PromptBatch, state: Tensor | None
+    ) -> Any:
         """The cache of the same observation under an empty instruction; free on an isolated prefix."""
         if self.apt_recipe.prefix == "isolated":
             return cache.blanked()
         kept = prompt.valid & ~prompt.instruction
         position = (kept.cumsum(-1) - 1) * kept  # the host's own, had the task text been empty
-        return self.prefix(images, img_masks, PromptBatch(prompt.tokens, kept, prompt.instruction & kept, position))
+        blank = PromptBatch(prompt.tokens, kept, prompt.instruction & kept, position)
+        return self.prefix(images, img_masks, blank, state)
 
     @torch.no_grad()
     def sample_actions(
@@ -241,11 +223,11 @@ class AptFlow(HostFlow):
         b, device = prompt.tokens.shape[0], prompt.tokens.device
         if noise is None:
             noise = self.sample_noise((b, self.config.chunk_size, self.config.max_action_dim), device)
-        cache = self.prefix(images, img_masks, prompt)
+        cache = self.prefix(images, img_masks, prompt, state)
         return euler_integrate(
             lambda x, time: self.guided_velocity(cache, x, time, state),
             noise,
-            num_steps or self.config.num_inference_steps,
+            num_steps or self.integration_steps(),
             rtc_processor=self.rtc_processor,
             rtc_enabled=self._rtc_enabled(),
             inference_delay=kwargs.get("inference_delay"),
@@ -253,7 +235,7 @@ class AptFlow(HostFlow):
             execution_horizon=kwargs.get("execution_horizon"),
         )
 
-    def guided_velocity(self, cache: PrefixCache, x: Tensor, time: Tensor, state: Tensor | None) -> Tensor:
+    def guided_velocity(self, cache: Any, x: Tensor, time: Tensor, state: Tensor | None) -> Tensor:
         """v_prior + s (v_language - v_prior) from the one model; s = 1 costs nothing extra. x [B, T, A], time [B]."""
         scale = self.apt_recipe.guidance_scale
         x, time = x[:, None], time[:, None]

@@ -10,10 +10,10 @@ from torch import nn
 from apt_plugin import parts
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot.families import FAMILIES
 
-VLM = (".paligemma.", ".backbone.")  # π, GR00T
-# Its embedding table was removed by the host, so its output head never sees a gradient.
-UNUSED = "gemma_expert.lm_head."
+VLM = tuple(family.vlm for family in FAMILIES)
+UNUSED = tuple(part for family in FAMILIES for part in family.unused)
 
 
 def in_vlm(name: str) -> bool:
@@ -42,7 +42,7 @@ def set_trainable(policy: nn.Module, config: Any) -> None:
     named = dict(policy.named_parameters())
     absent = getattr(policy, "apt_absent", None)
     frozen = parts.frozen_names(named, config.recipe, config.stage, in_vlm, absent.specs if absent else ())
-    frozen |= {name for name in named if UNUSED in name}
+    frozen |= {name for name in named if any(part in name for part in UNUSED)}
     for name in frozen:
         named[name].requires_grad_(False)
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from lerobot.utils.constants import OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
 from apt_plugin.backends import torch_listen, torch_params
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.flow import AptFlow, PromptBatch
+from apt_plugin.hosts.lerobot.families import find
 from apt_plugin.hosts.lerobot.groups import VLM
 from apt_plugin.hosts.lerobot.listen_attention import attention_of
+from apt_plugin.hosts.lerobot.listening import STOCK_VLM, Listening
 from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
@@ -42,11 +42,9 @@ class LerobotListener:
         self.config, self.dataset = opened.policy.config, dataset
         self.stage = getattr(self.config, "stage", None)
         self.gated = self.stage == LIKELIHOOD
-        self.steps = int(
-            getattr(self.config, "num_inference_steps", 0)
-            or getattr(self.config, "num_steps", 0)
-            or self.flow().action_head.num_inference_timesteps
-        )
+        family = find(self.config.type)
+        self.listening = Listening() if family is None else family.listening()
+        self.steps = self.listening.steps(self.policy)
         rows = EpisodeTable(dataset.meta, silent=chosen is not None)
         self.tasks = rows.tasks
         chosen = spread_over_tasks(rows.task, rows.length, count, seed) if chosen is None else chosen
@@ -67,7 +65,7 @@ class LerobotListener:
         self.began = (read_record(opened.folder).vlm_start or "") if record.is_file() else ""
 
     def flow(self) -> Any:
-        return getattr(self.policy, "_groot_model", None) or self.policy.model
+        return self.listening.flow(self.policy)
 
     # -- frames -------------------------------------------------------------------------------------------
 
@@ -83,7 +81,7 @@ class LerobotListener:
         for start in range(0, len(chosen), 32):
             part = slice(start, start + 32)
             batch = self.preprocessor(self._raw(self._items[part], texts[part]))
-            chunk, ok = self._chunk(batch)
+            chunk, ok = self.listening.chunk(self.policy, batch)
             actions.append(chunk)
             valid.append(ok)
         camera = next(iter(self.config.image_features), None) if self.config.image_features else None
@@ -99,50 +97,15 @@ class LerobotListener:
             width=int(self.config.action_feature.shape[0]),
         )
 
-    def _chunk(self, batch: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Demonstrated chunks [B, T, A] as the model is trained on them, and which steps are in the episode [B, T]."""
-        if self.is_groot():
-            inputs = self.policy._filter_groot_inputs(batch, include_action=True)
-            actions, mask = inputs["action"].float(), inputs["action_mask"].bool()
-            ok = mask.any(-1) if mask.dim() == 3 else mask
-        else:
-            actions = self.policy.prepare_action(batch).float()
-            pad = batch.get("action_is_pad")
-            ok = torch.ones(actions.shape[:2], dtype=torch.bool) if pad is None else ~pad.bool()
-        return actions.cpu().numpy(), ok[:, : actions.shape[1]].cpu().numpy()
-
-    def is_groot(self) -> bool:
-        return hasattr(self.policy, "_filter_groot_inputs")
-
     # -- what is asked ------------------------------------------------------------------------------------
 
     def context(self, frames: Sequence[int], texts: Sequence[str]) -> Context:
         return self._context([self._items[f] for f in frames], texts)
 
     def _context(self, items: Sequence[dict], texts: Sequence[str]) -> Any:
-        policy, model = self.policy, self.flow()
-        if self.is_groot() and not hasattr(model, "apt_features") and len(items) > 1:
+        if len(items) > 1 and self.listening.alone(self.policy):
             return torch_listen.OneByOne([self._context([i], [t]) for i, t in zip(items, texts, strict=True)])
-        batch = self.preprocessor(self._raw(items, texts))
-        device = next(policy.parameters()).device
-        if self.is_groot():
-            inputs = policy._filter_groot_inputs(batch, include_action=False)
-            ours = hasattr(model, "apt_features")
-            made = torch_listen.AptGrootContext if ours else torch_listen.GrootContext
-            return made(model, inputs, bool(self.config.use_bf16))
-        if isinstance(model, AptFlow):
-            with torch.inference_mode():
-                images, masks = policy._preprocess_images(batch)
-                cache = model.prefix(images, masks, PromptBatch.of(batch))
-            return torch_listen.AptPiContext(model, cache, policy._state(batch), device)
-        if not hasattr(model, "denoise_step"):
-            raise AptError(
-                f"listen does not know how {self.config.type!r} denoises. In lerobot it knows pi0, pi05, smolvla, "
-                "groot and the recipe's policies."
-            )
-        made = torch_listen.DenoiseContext(model, lambda: policy.predict_action_chunk(batch), device)
-        made.text_tokens = batch[OBS_LANGUAGE_TOKENS].shape[1]
-        return made
+        return self.listening.context(self.policy, self.preprocessor(self._raw(items, texts)))
 
     def prompts(self, frames: Sequence[int], texts: Sequence[str]) -> dict[str, Any]:
         """The processed batch of frames under these words, prompt tokens among it."""
@@ -162,14 +125,7 @@ class LerobotListener:
     def _features(self, items: Sequence[dict]) -> np.ndarray:
         """What the frozen image tower says, pooled: no instruction takes part."""
         batch = self.preprocessor(self._raw(items, [""] * len(items)))
-        model = self.flow()
-        if self.is_groot():
-            inputs = self.policy._filter_groot_inputs(batch, include_action=False)
-            return torch_listen.groot_features(model, inputs, bool(self.config.use_bf16))
-        prepare = getattr(self.policy, "_preprocess_images", None) or self.policy.prepare_images
-        images, _ = prepare(batch)
-        tower = getattr(model, "paligemma_with_expert", None) or model.vlm_with_expert
-        return torch_listen.pooled([tower.embed_image(image) for image in images])
+        return self.listening.features(self.policy, batch)
 
     def gates(self) -> dict[str, float]:
         fusion = getattr(self.flow(), "apt_fusion", None)
@@ -212,7 +168,7 @@ def _picture(image: Tensor | None) -> np.ndarray:
 
 def _vlm(policy: Any) -> dict[str, Tensor]:
     """The VLM's parameters, without PEFT's wrapping in their names."""
-    parts = (*VLM, ".vlm_with_expert.vlm.")
+    parts = (*VLM, STOCK_VLM)
     named = ((n.replace(".base_layer.", "."), p) for n, p in policy.named_parameters() if ".lora_" not in n)
     return {name: p for name, p in named if any(part in f".{name}" for part in parts)}
 

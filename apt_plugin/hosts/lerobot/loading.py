@@ -13,7 +13,8 @@ from typing import Any
 from apt_plugin import files, freeze, seal
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import facts
-from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, CONFIG, FREE, POLICIES, WEIGHTS
+from apt_plugin.hosts.lerobot.families import POLICIES, host_type, unsized
+from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, CONFIG, FREE, WEIGHTS
 from apt_plugin.hosts.lerobot.steps import check_steps
 from apt_plugin.hub import local_folder
 from apt_plugin.recipe import flatten, from_flat
@@ -42,11 +43,6 @@ def config_of(path: str | Path, **given: Any) -> Any:
 
     hub = ("force_download", "token", "cache_dir", "local_files_only", "revision")
     return PreTrainedConfig.from_pretrained(path, **{k: v for k, v in given.items() if k in hub})
-
-
-def family_of(policy_type: str) -> str:
-    """The host's policy type behind one of ours."""
-    return {apt: host for host, apt in POLICIES.items()}[policy_type]
 
 
 def inspect(path: str | Path, config: Any, dataset_meta: Any = None, **download: Any) -> Source:
@@ -97,7 +93,7 @@ def _adapters(config: Any, base: Source) -> Source | None:
 
 def _weights(path: str | Path, config: Any, dataset_meta: Any = None, **download: Any) -> Source:
     folder = local_folder(path, **download)
-    family = family_of(config.type)
+    family = host_type(config.type)
     host_config = files.read_json(folder / "config.json")
     kind = host_config.get("type")
     if kind == config.type:
@@ -109,9 +105,11 @@ def _weights(path: str | Path, config: Any, dataset_meta: Any = None, **download
             return Source(folder, "same", record)
         if config.stage == LIKELIHOOD:
             now = facts.of(config, dataset_meta)
-            return Source(folder, "prior", check_stage1(folder, family, config.recipe, WEIGHTS, now, facts.FLAGS))
+            return Source(
+                folder, "prior", check_stage1(folder, family, config.recipe, WEIGHTS, now, facts.flags_of(config))
+            )
         raise AptError(f"{folder} is a Stage-2 result; Stage 1 starts from {family} weights or resumes a Stage 1.")
-    if kind == family or _is_sized(kind, family):
+    if kind == family or (kind is not None and unsized(kind) == family):
         if config.stage == LIKELIHOOD:
             check_stage1(folder, family, config.recipe, WEIGHTS)  # has no apt.json: says what to do
         if (folder / RECORD).exists():
@@ -125,32 +123,6 @@ def _weights(path: str | Path, config: Any, dataset_meta: Any = None, **download
         f"{folder} holds a {kind!r} policy; {config.type} loads {family!r} or {config.type!r} weights. APT in lerobot "
         f"knows {', '.join(f'{host} -> {apt}' for host, apt in POLICIES.items())}."
     )
-
-
-def _is_sized(kind: str | None, family: str) -> bool:
-    """A stock policy type at other sizes names its family in front: pi05_tiny is a pi05 (apt_plugin.tabletop)."""
-    return kind is not None and kind.startswith(f"{family}_") and kind not in POLICIES.values()
-
-
-def host_renames(paths: list[Path], family: str) -> dict[str, str]:
-    """Key in the file -> key in the model, for openpi-born checkpoints that lack lerobot's `model.` prefix."""
-    from apt_plugin.backends.torch_params import file_shapes
-
-    stored = [name for path in paths for name in file_shapes(path)]
-    old = {"time_mlp_in": "action_time_mlp_in", "time_mlp_out": "action_time_mlp_out"}
-    if family == "pi05":
-        old = {new: name for name, new in old.items()}
-    renames: dict[str, str] = {}
-    for name in stored:
-        bare = name.removeprefix("model.")
-        head, _, tail = bare.partition(".")
-        renames[name] = f"model.{old.get(head, head)}.{tail}" if tail else f"model.{bare}"
-    return renames
-
-
-def expert_keys(names: Any) -> set[str]:
-    """Everything that is not the VLM: the action expert with its projections."""
-    return {name for name in names if ".paligemma_with_expert.paligemma." not in f".{name}"}
 
 
 def log_source(source: Source, policy: Any, loaded: list[str], fresh: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""Names that the processor writes into a batch and the policy reads, and the policy types of this adapter."""
+"""Names that the processor writes into a batch and the policy reads, and of the files that it finds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ NATIVE_POSITION = "observation.language.native_position"  # [B, L] int64
 
 PALIGEMMA = "google/paligemma-3b-pt-224"  # the tokenizer that lerobot hard-codes
 
-# host policy type -> ours. The value of `family` in a record is the host type.
-POLICIES = {"pi05": "pi05_apt", "pi0": "pi0_apt", "groot": "groot_apt"}
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"  # PEFT's

@@ -12,7 +12,8 @@ from apt_plugin import files
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError, did_you_mean
 from apt_plugin.hosts.lerobot import loading, register, renaming
-from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, POLICIES, PREPROCESSOR, WEIGHTS
+from apt_plugin.hosts.lerobot.families import POLICIES, find, host_type
+from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, PREPROCESSOR, WEIGHTS
 from apt_plugin.hosts.lerobot.steps import check_steps
 from apt_plugin.listen.loaded import check_loaded
 
@@ -88,8 +89,8 @@ def _loaded(config: Any, folder: Path) -> Any:
         files.check_safetensors(path)
     policy = get_policy_class(config.type).from_pretrained(folder, config=config)
     if config.type not in POLICIES.values():  # ours stop by themselves
-        family = next((name for name in ("pi05", "pi0") if config.type in (name, f"{name}_tiny")), None)
-        renames = loading.host_renames(paths, family) if family else {}
+        family = find(config.type)
+        renames = family.renames(paths, host_type(config.type)) if family else {}
         check_loaded(torch_params.not_loaded(policy, paths, renames), len(policy.state_dict()), folder)
     return policy
 

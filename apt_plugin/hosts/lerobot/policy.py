@@ -1,12 +1,14 @@
-"""The APT policy: lerobot's PI0Policy / PI05Policy with the recipe's stage, draws, groups and checks.
+"""The APT policy: a policy of lerobot with the recipe's stage, draws, groups and checks.
 
     B batch   K noise draws   T action tokens   A action dimensions
 
-Mixed in front of the host's policy class; image preprocessing, action queue, RTC and padding stay the host's.
+Mixed in front of the host's policy class, whose preprocessing, action queue, RTC and padding stay. What differs between
+families is a method that a family's own policy answers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,18 +20,14 @@ from torch import Tensor
 from apt_plugin import freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import absent_pi, cache, cache_data, cache_pi, loading, records, shards
-from apt_plugin.hosts.lerobot.flow import PromptBatch
-from apt_plugin.hosts.lerobot.groups import check_wrapped, optimizer_groups, set_trainable, trainable_share, vlm_digest
+from apt_plugin.hosts.lerobot import cache, families, loading, records, shards
+from apt_plugin.hosts.lerobot.groups import check_wrapped, in_vlm, optimizer_groups, trainable_share, vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS
-from apt_plugin.hosts.lerobot.noise import draw
-from apt_plugin.hosts.lerobot.sizes import sized
 from apt_plugin.listen.interval import interval_numbers
-from apt_plugin.run.replace import replaced
 from apt_plugin.stages import LIKELIHOOD
 
 if TYPE_CHECKING:  # a mixin: the host's policy stands behind it
-    from lerobot.policies.pi05.modeling_pi05 import PI05Policy as HostPolicy
+    from lerobot.policies.pretrained import PreTrainedPolicy as HostPolicy
 else:
     HostPolicy = object
 
@@ -37,32 +35,66 @@ logger = logging.getLogger(__name__)
 
 
 class AptPolicy(HostPolicy):
-    """Stage 1 or Stage 2 of the recipe on one of lerobot's π policies."""
+    """Stage 1 or Stage 2 of the recipe on a policy of lerobot."""
 
     config: Any
     model: Any
-    host: Any  # the host's modeling module, set by the subclass
-    flow: tuple[str, type]  # (name of the host's model class in that module, our subclass of it)
+    lora: str  # pattern of the VLM's matrices that LoRA adapts
 
     def __init__(self, config: Any, source: loading.Source | None = None, **kwargs: Any):
         if config.stage == LIKELIHOOD and source is None:
+            host = families.host_type(config.type)
             raise AptError(
                 "Stage 2 starts from a Stage-1 result and none was named. Write --policy.path=<Stage-1 checkpoint> "
-                "--policy.stage=2, or train both: apt-plugin run lerobot-train ... --recipe apt."
+                f"--policy.stage=2, or train both: apt-plugin run lerobot-train --policy.type={host} ... --recipe apt."
             )
         shards.check_process()
         records.check_data(config, kwargs.get("dataset_meta"))
-        # The host's own switch freezes the VLM and keeps it in eval mode. It is derived, never inherited: a
-        # Stage-2 policy rebuilt from a Stage-1 config would otherwise keep Stage 1's freezing.
-        config.train_expert_only = config.vlm_mode != "full"
-        with sized(config.sizes), replaced(self.host, *self.flow), absent_pi.outline(config, self.host):
+        self._apt_source = source
+        with self._building(config):
             super().__init__(config, **kwargs)
-        self.apt_absent = cache.leave_out(self)
-        self.model.to(config.device)
-        set_trainable(self, config)
+        self.apt_absent = cache.leave_out(self, self._held(config))
+        self._settle(config)
         self.apt_run = records.state_of(config)
         self._apt_eval: dict[str, list[float]] = {}
         config._apt_recorder = self._record_adapter
+
+    # -- what a family says of itself -----------------------------------------------------------------------
+
+    def _building(self, config: Any) -> contextlib.AbstractContextManager:
+        """What is replaced in the host while it builds the policy."""
+        raise NotImplementedError
+
+    def _held(self, config: Any) -> torch.dtype | None:
+        """In what a frozen VLM's weights are held; None: as the checkpoint has them."""
+        return None
+
+    def _settle(self, config: Any) -> None:
+        """Put the model on its device, and say what of it trains."""
+        raise NotImplementedError
+
+    def _errors(self, batch: dict[str, Any], step: int, blank: bool) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Squared errors averaged over the draws, {loss, prior, blank: [B, T, A]}; and which of them count, [B, T, A]
+        or [B, T, 1] (errors that do not are zero), None for all.
+
+        Args:
+            step: of the optimiser, -1 in evaluation; blank: whether the error under no instruction is wanted.
+        """
+        raise NotImplementedError
+
+    def _mean(self, error: Tensor, counts: Tensor | None, each: bool) -> Tensor:
+        """The mean of an error over what counts: the batch's, or with `each` per sample [B]."""
+        rows = error.mean((1, 2))
+        return rows if each else rows.mean()
+
+    @classmethod
+    def _raw(cls, path: str | Path, config: Any) -> bool:
+        """Whether `path` holds weights that the host reads by itself, while it builds the policy of `config`."""
+        return False
+
+    def _keeps_processors(self, source: loading.Source) -> bool:
+        """Whether the saved processors of a checkpoint go on. Those of a foreign source lack our prompt step."""
+        return source.kind == "same"
 
     # -- loading and saving -------------------------------------------------------------------------------
 
@@ -75,25 +107,24 @@ class AptPolicy(HostPolicy):
         """
         if config is None:
             config = loading.config_of(pretrained_name_or_path, **kwargs)
+        data = {key: kwargs[key] for key in ("dataset_meta", "dataset_stats") if key in kwargs}
+        if cls._raw(pretrained_name_or_path, config):
+            return cls(config, **data).eval()
         source = loading.inspect(pretrained_name_or_path, config, **kwargs)
         if source.kind == "prior":
             config.stage1_path = str(source.folder)
-        data = {key: kwargs[key] for key in ("dataset_meta", "dataset_stats") if key in kwargs}
         policy = cls(config, source=source, **data)
         names = policy.state_dict().keys()
-        skip: set[str] = set()
-        if source.kind == "host" and config.recipe.expert == "fresh":
-            skip = loading.expert_keys(names)
-        fresh = {name for name in names if freeze.added(name)} if source.kind == "prior" else set()
         host = source.kind == "host"
-        renames = loading.host_renames(source.files, loading.family_of(config.type)) if host else {}
+        skip = {n for n in names if not in_vlm(n)} if host and config.recipe.expert == "fresh" else set()
+        fresh = {name for name in names if freeze.added(name)} if source.kind == "prior" else set()
+        renames = families.of(config.type).renames(source.files, families.host_type(config.type)) if host else {}
         loaded = torch_params.load_shared(policy, source.files, renames, skip, fresh, policy.apt_absent, host)
         loading.log_source(source, policy, loaded, skip | fresh)
         records.restore(policy, source)
         policy.name_or_path = str(source.folder)  # PEFT notes the base model under this name
-        if source.kind != "same" and str(config.pretrained_path) == str(pretrained_name_or_path):
-            # lerobot reads the processors from pretrained_path; those of a foreign source lack our prompt step.
-            config.pretrained_path = None
+        if not policy._keeps_processors(source) and str(config.pretrained_path) == str(pretrained_name_or_path):
+            config.pretrained_path = None  # where lerobot reads the processors from
         policy.to(config.device)
         policy.eval()
         return policy
@@ -110,7 +141,7 @@ class AptPolicy(HostPolicy):
     # -- training -----------------------------------------------------------------------------------------
 
     def forward(self, batch: dict[str, Tensor], reduction: str = "mean") -> tuple[Tensor, dict]:
-        """Flow-matching loss over K draws per prefix pass.
+        """Flow-matching loss over K draws per pass of the VLM.
 
         Args:
             batch: a processed lerobot batch; `reduction`: "mean", or "none" for per-sample losses [B].
@@ -121,28 +152,15 @@ class AptPolicy(HostPolicy):
         if self.training and self.apt_run.vlm_start is None:
             self.apt_run.begin(vlm_digest(self))
         recipe, two = self.config.recipe, self.config.stage == LIKELIHOOD
-        cached = cache_data.fields_of(batch)
-        if cached is None:
-            images, img_masks = self._preprocess_images(batch)
-        else:
-            images, img_masks = cache_pi.images_of(self, cached) if "tokens" in cached else ([], [])
-        prefix = cache_pi.prefix_of(cached) if cached is not None and "k" in cached else None
-        actions = self.prepare_action(batch)
         step = self.apt_run.step if self.training else -1  # the same draws at every evaluation, in both stages
-        noise, time = draw(self.model, batch, actions, recipe.noise_draws, step)
         blank = two and (not self.training or (recipe.gap_every > 0 and self.apt_run.step % recipe.gap_every == 0))
-        errors = self.model.forward(
-            images, img_masks, PromptBatch.of(batch), actions, noise, time, self._state(batch), blank, prefix
-        )
-        width = self.config.output_features[ACTION].shape[0]
-        terms = {name: error[..., :width] for name, error in errors.items()}
-        per_sample = terms["loss"].mean((1, 2))
-        if "prior" in terms:
-            per_sample = per_sample + recipe.prior_loss * terms["prior"].mean((1, 2))
-        scalars = {name: float(term.detach().mean()) for name, term in terms.items()}
+        terms, counts = self._errors(batch, step, blank)
+        scalars = {name: float(self._mean(term.detach(), counts, False)) for name, term in terms.items()}
         stages.check_finite(scalars, self.apt_run.step)
         logged = self._log(scalars, terms["loss"])
-        return (per_sample if reduction == "none" else per_sample.mean()), logged
+        weights = {"loss": 1.0, "prior": recipe.prior_loss}
+        parts = [w * self._mean(terms[n], counts, reduction == "none") for n, w in weights.items() if n in terms]
+        return sum(parts[1:], parts[0]), logged
 
     def _log(self, scalars: dict[str, float], errors: Tensor) -> dict[str, Any]:
         """Scalars for lerobot's tracker, which averages them over a log interval; and the curve for the report."""
@@ -160,7 +178,7 @@ class AptPolicy(HostPolicy):
         if gates and self.apt_run.step % max(self.config.recipe.gap_every, 1) == 0:
             self.apt_run.curve.add(self.apt_run.step, {f"gate.{site}": g for site, g in gates.items()})
         self.apt_run.curve.add(self.apt_run.step, curve)
-        per_dim = errors.detach().mean((0, 1)).cpu().tolist()
+        per_dim = errors.detach()[..., : self.config.output_features[ACTION].shape[0]].mean((0, 1)).cpu().tolist()
         return {**curve, "loss_per_dim": per_dim, "trainable_share": trainable_share(self)}
 
     def _held_out(self) -> dict[str, float]:
@@ -184,27 +202,15 @@ class AptPolicy(HostPolicy):
         check_wrapped(self, self.config.vlm_mode)
         return optimizer_groups(self, self.config)
 
-    # -- acting -------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def predict_action_chunk(self, batch: dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """An action chunk [B, T, A] for a processed batch; `noise` [B, T, max A] may be given."""
-        self.eval()
-        images, img_masks = self._preprocess_images(batch)
-        actions = self.model.sample_actions(images, img_masks, PromptBatch.of(batch), self._state(batch), **kwargs)
-        return actions[:, :, : self.config.output_features[ACTION].shape[0]]
-
-    def _state(self, batch: dict[str, Tensor]) -> Tensor | None:
-        """π0's state enters as a suffix token; π0.5 has it in the prompt."""
-        return None
-
     # -- PEFT ---------------------------------------------------------------------------------------------
+
+    def _saved_in_full(self) -> list[str]:
+        """Modules that train in full beside LoRA: the expert, its heads, the fusion."""
+        raise NotImplementedError
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
         """LoRA on the VLM's language model; the expert and the fusion train in full and are saved with it."""
-        host = r".*paligemma\.model\.language_model\..*(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-        heads = [n for n, _ in self.model.named_children() if n not in ("paligemma_with_expert",)]
-        return {"target_modules": host, "modules_to_save": ["gemma_expert", *heads], "r": 16, "lora_alpha": 16}
+        return {"target_modules": self.lora, "modules_to_save": self._saved_in_full(), "r": 16, "lora_alpha": 16}
 
     def _validate_peft_config(self, peft_config: Any) -> None:
         """The host insists on pretrained_path, which a foreign source resets on purpose; ask for a stage instead."""

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apt_plugin import families
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot import families
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
 from apt_plugin.run import facts, preflight
 from apt_plugin.run.preflight import Facts
@@ -77,8 +77,8 @@ def of(config: Any, output: Path) -> Facts:
     steps = config.steps
     warmup, decay = _schedule(config.scheduler, steps)
     more: dict[str, Any] = {}
-    if policy.apt_family == families.PI:  # GR00T's prompt has no limit
-        step = AptPromptStep(family=policy.type.partition("_")[0], tokenizer_name=policy.tokenizer_name)
+    if families.of(policy.type).prompt_steps:  # GR00T's prompt has no limit
+        step = AptPromptStep(family=families.host_type(policy.type), tokenizer_name=policy.tokenizer_name)
         width = int(math.prod(meta.features[state]["shape"]))
         more = facts.longest(texts, lambda text: step.longest(text, width)) | {
             "token_limit": policy.tokenizer_max_length

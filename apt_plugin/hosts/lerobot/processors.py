@@ -28,15 +28,13 @@ from lerobot.processor import (
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION, PALIGEMMA, POLICIES, PREPROCESSOR
-from apt_plugin.language import arrange, as_words, clean, pi0_segments, pi05_segments
+from apt_plugin.hosts.lerobot import families
+from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION, PALIGEMMA, PREPROCESSOR
+from apt_plugin.language import arrange, as_words
 from apt_plugin.run.replace import replaced
 from apt_plugin.stages import LIKELIHOOD
 
 logger = logging.getLogger(__name__)
-
-# Host steps that write the prompt as one string; ours needs the task and the state apart.
-_PROMPT_STEPS = ("Pi05PrepareStateTokenizerProcessorStep", "Pi0NewLineProcessor")
 
 
 @ProcessorStepRegistry.register(name="apt_prompt_processor")
@@ -48,10 +46,10 @@ class AptPromptStep(ObservationProcessorStep):
     native position [B, L] int64.
 
     Raises (when called):
-        AptError: no task where one is required; π0.5 without a state; a prompt longer than L.
+        AptError: no task where one is required; no state where the prompt holds it; a prompt longer than L.
     """
 
-    family: str = "pi05"
+    family: str = "pi05"  # the host's policy type
     tokenizer_name: str = PALIGEMMA
     max_length: int = 200
     require_task: bool = False  # Stage 2; Stage 1 may read data without any task
@@ -90,25 +88,23 @@ class AptPromptStep(ObservationProcessorStep):
     def _segments(self, observation: dict[str, Any]) -> list[list]:
         state = observation.get(OBS_STATE)
         tasks = self._tasks(observation)
-        if self.family == "pi0":
-            return [pi0_segments((task or "").rstrip("\n")) for task in tasks]
+        family = families.of(self.family)
+        if not family.writes_state(self.family):
+            return [family.segments(self.family, task, "") for task in tasks]
         if state is None:
-            raise AptError("pi05 writes observation.state into its prompt, and the batch has none.")
+            raise AptError(f"{self.family} writes observation.state into its prompt, and the batch has none.")
         # 256 bins over [-1, 1], as lerobot's processor_pi05.py and openpi's tokenizer have them
         bins = np.digitize(state.detach().cpu().float().numpy(), np.linspace(-1, 1, 257)[:-1]) - 1
-        return [self._pi05(task, digits) for task, digits in zip(tasks, bins, strict=True)]
-
-    @staticmethod
-    def _pi05(task: str | None, digits: Any) -> list:
-        return pi05_segments(clean(task), " ".join(map(str, digits)))
+        told = [" ".join(map(str, digits)) for digits in bins]
+        return [family.segments(self.family, task, digits) for task, digits in zip(tasks, told, strict=True)]
 
     def longest(self, task: str, state_width: int) -> int:
         """How many tokens a prompt can have, whatever the state's digits are."""
-        if self.family == "pi0":
-            segments = pi0_segments(task.rstrip("\n"))
-        else:
+        digits, family = "", families.of(self.family)
+        if family.writes_state(self.family):
             widest = max(range(-1, 256), key=lambda digit: len(self._encode(f" {digit}")))
-            segments = self._pi05(task, [widest] * state_width)
+            digits = " ".join([str(widest)] * state_width)
+        segments = family.segments(self.family, task, digits)
         return len(self._bos) + sum(len(self._encode(segment.text)) for segment in segments if segment.text)
 
     def _tasks(self, observation: dict[str, Any]) -> list[str | None]:
@@ -141,13 +137,12 @@ def apt_processors(config: Any, dataset_stats: dict | None, host: ModuleType, ma
     """The host's own two pipelines, with `AptPromptStep` where the host tokenises.
 
     Args:
-        config: PI05AptConfig or PI0AptConfig; host: the host's processor module; make: its factory.
+        config: of a policy of ours, with `tokenizer_name`; host: the host's processor module; make: its factory.
     """
-    ours = {apt: name for name, apt in POLICIES.items()}
 
     def prompt_step(**_: Any) -> AptPromptStep:
         return AptPromptStep(
-            family=ours[config.type],
+            family=families.host_type(config.type),
             tokenizer_name=config.tokenizer_name,
             max_length=config.tokenizer_max_length,
             require_task=config.stage == LIKELIHOOD,
@@ -155,7 +150,8 @@ def apt_processors(config: Any, dataset_stats: dict | None, host: ModuleType, ma
 
     with replaced(host, "TokenizerProcessorStep", prompt_step):
         before, after = make(config, dataset_stats=_statistics(config, dataset_stats))
-    before.steps = [step for step in before.steps if type(step).__name__ not in _PROMPT_STEPS]
+    replaces = families.of(config.type).prompt_steps
+    before.steps = [step for step in before.steps if type(step).__name__ not in replaces]
     return before, after
 
 

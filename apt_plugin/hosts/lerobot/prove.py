@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,33 +19,26 @@ from torch import Tensor
 from apt_plugin import freeze
 from apt_plugin.backends.torch_params import shapes
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import groups, loading, register
+from apt_plugin.hosts.lerobot import groups, register
 from apt_plugin.hosts.lerobot.checkpoints import refuses_without_plugin
-from apt_plugin.hosts.lerobot.flow import PromptBatch
-from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, POLICIES, PREPROCESSOR, WEIGHTS
+from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, host_type, of
+from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, PREPROCESSOR, WEIGHTS
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
-from apt_plugin.hosts.lerobot.sizes import sized
 from apt_plugin.hub import local_folder
 from apt_plugin.proofs import Outcome
 from apt_plugin.stages import LIKELIHOOD
 
-# Host names that building a policy rebinds for a moment (sizes, flow class, prompt step).
-_WATCHED = {
-    "lerobot.policies.pi05.modeling_pi05": ("PI05Pytorch", "get_gemma_config", "PiGemmaForCausalLM"),
-    "lerobot.policies.pi0.modeling_pi0": ("PI0Pytorch", "get_gemma_config", "PiGemmaForCausalLM"),
-    "lerobot.policies.pi05.processor_pi05": ("TokenizerProcessorStep",),
-    "lerobot.policies.pi0.processor_pi0": ("TokenizerProcessorStep",),
-}
-
 
 def _snapshot() -> dict[tuple[str, str], int]:
-    return {(m, n): id(getattr(importlib.import_module(m), n)) for m, names in _WATCHED.items() for n in names}
+    """Host names that building a policy rebinds for a moment -> what they are."""
+    found = (item for family in FAMILIES for item in family.watched.items())
+    return {(m, n): id(getattr(importlib.import_module(m), n)) for m, names in found for n in names}
 
 
 class LerobotSubject:
     """One policy with its own preprocessor, in eager float32 as the contracts are stated."""
 
-    def __init__(self, policy: Any, preprocessor: Any, folder: Path, before: dict[tuple[str, str], int]):
+    def __init__(self, policy: Any, preprocessor: Any, folder: Path, before: Mapping[tuple[str, str], int]):
         self.policy, self.preprocessor, self.folder, self._before = policy, preprocessor, folder, before
         self.stage, self.prefix = policy.config.stage, policy.config.recipe.prefix
 
@@ -86,8 +79,8 @@ class LerobotSubject:
     ) -> Outcome:
         policy, model = self.policy, self.policy.model
         batch = self._batch(instructions, state_seed, image_seed)
-        images, img_masks = policy._preprocess_images(batch)
-        actions, state, prompt = policy.prepare_action(batch), policy._state(batch), PromptBatch.of(batch)
+        seen, actions = policy.observed(batch), policy.prepare_action(batch)
+        images, img_masks, state, prompt = seen.images, seen.masks, seen.state, seen.prompt
         b, device = actions.shape[0], actions.device
         fixed = torch.Generator().manual_seed(11)
         noise = torch.randn(b, 2, *actions.shape[1:], generator=fixed).to(device)
@@ -164,14 +157,11 @@ def stock_tree(config: Any) -> dict[str, tuple]:
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class
 
-    family = loading.family_of(config.type)
-    fields = {k: getattr(config, k) for k in PreTrainedConfig.get_choice_class(family).__dataclass_fields__}
-    stock = PreTrainedConfig.get_choice_class(family)(**fields)
-    policy_class = get_policy_class(family)
-    module = importlib.import_module(policy_class.__module__)
-    flow = module.PI05Pytorch if family == "pi05" else module.PI0Pytorch
-    with sized(config.sizes), torch.device("meta"):
-        model = flow(stock)
+    policy_class: Any = get_policy_class(config.type)
+    cls: Any = PreTrainedConfig.get_choice_class(host_type(config.type))
+    stock = cls(**{k: getattr(config, k) for k in cls.__dataclass_fields__})
+    with torch.device("meta"):
+        model = policy_class.stock_flow(config, stock)
     return {f"model.{n}": s for n, s in shapes(model).items()}
 
 
@@ -202,11 +192,7 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
         steps = PolicyProcessorPipeline.from_pretrained(folder, config_filename=PREPROCESSOR, overrides=overrides)
     else:
         raise AptError(f"{folder} holds no {PREPROCESSOR}: it was not written by lerobot-train.")
-    if config.type == "groot_apt":
-        from apt_plugin.hosts.lerobot.prove_groot import LerobotGrootSubject
-
-        return LerobotGrootSubject(policy, steps, folder)
     prompts: list[Any] = [step for step in steps.steps if isinstance(step, AptPromptStep)]
     for prompt in prompts:  # the limit bounds memory, not the model; our instructions must fit
         prompt.max_length = max(prompt.max_length, 64)
-    return LerobotSubject(policy, steps, folder, before)
+    return of(config.type).subject(policy, steps, folder, before)

@@ -14,6 +14,7 @@ from apt_plugin.backends import torch_absent, torch_params, torch_ranks
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import facts, loading, renaming, training
+from apt_plugin.hosts.lerobot.families import host_type
 from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_CONFIG, CONFIG, WEIGHTS
 from apt_plugin.run import lock
@@ -64,7 +65,7 @@ def check_data(config: Any, dataset_meta: Any) -> None:
 def state_of(config: Any) -> StageState:
     """The state of a stage that begins."""
     host = HOSTS["lerobot"].written()
-    return StageState(config.stage, config.recipe, loading.family_of(config.type), host)
+    return StageState(config.stage, config.recipe, host_type(config.type), host)
 
 
 def restore(policy: Any, source: loading.Source) -> None:

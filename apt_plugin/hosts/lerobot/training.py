@@ -129,7 +129,7 @@ def allow_in_policy_server() -> None:
     """lerobot's async server compares exact type names; add ours to its list in this process."""
     from lerobot.async_inference import constants
 
-    from apt_plugin.hosts.lerobot.names import POLICIES
+    from apt_plugin.hosts.lerobot.families import POLICIES
 
     constants.SUPPORTED_POLICIES.extend(n for n in POLICIES.values() if n not in constants.SUPPORTED_POLICIES)
     logger.info("APT: added %s to lerobot.async_inference.constants.SUPPORTED_POLICIES", list(POLICIES.values()))

@@ -25,7 +25,7 @@ from apt_plugin.fusion import fusion_sites
 from apt_plugin.hosts.openpi import cached
 from apt_plugin.hosts.openpi.layers import GemmaStream
 from apt_plugin.hosts.openpi.prompt import require_marked
-from apt_plugin.language import prefix_rules
+from apt_plugin.language import with_images
 from apt_plugin.recipe import Fusion
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
@@ -90,12 +90,9 @@ class AptPi0(Pi0):
         x, valid, _ = self.embed_prefix(obs)
         if self.apt.vlm != "full":
             x = jax.lax.stop_gradient(x)  # LoRA sits in the language model; the image tower never trains with it
-        seen = valid.shape[1] - obs.tokenized_prompt.shape[1]  # image tokens
-        image_position = jnp.cumsum(valid[:, :seen], -1) - 1
-        text_position = obs.token_ar_mask + valid[:, :seen].sum(-1, keepdims=True)
-        instruction = jnp.concatenate([jnp.zeros_like(valid[:, :seen]), obs.token_loss_mask], 1) & valid
-        position = jnp.concatenate([image_position, text_position], 1)
-        rules = prefix_rules(valid, instruction, position, self.apt.prefix)
+        instruction, rules = with_images(
+            valid, obs.token_loss_mask, obs.token_ar_mask, self.apt.prefix, jnp.concatenate
+        )
         stream = self._streams()[0]
         layers = stream.own(self._llm()["layers"])
         k, v = prefix_pass(stream, layers, x.astype(self.apt_dtype), rules, trains=self.apt.vlm != "frozen")

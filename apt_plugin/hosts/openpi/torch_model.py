@@ -21,7 +21,7 @@ from apt_plugin.backends.torch_pi import PrefixCache, Suffix, expert_pass, prefi
 from apt_plugin.errors import AptError
 from apt_plugin.fusion import fusion_sites
 from apt_plugin.hosts.openpi.prompt import require_marked
-from apt_plugin.language import prefix_rules
+from apt_plugin.language import with_images
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 MARK = "apt_plugin_checkpoint"
@@ -90,11 +90,7 @@ class AptPI0Pytorch(pi0_pytorch.PI0Pytorch):
             )
             vlm = self.paligemma_with_expert.paligemma.model.language_model
             x = x.to(vlm.layers[0].self_attn.q_proj.weight.dtype)
-            seen = valid.shape[1] - tokens.shape[1]  # image tokens
-            image_position = valid[:, :seen].cumsum(-1) - 1
-            text_position = native + valid[:, :seen].sum(-1, keepdim=True)
-            instruction = torch.cat([torch.zeros_like(valid[:, :seen]), spoken], 1) & valid
-            rules = prefix_rules(valid, instruction, torch.cat([image_position, text_position], 1), self.apt.prefix)
+            instruction, rules = with_images(valid, spoken, native, self.apt.prefix, torch.cat)
             k, v = prefix_pass(vlm, x, rules, self._saving())
         return PrefixCache(k, v, rules.kept, instruction, rules.suffix_offset)
 

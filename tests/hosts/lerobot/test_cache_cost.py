@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from apt_plugin.backends.torch_bytes import to_torch
-from apt_plugin.hosts.lerobot import cache_data, cache_groot, cache_pi
+from apt_plugin.hosts.lerobot import cache_data, families
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from tests.hosts.lerobot import tiny
 from tests.hosts.lerobot.test_cost import SIZES, count, floor, sized_plain  # noqa: F401
@@ -22,7 +22,7 @@ WORDS = ["push the red cup", "pick up the blue block"]
 def cached(policy: Any, batch: dict[str, Any], kind: str) -> dict[str, Any]:
     """The batch as the data loader of a cached run gives it: features in place of images."""
     with torch.no_grad():
-        entries = cache_groot.encode(policy, batch)[0] if kind == "states" else cache_pi.encode(policy, batch, kind)[0]
+        entries = families.of(policy.config.type).encode(policy, batch, kind)[0]
     dtypes = {
         "k": "F32",
         "v": "F32",

@@ -35,7 +35,7 @@ def test_doctor_says_what_is_here_and_why_not(monkeypatch, capsys: pytest.Captur
     assert doctor.report() == 0
     shown = capsys.readouterr().out
     assert "pi05 -> pi05_apt" in shown
-    assert "finds pi05_apt, pi0_apt, groot_apt" in shown
+    assert "finds pi05_apt, pi0_apt, groot_apt, smolvla_apt" in shown
     older = dataclasses.replace(HOSTS["lerobot"], tested=">=0.9")
     monkeypatch.setitem(HOSTS, "lerobot", older)
     assert doctor.report() == 0

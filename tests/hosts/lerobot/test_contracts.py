@@ -123,16 +123,15 @@ def test_without_ours_a_checkpoint_is_a_stock_tree(priors: dict[str, Path], fami
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_size_tree_is_the_hosts(family: str, tok: str) -> None:
     """Keys and shapes at the size of lerobot/pi05_base and pi0_base, on the meta device: 3 B parameters, no memory."""
-    import importlib
+    from lerobot.policies.factory import get_policy_class
 
     from apt_plugin.backends.torch_params import shapes
     from apt_plugin.hosts.lerobot.prove import stock_tree
 
     config = tiny.config(family, tok, 2, image_resolution=(224, 224), chunk_size=50, n_action_steps=50,
                          max_state_dim=32, max_action_dim=32, sizes=None)  # fmt: skip
-    module = importlib.import_module(f"apt_plugin.hosts.lerobot.modeling_{family}_apt")
     with torch.device("meta"):
-        model = module.__dict__[f"{family.upper()}AptFlow"](config)
+        model = get_policy_class(config.type).flow[1](config)
     ours = {f"model.{n}": s for n, s in shapes(model).items() if "apt_" not in n}
     stock = stock_tree(config)
     assert ours == stock

@@ -29,7 +29,7 @@ def where(tmp_path_factory):
 def subject(policy, folder):
     from lerobot.policies.factory import make_pre_post_processors
 
-    from apt_plugin.hosts.lerobot.prove_groot import LerobotGrootSubject
+    from apt_plugin.hosts.lerobot.families.groot.prove import LerobotGrootSubject
 
     before, _ = make_pre_post_processors(policy.config, dataset_stats=tiny.statistics())
     return LerobotGrootSubject(policy, before, folder)
@@ -45,7 +45,7 @@ def test_all_contracts_hold(where, tmp_path, adapter, recipe, monkeypatch):
     policy = tiny.stage1(where[adapter], recipe)
     policy.save_pretrained(tmp_path / "s1")
     if adapter == 0 or recipe is not HOST:  # a process of the host takes half a minute to import: asked once
-        from apt_plugin.hosts.lerobot import prove_groot
+        from apt_plugin.hosts.lerobot.families.groot import prove as prove_groot
 
         monkeypatch.setattr(prove_groot, "refuses_without_plugin", lambda _: (True, "asked in another case"))
     rows = proofs.prove(subject(policy, tmp_path / "s1"))
@@ -55,7 +55,7 @@ def test_all_contracts_hold(where, tmp_path, adapter, recipe, monkeypatch):
 
 def test_native_prefix_claims_what_it_keeps(where, tmp_path, monkeypatch):
     """Its prior is language-free to the bit; the exact switch is what it gives up, and nothing is claimed of it."""
-    from apt_plugin.hosts.lerobot import prove_groot
+    from apt_plugin.hosts.lerobot.families.groot import prove as prove_groot
 
     monkeypatch.setattr(prove_groot, "refuses_without_plugin", lambda _: (True, "asked in another case"))
     policy = tiny.stage1(where[2], {"prefix": "native", "fusion.kind": "host"})

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("lerobot", reason="lerobot is not installed: its policies cannot run")
 
 from apt_plugin.backends.torch_groot_groups import part_of
-from apt_plugin.hosts.lerobot.prove_groot import LerobotGrootSubject
+from apt_plugin.hosts.lerobot.families.groot.prove import LerobotGrootSubject
 from tests.hosts.lerobot import tiny_groot as tiny
 
 WORDS = ["pick up the red cup", "push the blue block"]

@@ -189,12 +189,12 @@ def test_lengths_are_those_of_the_hosts_own_configs() -> None:
     from lerobot.configs import PreTrainedConfig
     from lerobot.configs.train import TrainPipelineConfig
 
-    from apt_plugin.hosts.lerobot import register, schedule
+    from apt_plugin.hosts.lerobot import families, register, schedule
 
     register()
     assert TrainPipelineConfig.steps == schedule.STEPS
-    for family, known in schedule.OF_POLICIES.items():
-        config = PreTrainedConfig.get_choice_class(family)
+    for kind in families.POLICIES:
+        config, known = PreTrainedConfig.get_choice_class(kind), families.of(kind).schedule
         assert {name: getattr(config, name.removeprefix("policy.")) for name in known} == known
 
 

@@ -21,7 +21,8 @@ from apt_plugin.backends import torch_params
 from apt_plugin.backends.torch_absent import Vlm
 from apt_plugin.errors import AptError
 from apt_plugin.files import weight_files
-from apt_plugin.hosts.lerobot import absent_pi, loading
+from apt_plugin.hosts.lerobot import families
+from apt_plugin.hosts.lerobot.families.pi.absent import put_outline
 from apt_plugin.hosts.lerobot.sizes import TINY, sized
 from tests.hosts.lerobot import tiny, tiny_groot
 
@@ -150,11 +151,11 @@ def test_a_vlm_left_in_its_file_has_the_tied_tensor_too(write: Any, tok: str, tm
     published = tied("pi05")
     write(published, tmp_path)
     policy = tiny.stage1("pi05", tmp_path, tok)
-    absent_pi.put_outline(policy.model, "kv")
+    put_outline(policy.model, "kv")
     absent = Vlm.of(policy)
     assert absent is not None
     files = weight_files(tmp_path, WEIGHTS)
-    renames = loading.host_renames(files, "pi05")
+    renames = families.PI.renames(files, "pi05")
     torch_params.load_shared(policy, files, renames, absent=absent, published=True)
     for name in (EMBED, HEAD):
         assert torch.equal(absent.tensor(name), published.get_parameter(EMBED)), name

@@ -83,7 +83,7 @@ def test_pi05_stage1_fits_and_the_hosts_own_freezing_does_not() -> None:
 def test_groot_stage1_fits_by_default_and_not_with_a_float32_head(figure: Any) -> None:
     """GR00T N1.7: 2 cameras. The host's default holds what trains in float32, which alone fills the card."""
     from apt_plugin.hosts.lerobot import register
-    from apt_plugin.hosts.lerobot.bench_groot import memory
+    from apt_plugin.hosts.lerobot.families.groot.bench import memory
 
     register()
     for fp32 in (False, True):

@@ -21,7 +21,8 @@ from apt_compare.training.body import Body
 from apt_compare.training.pools import Pool, StoredPrefixes, store
 from apt_plugin.backends.torch_listen import pooled
 from apt_plugin.backends.torch_pi import PrefixCache, prefix_pass
-from apt_plugin.hosts.lerobot.flow import PromptBatch, run_expert
+from apt_plugin.hosts.lerobot.families.pi.flow import run_expert
+from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.groups import part_of
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
 from apt_plugin.language import PrefixRules

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from apt_plugin import files
-from apt_plugin.hosts.gr00t.export import copy_beside, folded
+from apt_plugin.backends.torch_groot_export import copy_beside, folded
 from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.hub import local_folder
 from apt_plugin.stages import RECORD
@@ -27,7 +27,7 @@ def export(checkpoint: Path, output: Path) -> None:
     """
     config = files.read_json(checkpoint / "config.json")
     base = files.read_json(local_folder(config["base_model_path"]) / "config.json")
-    state = folded(checkpoint, output, 2 * base.get("attend_text_every_n_blocks", 2), _PREFIX)
+    state = folded(checkpoint, output, 2 * base.get("attend_text_every_n_blocks", 2), WEIGHTS, _PREFIX)
     copy_beside(checkpoint, output, _LEFT)
     config = {key: value for key, value in config.items() if key not in _OURS}
     files.write_json(output / "config.json", config | {"type": "groot", "pretrained_path": None})

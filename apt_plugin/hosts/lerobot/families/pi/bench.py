@@ -16,7 +16,7 @@ from lerobot.policies.factory import get_policy_class
 from apt_plugin.backends.torch_bench import flops
 from apt_plugin.bench.rows import Made, rows_of
 from apt_plugin.bench.table import Row
-from apt_plugin.hosts.lerobot.absent_pi import put_outline
+from apt_plugin.hosts.lerobot.families.pi.absent import put_outline
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.groups import set_trainable
 from apt_plugin.hosts.lerobot.sizes import TINY, sized

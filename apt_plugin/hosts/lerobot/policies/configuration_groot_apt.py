@@ -1,18 +1,17 @@
-"""`--policy.type=groot_apt`: lerobot finds the modeling_ and processor_ modules beside this one by name."""
+"""`--policy.type=groot_apt`."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies.groot.configuration_groot import GrootConfig
 
-from apt_plugin import families, files
+from apt_plugin import files
+from apt_plugin.backends.groot_versions import of_another_version
 from apt_plugin.backends.torch_groot_flow import check_recipe
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t.probes import of_another_version
 from apt_plugin.hosts.lerobot.config import StageFields
-from apt_plugin.hosts.lerobot.trained import GROOT
+from apt_plugin.hosts.lerobot.families import GROOT
 from apt_plugin.recipe import HOST
 
 
@@ -21,7 +20,6 @@ from apt_plugin.recipe import HOST
 class GrootAptConfig(StageFields, GrootConfig):
     """lerobot's GrootConfig plus the recipe. Raw NVIDIA weights come through `base_model_path`, as in the host."""
 
-    apt_family: ClassVar[str] = families.GROOT
     # The host's default is True: float32 weights, moments and gradients of the head alone fill a 24 GB card
     # (tests/hosts/lerobot/test_memory.py). False holds its matrices in bfloat16; a frozen VLM is held so either way.
     model_params_fp32: bool = False
@@ -34,7 +32,7 @@ class GrootAptConfig(StageFields, GrootConfig):
         follows = self.recipe.vlm == HOST
         super().__post_init__()
         check_recipe(self.recipe)
-        for name in GROOT:
+        for name in GROOT.switches:
             if follows:  # they are in the recipe now, by which what trains is derived
                 setattr(self, name, type(getattr(self, name))())
             elif getattr(self, name):
