@@ -8,8 +8,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ import torch
 from torch import Tensor
 
 from apt_plugin.backends import torch_listen, torch_params
+from apt_plugin.backends.torch_evidence import Beside
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.families import find
 from apt_plugin.hosts.lerobot.groups import VLM
 from apt_plugin.hosts.lerobot.listen_attention import attention_of
+from apt_plugin.hosts.lerobot.listen_evidence import LerobotEvidence
 from apt_plugin.hosts.lerobot.listening import STOCK_VLM, Listening
 from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
 from apt_plugin.listen.sampling import spread_over_tasks
@@ -46,7 +47,7 @@ class LerobotListener:
         self.listening = Listening() if family is None else family.listening()
         self.steps = self.listening.steps(self.policy)
         rows = EpisodeTable(dataset.meta, silent=chosen is not None)
-        self.tasks = rows.tasks
+        self.tasks, self._labels = rows.tasks, rows.said
         chosen = spread_over_tasks(rows.task, rows.length, count, seed) if chosen is None else chosen
         self._first = spread_over_tasks(rows.task, None, min(FIRST_FRAMES, len(rows.task)), seed)
         self._starts = rows.start
@@ -137,9 +138,12 @@ class LerobotListener:
     def digest(self) -> str:
         return torch_params.digest(_vlm(self.policy).items())
 
-    def base_digest(self, path: str) -> str:
-        """`digest` of a base checkpoint, each tensor in the precision in which this policy holds it."""
-        return base_digest(path, str(self.config.device), {n: p.dtype for n, p in _vlm(self.policy).items()})
+    def evidence(self) -> LerobotEvidence:
+        return LerobotEvidence(self, _vlm(self.policy), self._labels)
+
+    def base(self, path: str) -> Beside:
+        """The VLM of a base checkpoint beside this policy's."""
+        return Beside(_vlm(self.policy), _vlm(open_policy(path, str(self.config.device)).policy), path)
 
 
 class EpisodeTable:
@@ -150,6 +154,7 @@ class EpisodeTable:
         if table is None or not len(table):
             raise AptError(f"{meta.repo_id} has no episodes.")
         said = [(row["tasks"][0] if len(row["tasks"]) else "") for row in table.select_columns(["tasks"])]
+        self.said = [str(text) for text in said]  # of every episode
         kept = [i for i, text in enumerate(said) if silent or str(text).strip()]
         if not kept:
             raise AptError(f"{meta.repo_id} has no instruction in any episode: listen needs labelled data.")
@@ -186,9 +191,3 @@ def open_listener(policy: str, dataset: str, root: str = "", frames: int = 64, s
     make_room(opened.preprocessor)
     logger.info("listen: %s on %s", opened.policy.config.type, dataset)
     return LerobotListener(opened, data, frames, seed)
-
-
-def base_digest(path: str, device: str = "", dtypes: Mapping[str, torch.dtype] = MappingProxyType({})) -> str:
-    """SHA-256 over the VLM's parameters of a base checkpoint; `dtypes`: what each is cast to first."""
-    named = _vlm(open_policy(path, device).policy)
-    return torch_params.digest((name, p.to(dtypes.get(name, p.dtype))) for name, p in named.items())
