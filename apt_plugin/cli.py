@@ -286,6 +286,13 @@ def main() -> None:
         sys.exit(command())
     except AptError as error:
         sys.exit(f"apt-plugin: {last_words(error)}")
+    except ModuleNotFoundError as error:
+        if (error.name or "apt_plugin").startswith("apt_plugin"):
+            raise
+        sys.exit(
+            f"apt-plugin: This needs {error.name}, which is not installed here. Run it in the environment of the host "
+            'that it is about, or write: pip install "apt-plugin[lerobot]" (Python 3.12).'
+        )
 
 
 if __name__ == "__main__":
