@@ -40,6 +40,13 @@ def in_words() -> Iterator[None]:
         yield
     except AptError as error:
         sys.exit(f"apt-plugin: {last_words(error)}")
+    except ModuleNotFoundError as error:
+        if (error.name or "apt_plugin").startswith("apt_plugin"):
+            raise
+        sys.exit(
+            f"apt-plugin: This needs {error.name}, which is not installed here. Run it in the environment of the host "
+            'that it is about, or write: pip install "apt-plugin[lerobot]" (Python 3.12).'
+        )
     except KeyboardInterrupt:
         print("apt-plugin: ended by Ctrl-C.", file=sys.stderr)
         sys.exit(INTERRUPTED)
