@@ -35,11 +35,18 @@ def check(command: Any) -> None:
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Around a program: what a user can mend, and Ctrl-C, end it in a sentence."""
+    """Around a program: what a user can mend, a host that is not installed, and Ctrl-C end it in a sentence."""
     try:
         yield
     except AptError as error:
         sys.exit(f"apt-plugin: {last_words(error)}")
+    except ModuleNotFoundError as error:
+        if (error.name or "apt_plugin").startswith("apt_plugin"):
+            raise
+        sys.exit(
+            f"apt-plugin: This needs {error.name}, which is not installed here. Run it in the environment of the host "
+            'that it is about, or write: pip install "apt-plugin[lerobot]" (Python 3.12).'
+        )
     except KeyboardInterrupt:
         print("apt-plugin: ended by Ctrl-C.", file=sys.stderr)
         sys.exit(INTERRUPTED)

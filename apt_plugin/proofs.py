@@ -42,11 +42,12 @@ class Outcome:
 class Subject(Protocol):
     """A checkpoint opened for proofs. Who inherits has the answers of a policy without a host for the last three.
 
-    `stage`: 1 or 2; `prefix`: "isolated" or "native".
+    `stage`: 1 or 2; `prefix`: "isolated" or "native"; `trains_vlm`: its recipe trains all of the VLM in this stage.
     """
 
     stage: int
     prefix: str = "isolated"
+    trains_vlm: bool = False
 
     def evaluate(
         self,
@@ -202,11 +203,14 @@ def alive(second: Subject) -> list[Proof]:
 
 
 def frozen(subject: Subject) -> list[Proof]:
-    """Contract 4: training moves the expert and leaves every bit of the VLM."""
+    """Contract 4: training moves the expert and leaves every bit of the VLM; not claimed of a stage that trains it."""
+    what = "VLM hash over 3 optimiser steps with weight decay"
+    if subject.trains_vlm:
+        return [Proof(4, what, "-", "not claimed", None, "this stage trains the VLM, as its recipe says")]
     start = subject.vlm_digest()
     subject.train(PLAIN, steps=3)
     same = subject.vlm_digest() == start
-    return [Proof(4, "VLM hash over 3 optimiser steps with weight decay", start[:16], "unchanged", same)]
+    return [Proof(4, what, start[:16], "unchanged", same)]
 
 
 def host_keys(subject: Subject) -> list[Proof]:

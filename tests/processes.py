@@ -25,6 +25,11 @@ def start(command: Sequence[str | Path], **options: Any) -> subprocess.Popen:
     return process
 
 
+def keep(process: subprocess.Popen) -> None:
+    """Let it live on behind the test that started it; who keeps it ends it."""
+    _started.remove(process)
+
+
 def end(process: subprocess.Popen) -> None:
     """Kill a process and everything in its session; a no-op where nothing of it is left."""
     if process in _started:

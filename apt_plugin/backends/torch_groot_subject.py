@@ -18,7 +18,7 @@ from apt_plugin.backends import torch_params
 from apt_plugin.backends.torch_groot_flow import GrootFlow
 from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
 from apt_plugin.proofs import Outcome
-from apt_plugin.stages import PRIOR
+from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 PLACES = 160  # for words behind the images, where one layout is asked for; the longest proof prompt fits by letters
 
@@ -36,6 +36,7 @@ class GrootSubject:
         assert isinstance(flow, GrootFlow)
         self.flow, self.make_batch = flow, make_batch
         self.stage, self.prefix = flow.apt_stage, flow.apt_recipe.prefix
+        self.trains_vlm = self.stage == LIKELIHOOD and flow.apt_recipe.vlm == "full"
         if self.prefix == "native":
             # Stage 1 leaves the words out there too, so that it leaks nothing; what is lost is the switch.
             self.unclaimed = {2} if self.stage == PRIOR else {1, 2}

@@ -60,6 +60,7 @@ class Host:
     distribution: str
     tested: str  # version range that the suite ran on
     room: str  # class of `hosts.<name>.adapter`
+    get: str  # what to do where it is missing
 
     @property
     def adapter(self) -> Adapter:
@@ -89,6 +90,8 @@ class Host:
             AptError: not installed, or it lacks what the plugin relies on (a leak would go unseen).
         """
         standing = self.standing()
+        if self.version() is None:
+            raise AptError(f"{self.name} is not installed here. {self.get}")
         if standing.level is Level.REFUSED:
             raise AptError(
                 f"{self.name}: {standing.reason}. Install {self.distribution}{self.tested}, or run `apt-plugin doctor`."
@@ -142,15 +145,15 @@ def _warn(words: str) -> None:
     logger.warning(words)
 
 
+_LEROBOT = 'Write: pip install "apt-plugin[lerobot]" (Python 3.12).'
+_CHECKOUT = "Run this in the environment of a checkout of {} in which apt-plugin is installed too."
 HOSTS = {
     host.name: host
     for host in (
         # openpi and Isaac GR00T call themselves 0.1.0 whatever they hold: their probes tell.
-        Host("lerobot", "lerobot", "lerobot", ">=0.6.1,<0.6.2", "LerobotAdapter"),
-        Host("openpi", "openpi", "openpi", ">=0.1.0,<0.2", "OpenpiAdapter"),
-        Host(
-            "gr00t", "gr00t", "gr00t", ">=0.1.0,<0.2", "GrootAdapter"
-        ),  # every GR00T and openpi calls itself 0.1.0: see probes
+        Host("lerobot", "lerobot", "lerobot", ">=0.6.1,<0.6.2", "LerobotAdapter", _LEROBOT),
+        Host("openpi", "openpi", "openpi", ">=0.1.0,<0.2", "OpenpiAdapter", _CHECKOUT.format("openpi")),
+        Host("gr00t", "gr00t", "gr00t", ">=0.1.0,<0.2", "GrootAdapter", _CHECKOUT.format("Isaac GR00T")),
     )
 }
 

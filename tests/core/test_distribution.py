@@ -10,16 +10,16 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from email import message_from_bytes
 from pathlib import Path
 
 import pytest
 import yaml
 
 import apt_plugin
+from apt_plugin.hosts.lerobot.names import POLICIES
 from apt_plugin.recipes import shipped
+from tests.installed import ROOT, built, metadata
 
-ROOT = Path(apt_plugin.__file__).parents[1]
 LAB = ("compare", "results", "tests/core", "tests/hosts/lerobot", "study", "report.html")
 
 pytestmark = pytest.mark.skipif(
@@ -28,43 +28,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def build(source: Path, target: str, out: Path) -> Path:
-    before = set(out.glob("*"))
-    done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(out)], cwd=source, text=True,
-        capture_output=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    (made,) = set(out.glob("*")) - before
-    return made
-
-
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory) -> dict[str, Path]:
     """sdists and wheels of the plugin and of its companion; each wheel is built from its sdist."""
-    copy, out, unpacked = (tmp_path_factory.mktemp(name) for name in ("copy", "dist", "unpacked"))
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True)
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((ROOT / name).read_bytes())
-    made = {}
-    for name, folder in (("apt_plugin", copy), ("lerobot_policy_apt", copy / "lerobot_policy_apt")):
-        made[f"{name} sdist"] = build(folder, "sdist", out)
-        with tarfile.open(made[f"{name} sdist"]) as archive:
-            archive.extractall(unpacked, filter="data")
-        made[name] = build(unpacked / f"{name}-{apt_plugin.__version__}", "wheel", out)
-    return made
+    return built(tmp_path_factory.mktemp("built"))
 
 
 def names(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         return archive.namelist()
-
-
-def metadata(wheel: Path):
-    with zipfile.ZipFile(wheel) as archive:
-        return message_from_bytes(archive.read(next(n for n in archive.namelist() if n.endswith("METADATA"))))
 
 
 def test_the_wheel_holds_what_users_are_told_to_use_and_nothing_of_the_lab(dist) -> None:
@@ -130,3 +102,10 @@ def test_the_metadata_says_who_and_what(dist) -> None:
     assert len(told["Keywords"].split(",")) > 4
     assert told["Description-Content-Type"] == "text/markdown"
     assert told.get_all("Project-URL") is None  # there is no public address yet; one that leads nowhere helps nobody
+
+
+def test_the_companion_names_every_policy(dist) -> None:
+    """On its page of an index, in its summary, and in the entry for lerobot's list of plugins."""
+    told = metadata(dist["lerobot_policy_apt"])
+    for text in (told.get_payload(), told["Summary"], (ROOT / "lerobot_policy_apt/LISTING.md").read_text()):
+        assert [name for name in POLICIES.values() if name not in text] == []

@@ -48,6 +48,7 @@ class LerobotSubject:
     def __init__(self, policy: Any, preprocessor: Any, folder: Path, before: dict[tuple[str, str], int]):
         self.policy, self.preprocessor, self.folder, self._before = policy, preprocessor, folder, before
         self.stage, self.prefix = policy.config.stage, policy.config.recipe.prefix
+        self.trains_vlm = self.stage == LIKELIHOOD and policy.config.recipe.vlm == "full"
 
     def _batch(self, instructions: Sequence[str], state_seed: int, image_seed: int) -> dict[str, Tensor]:
         config, n = self.policy.config, len(instructions)

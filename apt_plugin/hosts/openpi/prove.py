@@ -37,6 +37,7 @@ class OpenpiSubject:
         self.model, self.config, self.tokenizer, self.folder = model, roomy(config), tokenizer, folder
         self.state_dim = state_dim
         self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
+        self.trains_vlm = self.stage == LIKELIHOOD and config.apt_recipe.vlm == "full"
         self._before = snapshot()
         self._start = nnx.state(model, nnx.Param).to_pure_dict()  # arrays are immutable: training replaces them
         self._programs: dict[tuple, Any] = {}

@@ -54,6 +54,7 @@ class OpenpiTorchSubject:
         self.model, self.config, self.tokenizer, self.folder = model, roomy(config), tokenizer, folder
         self.state_dim = state_dim
         self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
+        self.trains_vlm = self.stage == LIKELIHOOD and config.apt_recipe.vlm == "full"
         self._before = snapshot()
         self._start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

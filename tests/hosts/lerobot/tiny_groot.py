@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
@@ -110,6 +109,8 @@ def base_config(vlm: Path, adapter: int = 2, dit: int = 8, select: int = 4, **mo
 @contextmanager
 def home(factory: Any) -> Iterator[tuple[Path, Path]]:
     """A folder and a VLM in it, while the working directory is there: the host's processor finds its VLM by it."""
+    import pytest  # not at the top: this file is read in environments without it
+
     root = factory.mktemp("groot")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)

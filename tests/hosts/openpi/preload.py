@@ -104,11 +104,16 @@ if "APT_TEST_ROOT" in os.environ:  # openpi's download cache: what lies in it is
     os.environ["OPENPI_DATA_HOME"] = str(ROOT / "openpi-data")
 
 
+def statistics(state: int, actions: int, scale: float = 1.0) -> dict[str, normalize.NormStats]:
+    found = {}
+    for name, width in (("state", state), ("actions", actions)):
+        ones = np.ones(width, np.float32)
+        found[name] = normalize.NormStats(mean=0 * ones, std=scale * ones, q01=-scale * ones, q99=scale * ones)
+    return found
+
+
 def write_statistics(name: str, repo: str, scale: float = 1.0) -> None:
-    ones = np.ones(8, np.float32)
-    stats = normalize.NormStats(mean=0 * ones, std=scale * ones, q01=-scale * ones, q99=scale * ones)
-    seven = normalize.NormStats(*(getattr(stats, name)[:7] for name in ("mean", "std", "q01", "q99")))
-    normalize.save(ROOT / "assets" / name / repo, {"state": stats, "actions": seven})
+    normalize.save(ROOT / "assets" / name / repo, statistics(8, 7, scale))
 
 
 def shrunk(stock: _config.TrainConfig) -> _config.TrainConfig:
@@ -130,12 +135,27 @@ for _family in ("pi0", "pi05"):
     _config._CONFIGS_DICT[f"tiny_{_family}"] = config(_family)
     for _repo, _scale in (("local/toy", 1.0), (PLAY, 2.0)):  # two data sets, two scales
         write_statistics(f"tiny_{_family}", _repo, _scale)
-    _stock = shrunk(_config._CONFIGS_DICT[f"{_family}_libero"])
-    _config._CONFIGS_DICT[_stock.name] = _stock
-    write_statistics(_stock.name, _stock.data.repo_id)
-    _base = ROOT / "openpi-data/openpi-assets/checkpoints" / f"{_family}_base"
-    if _stock.name in sys.argv and not (_base / "params").exists():
+for _name in ("pi0_libero", "pi05_libero", "pi05_droid_finetune"):
+    _config._CONFIGS_DICT[_name] = shrunk(_config._CONFIGS_DICT[_name])
+    _stock = _config._CONFIGS_DICT[_name]
+    if "libero" in _name:
+        write_statistics(_name, _stock.data.repo_id)
+    _base = (
+        ROOT
+        / "openpi-data/openpi-assets/checkpoints"
+        / {"pi05_droid_finetune": "pi05_droid"}.get(_name, _name.replace("libero", "base"))
+    )
+    if {_name, _name.replace("libero", "tabletop")} & set(sys.argv) and not (_base / "params").exists():
         bases.write_jax(_base, _stock.model)
+for _name, _repo in (
+    ("pi05_tabletop", "labelled"),
+    ("pi05_tabletop_play", "unlabelled"),
+):  # as examples/tabletop.md says
+    _stock = _config._CONFIGS_DICT["pi05_libero"]
+    _data = dataclasses.replace(_stock.data, repo_id=f"tabletop/{_repo}")
+    _config._CONFIGS_DICT[_name] = dataclasses.replace(_stock, name=_name, data=_data)
+# The statistics that the DROID config takes over lie beside the base on openpi's own storage
+normalize.save(ROOT / "openpi-data/openpi-assets/checkpoints/pi05_droid/assets/droid", statistics(8, 8))
 
 
 def _fix_noise() -> None:
