@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -94,6 +95,9 @@ def test_an_installer_finds_all_it_needs(version: str, wheel: Path, tmp_path: Pa
     if (uv := shutil.which("uv")) is None:
         pytest.skip("uv is not installed")
     begin, env = time.monotonic(), {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    env["UV_PYTHON_DOWNLOADS"] = "never"
+    if version == "{}.{}".format(*sys.version_info):
+        version = sys.executable
     made = subprocess.run([uv, "venv", "-q", "--python", version, "env"], cwd=tmp_path, env=env, capture_output=True)
     if made.returncode:
         pytest.skip(f"there is no Python {version} here")

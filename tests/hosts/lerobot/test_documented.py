@@ -42,8 +42,8 @@ class Reader:
         (root / "tests_only").mkdir()
         (root / "tests_only/tests").symlink_to(documents.ROOT / "tests")
         self.process = processes.start(
-            [python, "-m", "tests.hosts.lerobot.warm"], cwd=self.home, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
+            [python, "-m", "tests.hosts.lerobot.warm"], cwd=self.home, env=env, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         processes.keep(self.process)
         self.number = 0
@@ -140,7 +140,7 @@ def test_the_front_pages_run_is_the_default_recipe(reader: Reader) -> None:
     assert [config["scheduler_decay_steps"] for config in told] == [3000, 27000]
     # The same command goes on where it stopped: at the end. Its steps are what the shortened run took.
     command = next(c.text for c in PAGES["README.md"] if "apt-plugin run" in c.text)
-    status, log = reader.run(shlex.split(command.replace("--steps=20000", "--steps=4")) + ["--resume=true"])
+    status, log = reader.run([*shlex.split(command.replace("--steps=20000", "--steps=4")), "--resume=true"])
     assert status == 0, log[-3000:]
     assert "Stage 1 is finished" in log
     assert "Stage 2 is finished" in log
