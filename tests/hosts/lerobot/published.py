@@ -61,7 +61,8 @@ def groot(home: Path) -> None:
     kept = snapshot(home, tiny_groot.VLM)
     kept.rmdir()
     made.rename(kept)
-    tiny_groot.base(snapshot(home, "nvidia/GR00T-N1.7-3B"), Path(tiny_groot.VLM))
+    widths = {"max_state_dim": 132, "max_action_dim": 132, "action_horizon": 40}  # what the published one has
+    tiny_groot.base(snapshot(home, "nvidia/GR00T-N1.7-3B"), Path(tiny_groot.VLM), **widths)
 
 
 def machine(root: Path) -> None:

@@ -98,11 +98,12 @@ def base_config(vlm: Path, adapter: int = 2, dit: int = 8, select: int = 4, **mo
     block["dropout"] = dropout = more.pop("dropout", 0.1)
     return GR00TN17Config(
         model_name=str(vlm), model_dtype="float32", dtype="float32", backbone_embedding_dim=32, select_layer=select,
-        hidden_size=32, input_embedding_dim=32, max_seq_len=64, max_state_dim=6, max_action_dim=7, action_horizon=5,
+        hidden_size=32, input_embedding_dim=32, max_seq_len=64,
         diffusion_model_cfg={**block, "num_layers": dit, "num_attention_heads": 2, "norm_type": "ada_norm",
                              "output_dim": 32, "interleave_self_attention": True},
         vl_self_attention_cfg={**block, "num_layers": adapter, "num_attention_heads": 2} if adapter else None,
-        max_num_embodiments=32, state_dropout_prob=dropout, **more,
+        max_num_embodiments=32, state_dropout_prob=dropout,
+        **{"max_state_dim": 6, "max_action_dim": 7, "action_horizon": 5} | more,
     )  # fmt: skip
 
 
