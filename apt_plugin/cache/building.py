@@ -241,7 +241,7 @@ def verify(folder: Path) -> tuple[list[str], int]:
             shards.check_shard(folder, shard)
             sound += 1
         except AptError as error:
-            problems.append(f"{path.name}: {error}")
+            problems.append(f"{path.stem}: {error}")
     return problems, sound
 
 

@@ -103,10 +103,11 @@ def compare(source: Source) -> str:
     """
     stamp = check_stamp(source.folder, source.stamp())
     problems, sound = building.verify(source.folder)
+    if problems:
+        raise AptError("; ".join(problems))
     there = Cache(source.folder)
     keys = [key for key in source.places if key in there]
-    different, worst, tried = again(there, keys, int(stamp["batch"]), source.compute)
-    problems += different
+    problems, worst, tried = again(there, keys, int(stamp["batch"]), source.compute)
     if worst > SAME:
         problems.append(f"entries computed again differ by up to {worst:.3g}: this is not the model of the cache.")
     if problems:
