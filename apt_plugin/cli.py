@@ -110,7 +110,9 @@ class Listen:
     guidance: tuple[float, ...] = ()
     """Guidance scales to sweep (Stage 2 of the recipe), e.g. 0 1 1.5 2 3."""
     base: str = ""
-    """The base checkpoint: was the VLM left alone?"""
+    """The base checkpoint: was the VLM left alone, and has it kept its language?"""
+    quick: bool = False
+    """Only rule out the cheap causes: weights, words, data, statistics, retention. Exit status 1 when one is found."""
     output: Path = Path("apt-listen")
     """Where listen.html and listen.json go."""
     batch: int = 32
@@ -119,14 +121,21 @@ class Listen:
 
     def __call__(self) -> int:
         from apt_plugin.listen import Settings
-        from apt_plugin.listen.pages import console
-        from apt_plugin.listen_command import run
+        from apt_plugin.listen.causes import found, sentence
+        from apt_plugin.listen.pages import console, console_causes
+        from apt_plugin.listen_command import run, run_quick
 
         settings = Settings(self.per_frame, self.draws, self.batch, self.seed, self.guidance)
         more = {name: getattr(self, name) for name in ("root", "config") if getattr(self, name)}
+        more |= {"frames": self.frames, "device": self.device}
+        if self.quick:
+            causes = run_quick(self.policy, self.dataset, self.host, self.base, self.output, self.seed, **more)
+            console_causes(causes)
+            print(sentence(causes))
+            return 1 if found(causes) else 0
         result = run(
             self.policy, self.dataset, self.host, settings, self.instructions, self.libero_pro, self.base, self.output,
-            frames=self.frames, device=self.device, **more,
+            **more,
         )  # fmt: skip
         console([result])
         return 0
@@ -215,8 +224,7 @@ class Bench:
     def __call__(self) -> int:
         from apt_plugin.hosts import HOSTS, named
 
-        fields = dataclasses.asdict(self)
-        usable = (name for name, host in HOSTS.items() if host.standing().usable)
+        fields, usable = dataclasses.asdict(self), (n for n, host in HOSTS.items() if host.standing().usable)
         adapter = named(fields.pop("host") or next(usable, next(iter(HOSTS))))
         choose("family", self.family, adapter.families)
         return adapter.bench(**fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ from apt_plugin import report
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import host_of, named
 from apt_plugin.listen import Settings, listen
+from apt_plugin.listen.causes import Cause, weights
 from apt_plugin.listen.instructions import Variant, load, load_libero_pro
-from apt_plugin.listen.run import Result
+from apt_plugin.listen.loaded import NotLoadedError
+from apt_plugin.listen.pages import quick_sections, sections
+from apt_plugin.listen.run import Result, quick
 from apt_plugin.tabletop import register
 
 logger = logging.getLogger(__name__)
@@ -48,15 +51,30 @@ def run(
     adapter = named(host)
     register()
     listener = adapter.open_listener(policy, dataset, seed=settings.seed, **options)
-    vlm = adapter.base_digest(base, listener, **options) if base else ""
-    result = listen(listener, settings, own, vlm)
-    write(result, output)
+    beside = adapter.open_base(base, listener, **options) if base else None
+    result = listen(listener, settings, own, beside)
+    write(sections(result), output)
     return result
 
 
-def write(result: Result, output: Path) -> None:
-    """`listen.html` and `listen.json` in `output`."""
-    from apt_plugin.listen.pages import sections
+def run_quick(policy: str, dataset: str, host: str, base: str, output: Path, seed: int, **options: Any) -> list[Cause]:
+    """Only the cheap causes, files included. A checkpoint that its host did not load is an answer here, no refusal."""
+    host = host or host_of(policy)
+    adapter = named(host)
+    register()
+    facts: Mapping[str, str] = {"host": host, "checkpoint": policy, "data": dataset}
+    try:
+        listener = adapter.open_listener(policy, dataset, seed=seed, **options)
+    except NotLoadedError as error:
+        causes = [weights.lost(error.lost, error.total, error.where)]
+    else:
+        facts = listener.facts
+        causes = quick(listener, adapter.open_base(base, listener, **options) if base else None)
+    write(quick_sections(causes, facts), output)
+    return causes
 
-    report.write(output / "listen.html", output / "listen.json", sections(result))
+
+def write(sections: Sequence[Any], output: Path) -> None:
+    """`listen.html` and `listen.json` in `output`."""
+    report.write(output / "listen.html", output / "listen.json", sections)
     logger.info("listen: %s", output / "listen.html")

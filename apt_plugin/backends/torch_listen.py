@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apt_plugin.backends.torch_evidence import pooled_features, pooled_values, values_of
+
 
 class TorchContext:
     """numpy in, numpy out; a subclass says what a velocity is."""
@@ -24,6 +26,10 @@ class TorchContext:
         self.device, self.autocast = device, autocast
 
     def compute(self, x: Tensor, time: Tensor, language: bool) -> Tensor:
+        raise NotImplementedError
+
+    def read(self) -> np.ndarray:
+        """What the action expert reads of the prefixes, pooled over valid tokens: float32 [B, C]."""
         raise NotImplementedError
 
     @torch.inference_mode()
@@ -49,6 +55,9 @@ class DenoiseContext(TorchContext):
     @property
     def prefix_tokens(self) -> int:
         return int(self._arguments["prefix_pad_masks"].shape[1])
+
+    def read(self) -> np.ndarray:
+        return pooled_values(values_of(self._arguments["past_key_values"]), self._arguments["prefix_pad_masks"])
 
     def compute(self, x: Tensor, time: Tensor, language: bool) -> Tensor:
         now = self._arguments["timestep"].dtype
@@ -89,6 +98,9 @@ class AptPiContext(TorchContext):
     def compute(self, x: Tensor, time: Tensor, language: bool) -> Tensor:
         return self.model.velocity(self.cache, x, time, self.state, language)
 
+    def read(self) -> np.ndarray:
+        return pooled_values(self.cache.v, self.cache.kept | self.cache.spoken)
+
 
 class GrootContext(TorchContext):
     """A stock GR00T: backbone and adapter once, then its own encoder, transformer and decoder per draw.
@@ -108,6 +120,9 @@ class GrootContext(TorchContext):
     def readable(self) -> tuple[Tensor, Tensor]:
         """Image tokens and valid tokens, each [B, S] bool."""
         return self.seen["image_mask"].bool(), self.seen["backbone_attention_mask"].bool()
+
+    def read(self) -> np.ndarray:
+        return pooled_features(self.seen["backbone_features"], self.readable()[1])
 
     def compute(self, x: Tensor, time: Tensor, language: bool) -> Tensor:
         draws, bucket = x.shape[1], bucket_of(self.head, time)
@@ -142,6 +157,9 @@ class OneByOne:
         parts = [one.velocity(x[i : i + 1], time[i : i + 1], language) for i, one in enumerate(self._contexts)]
         return np.concatenate(parts)
 
+    def read(self) -> np.ndarray:
+        return np.concatenate([one.read() for one in self._contexts])
+
 
 class AptGrootContext(TorchContext):
     """A GR00T of ours: `apt_features`, then `apt_velocity` with gates open or closed."""
@@ -158,6 +176,9 @@ class AptGrootContext(TorchContext):
     def readable(self) -> tuple[Tensor, Tensor]:
         """Image tokens and valid tokens, each [B, S] bool."""
         return self.features.image, self.features.image | self.features.text
+
+    def read(self) -> np.ndarray:
+        return pooled_features(self.features.vl, self.readable()[1])
 
     def compute(self, x: Tensor, time: Tensor, language: bool) -> Tensor:
         features = self.features if language else self.features.prior()

@@ -185,8 +185,12 @@ class Adapter(Protocol):
         """Any policy of the host on its data, for `listen`."""
         ...
 
-    def base_digest(self, base: str, listener: Any, **options: Any) -> str:
-        """`freeze.digest` of a base checkpoint's VLM, as the listener hashes its own."""
+    def open_base(self, base: str, listener: Any, **options: Any) -> Any:
+        """The VLM of a base checkpoint beside the listener's: `listen.evidence.Base`.
+
+        Raises:
+            AptError: no base of this policy.
+        """
         ...
 
     def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from apt_plugin import report
 from apt_plugin.listen import paths
+from apt_plugin.listen.causes import FOUND, RULED_OUT, Cause, sentence
 from apt_plugin.listen.measure import Heard
 from apt_plugin.listen.probe import Ambiguity
 from apt_plugin.listen.run import Result
@@ -22,6 +23,9 @@ ABOUT = (
     "Frames of a policy's own data, each asked under different instructions with the same noise: does what the policy "
     "would do follow what it is told, where, and why not?"
 )
+
+
+ABOUT_QUICK = "Five cheap causes, looked at before the policy is asked anything."
 
 
 def sections(result: Result) -> list[Any]:
@@ -38,6 +42,7 @@ def sections(result: Result) -> list[Any]:
     return [
         report.Title("Does this policy listen?", facts, ABOUT),
         report.Verdict(result.verdict.sentences()),
+        cause_table(result.causes),
         report.Table(
             "The numbers",
             "Noise and times are the same for every instruction of a frame, so differences come from the words alone. "
@@ -55,6 +60,29 @@ def sections(result: Result) -> list[Any]:
         _paths(heard),
         report.Settings({"listen": result.settings, "policy": result.facts}),
     ]
+
+
+def cause_table(causes: Sequence[Cause]) -> Any:
+    rows = [[cause.question, cause.state, " ".join(cause.evidence), cause.advice] for cause in causes]
+    note = "In the order in which they are worth a look: each makes a policy deaf, and each is cheap to mend."
+    return report.Table("Cheap causes", note, ["question", "answer", "what was seen", "what to do"], rows)
+
+
+def quick_sections(causes: Sequence[Cause], facts: Mapping[str, str]) -> list[Any]:
+    """The page of `listen --quick`."""
+    title = report.Title("Why might this policy not listen?", dict(facts), ABOUT_QUICK)
+    return [title, report.Verdict([sentence(causes)]), cause_table(causes)]
+
+
+def console_causes(causes: Sequence[Cause], target: Console | None = None) -> None:
+    """Question, answer, evidence and advice of each cause on a terminal."""
+    target = target or Console()
+    for cause in causes:
+        style = {FOUND: "bold red", RULED_OUT: "green"}.get(cause.state, "yellow")
+        target.print(Text.assemble(f"{cause.question} ", (cause.state, style)))
+        for line in (*cause.evidence, cause.advice):
+            if line:
+                target.print(Text(f"  {line}"))
 
 
 def _where(heard: Heard) -> list[Any]:
@@ -148,6 +176,7 @@ def console(results: Sequence[Result], target: Console | None = None) -> None:
     """The verdict and the numbers on a terminal."""
     target = target or Console()
     for result in results:
+        console_causes(result.causes, target)
         table = Table(title=f"listen: {result.facts.get('policy', '')}", title_justify="left", box=None)
         for name in ("number", "value", "95 %", "deaf", "frames", "good for"):
             table.add_column(name, justify="right" if name in ("value", "deaf", "frames") else "left", no_wrap=True)
@@ -173,5 +202,5 @@ def console(results: Sequence[Result], target: Console | None = None) -> None:
         style = {LISTENS: "green", DEAF: "red", DATA: "red"}.get(result.verdict.word, "yellow")
         first, *rest = result.verdict.sentences()
         target.print(Text(first, f"bold {style}"))
-        for sentence in rest:
-            target.print(Text(f"  {sentence}"))
+        for line in rest:
+            target.print(Text(f"  {line}"))

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from apt_plugin.errors import AptError
+from apt_plugin.listen.causes import Cause, after, rule_out
+from apt_plugin.listen.evidence import Base
 from apt_plugin.listen.instructions import DEFAULT, Variant, plan
 from apt_plugin.listen.measure import Heard, listen_in
 from apt_plugin.listen.probe import Ambiguity, Probe
@@ -46,38 +48,55 @@ class Result:
     vlm: str  # digest of the VLM, beside the base checkpoint's where one is named
     facts: Mapping[str, str]
     settings: dict[str, Any] = field(default_factory=dict)
+    causes: list[Cause] = field(default_factory=list)
 
 
-def listen(listener: Listener, settings: Settings = Settings(), own: Sequence[Variant] = (), base: str = "") -> Result:
+def quick(listener: Listener, base: Base | None = None) -> list[Cause]:
+    """Only the cheap causes: no action is sampled."""
+    return rule_out(listener, ambiguity(probed(listener)), base)
+
+
+def probed(listener: Listener) -> Probe | None:
+    """What the first images tell of the instruction; None where there is one only."""
+    features, tasks = listener.first_frames()
+    return Probe(features, tasks) if len(set(tasks)) > 1 else None
+
+
+def ambiguity(probe: Probe | None) -> Ambiguity | None:
+    return None if probe is None else probe.ambiguity
+
+
+def listen(
+    listener: Listener, settings: Settings = Settings(), own: Sequence[Variant] = (), base: Base | None = None
+) -> Result:
     """Everything that `apt-plugin listen` says about a policy.
 
     Args:
         own: instructions from a file, see `instructions.load`.
-        base: digest of the base checkpoint's VLM, "" when none is named.
+        base: the base checkpoint's VLM, None when none is named.
 
     Raises:
         AptError: see `instructions.plan` and `measure.listen_in`.
     """
     frames = listener.frames
     frames.check()
-    probe, likely = None, None
-    features, tasks = listener.first_frames()
-    if len(set(tasks)) > 1:
-        probe = Probe(features, tasks)
+    probe, likely = probed(listener), None
+    if probe is not None:
         likely = probe.likely(listener.features(range(len(frames))), listener.tasks)
+    causes = rule_out(listener, ambiguity(probe), base)
     check_own(own, frames.task)
     variants = plan(frames.task, listener.tasks, likely, settings.instructions, own, settings.seed)
     heard = listen_in(
         listener, variants, settings.draws, settings.batch, settings.seed, settings.guidance, settings.progress
     )
     found = scores(heard, settings.seed)
-    ambiguity = probe.ambiguity if probe is not None else None
-    digest = listener.digest()
+    seen = ambiguity(probe)
+    digest, other = listener.digest(), base.digest() if base else ""
     return Result(
-        heard, found, judge(found, ambiguity, len(frames)), ambiguity, listener.gates(),
+        heard, found, after(judge(found, seen, len(frames)), causes), seen, listener.gates(),
         attention(listener, settings.seed),
-        guidance_scores(heard, settings.seed), _said(digest, base, getattr(listener, "began", "")), listener.facts,
-        dict(vars(settings)),
+        guidance_scores(heard, settings.seed), _said(digest, other, getattr(listener, "began", "")), listener.facts,
+        dict(vars(settings)), causes,
     )  # fmt: skip
 
 

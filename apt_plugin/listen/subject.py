@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from apt_plugin.errors import AptError
+from apt_plugin.listen.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,10 @@ class Listener(Protocol):
         """Layer -> share of attention on the instruction (a host that cannot tell it apart: on text), its mean over
         these frames; a sentence where that is unknown."""
         return "This policy does not show its attention."
+
+    def evidence(self) -> Evidence:
+        """Facts that cheap causes are ruled out by."""
+        return Evidence()
 
     def digest(self) -> str:
         """SHA-256 over the VLM's parameters; "" where nobody says."""

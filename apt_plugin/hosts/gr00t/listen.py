@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from apt_plugin import files
-from apt_plugin.backends import torch_attention, torch_listen, torch_params
+from apt_plugin.backends import torch_attention, torch_evidence, torch_listen, torch_params
+from apt_plugin.backends.torch_evidence import Beside
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import register
 from apt_plugin.hosts.gr00t.checkpoints import openable
 from apt_plugin.hosts.gr00t.names import WEIGHTS
+from apt_plugin.listen.evidence import Arrived, Evidence, Tensor
 from apt_plugin.listen.loaded import check_loaded
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
@@ -40,6 +42,7 @@ class Gr00tListener:
         self.gated = getattr(model, "apt_stage", None) == LIKELIHOOD
         self._episodes: dict[int, Any] = {}
         tasks = [self._task(episode) for episode in range(len(loader))]
+        self._labels = tasks
         labelled = [episode for episode, text in enumerate(tasks) if text.strip()]
         if not labelled:
             raise AptError(f"{loader.dataset_path} has no instruction in any episode: listen needs labelled data.")
@@ -155,12 +158,49 @@ class Gr00tListener:
             context.velocity(noise.astype(np.float32), np.full((1, 1), 0.5, np.float32))
         return dict(shares)
 
+    def evidence(self) -> Gr00tEvidence:
+        return Gr00tEvidence(self, self._labels)
+
     def digest(self) -> str:
         return vlm_digest(self.model)
 
 
 def vlm_digest(model: Any) -> str:
-    return torch_params.digest((n, p) for n, p in model.named_parameters() if ".backbone." in f".{n}")
+    return torch_params.digest(_vlm(model).items())
+
+
+def _vlm(model: Any) -> dict[str, Any]:
+    return {n: p for n, p in model.named_parameters() if ".backbone." in f".{n}"}
+
+
+class Gr00tEvidence(Evidence):
+    """Facts behind one `Gr00tListener`."""
+
+    def __init__(self, listener: Gr00tListener, labels: Sequence[str]):
+        self._listener, self._labels = listener, labels
+
+    def tensors(self) -> Iterator[Tensor]:
+        return torch_evidence.tensors(self._listener.model, lambda name: ".backbone." in f".{name}")
+
+    def labels(self) -> Sequence[str]:
+        return self._labels
+
+    def arrived(self, frames: Sequence[int], texts: Sequence[str]) -> list[Arrived]:
+        found = []
+        for frame, text in zip(frames, texts, strict=True):
+            batch = self._listener._observed([self._listener._steps[frame]], [text])
+            ids = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
+            found.append(Arrived(tuple(ids), self._listener.processor.processor.tokenizer.decode(ids)))
+        return found
+
+    def state(self) -> np.ndarray:
+        steps = [self._listener._steps[row] for row in range(len(self._listener.frames))]
+        seen = [self._listener._observed([step], [""])["state"] for step in steps]
+        return np.concatenate([each.float().reshape(1, -1).cpu().numpy() for each in seen])
+
+    def read(self, frames: Sequence[int], texts: Sequence[str]) -> np.ndarray:
+        contexts: Any = [self._listener.context([f], [t]) for f, t in zip(frames, texts, strict=True)]
+        return np.concatenate([one.read() for one in contexts])
 
 
 def _picture(step: Any) -> np.ndarray:
@@ -233,13 +273,11 @@ def open_listener(
     return Gr00tListener(model, processor, tag, loader, folder, frames, seed)
 
 
-def base_digest(path: str, device: str = "", config: str = "") -> str:
-    """SHA-256 over the VLM's parameters of a base checkpoint."""
-    del config
-    register()
-    import gr00t.model  # noqa: F401
-    from transformers import AutoModel
+def open_base(path: str, listener: Gr00tListener, device: str = "") -> Beside:
+    """The VLM of a base checkpoint beside the listener's.
 
-    kind = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model: Any = AutoModel.from_pretrained(Path(path)).to(dtype=kind)
-    return vlm_digest(model)
+    Raises:
+        AptError: no base of this policy.
+    """
+    model, _, _ = load(path, device)
+    return Beside(_vlm(listener.model), _vlm(model), path)

@@ -253,8 +253,8 @@ class LerobotAdapter:
 
         return open_listener(policy, dataset, **options)
 
-    def base_digest(self, base: str, listener: Any, **options: Any) -> str:
-        return listener.base_digest(base)
+    def open_base(self, base: str, listener: Any, **options: Any) -> Any:
+        return listener.base(base)
 
     def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
         from apt_plugin.hosts.lerobot.label import open_sets

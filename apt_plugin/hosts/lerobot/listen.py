@@ -18,10 +18,12 @@ from lerobot.utils.constants import OBS_LANGUAGE_TOKENS
 from torch import Tensor
 
 from apt_plugin.backends import torch_listen, torch_params
+from apt_plugin.backends.torch_evidence import Beside
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.flow import AptFlow, PromptBatch
 from apt_plugin.hosts.lerobot.groups import VLM
 from apt_plugin.hosts.lerobot.listen_attention import attention_of
+from apt_plugin.hosts.lerobot.listen_evidence import LerobotEvidence
 from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
@@ -48,7 +50,7 @@ class LerobotListener:
             or self.flow().action_head.num_inference_timesteps
         )
         rows = EpisodeTable(dataset.meta, silent=chosen is not None)
-        self.tasks = rows.tasks
+        self.tasks, self._labels = rows.tasks, rows.said
         chosen = spread_over_tasks(rows.task, rows.length, count, seed) if chosen is None else chosen
         self._first = spread_over_tasks(rows.task, None, min(FIRST_FRAMES, len(rows.task)), seed)
         self._starts = rows.start
@@ -181,9 +183,12 @@ class LerobotListener:
     def digest(self) -> str:
         return torch_params.digest(_vlm(self.policy).items())
 
-    def base_digest(self, path: str) -> str:
-        """`digest` of a base checkpoint, each tensor in the precision in which this policy holds it."""
-        return base_digest(path, str(self.config.device), {n: p.dtype for n, p in _vlm(self.policy).items()})
+    def evidence(self) -> LerobotEvidence:
+        return LerobotEvidence(self, _vlm(self.policy), self._labels)
+
+    def base(self, path: str) -> Beside:
+        """The VLM of a base checkpoint beside this policy's."""
+        return Beside(_vlm(self.policy), _vlm(open_policy(path, str(self.config.device)).policy), path)
 
 
 class EpisodeTable:
@@ -194,6 +199,7 @@ class EpisodeTable:
         if table is None or not len(table):
             raise AptError(f"{meta.repo_id} has no episodes.")
         said = [(row["tasks"][0] if len(row["tasks"]) else "") for row in table.select_columns(["tasks"])]
+        self.said = [str(text) for text in said]  # of every episode
         kept = [i for i, text in enumerate(said) if silent or str(text).strip()]
         if not kept:
             raise AptError(f"{meta.repo_id} has no instruction in any episode: listen needs labelled data.")

@@ -72,7 +72,7 @@ def make_room(preprocessor: Any) -> None:
     steps: list[Any] = list(preprocessor.steps)
     for step in steps:
         if isinstance(limit := getattr(step, "max_length", None), int) and limit < ROOM:
-            step.max_length = limit + SPARE
+            step.apt_own_length, step.max_length = limit, limit + SPARE
 
 
 def _loaded(config: Any, folder: Path) -> Any:

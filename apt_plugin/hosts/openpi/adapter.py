@@ -157,10 +157,10 @@ class OpenpiAdapter(WithoutLabels):
 
         return open_listener(policy, dataset, **options)
 
-    def base_digest(self, base: str, listener: Any, **options: Any) -> str:
-        from apt_plugin.hosts.openpi.listen import base_digest
+    def open_base(self, base: str, listener: Any, **options: Any) -> Any:
+        from apt_plugin.hosts.openpi.listen import open_base
 
-        return base_digest(base, **{k: v for k, v in options.items() if k in ("device", "config")})
+        return open_base(base, listener, **{k: v for k, v in options.items() if k in ("device", "config")})
 
     def bench(self, **fields: Any) -> int:
         from apt_plugin.hosts.openpi.bench import run

@@ -99,6 +99,11 @@ class OpenpiListener:
         words = [self.frames.task[f] for f in rows]
         return self.policy.attention(self._rows(rows, words), noise.astype(np.float32), half)
 
+    def evidence(self) -> Any:
+        from apt_plugin.hosts.openpi.listen_evidence import OpenpiEvidence
+
+        return OpenpiEvidence(self)
+
     def digest(self) -> str:
         return self.policy.digest()
 
@@ -139,10 +144,12 @@ def open_listener(
     return OpenpiListener(source, questions, frames, seed)
 
 
-def base_digest(path: str, device: str = "", config: str = "") -> str:
-    """SHA-256 over the VLM's parameters of a base checkpoint, as `OpenpiListener.digest`.
+def open_base(path: str, listener: OpenpiListener, device: str = "", config: str = "") -> Any:
+    """The VLM of a base checkpoint beside the listener's: `listen.evidence.Base`.
 
     Raises:
-        AptError: see `listen_open.read`.
+        AptError: see `listen_open.read`; the base is of the other framework, or no base of this policy.
     """
-    return read(path, config, device).policy.digest()
+    from apt_plugin.hosts.openpi.listen_evidence import beside
+
+    return beside(listener.policy, read(path, config or listener.facts["config"], device).policy, path)

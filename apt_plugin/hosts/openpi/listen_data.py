@@ -41,6 +41,7 @@ class Questions:
             ) from error
         episodes = [self.dataset.meta.episodes[index] for index in sorted(self.dataset.meta.episodes)]
         said = [str((row["tasks"] or [""])[0]) for row in episodes]
+        self.said = said  # of every episode
         kept = [index for index, text in enumerate(said) if text.strip()]
         if not kept:
             raise AptError(f"{repo} has no instruction in any episode: listen needs labelled data.")

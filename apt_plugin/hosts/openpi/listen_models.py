@@ -22,6 +22,7 @@ from openpi.models_pytorch import preprocessing_pytorch as _preprocessing
 from torch import Tensor
 
 from apt_plugin.backends import jax_fusion, torch_attention, torch_listen, torch_params
+from apt_plugin.backends.torch_evidence import pooled_values
 from apt_plugin.fusion import fusion_sites
 from apt_plugin.hosts.openpi import loading, records
 from apt_plugin.hosts.openpi.model import AptPi0
@@ -130,6 +131,13 @@ class JaxContext:
         self._policy, self._robot, self._count = policy, obs.state, count
         self._cache = policy.prefix(policy.state, obs)
 
+    def read(self) -> np.ndarray:
+        """What the action expert reads of the prefixes, pooled over valid tokens: float32 [B, C]."""
+        cache = self._cache
+        values, valid = np.asarray(cache.v, np.float32), np.asarray(cache.kept | cache.spoken, np.float32)
+        weight = valid / valid.sum(-1, keepdims=True).clip(1)
+        return np.einsum("lbgsc,bs->blgc", values, weight).reshape(len(valid), -1)[: self._count]
+
     def velocity(self, x: np.ndarray, time: np.ndarray, language: bool = True) -> np.ndarray:
         room = self._robot.shape[0] - self._count
         x, time = (np.concatenate([part, np.repeat(part[:1], room, 0)]) for part in (x, time))
@@ -198,6 +206,9 @@ class AptTorchContext(torch_listen.TorchContext):
         self.model, self.state = model, obs.state
         with torch.inference_mode():
             self.cache = model.apt_prefix(_preprocessing.preprocess_observation_pytorch(obs, train=False))
+
+    def read(self) -> np.ndarray:
+        return pooled_values(self.cache.v, self.cache.kept | self.cache.spoken)
 
     def compute(self, x: Tensor, time: Tensor, language: bool) -> Tensor:
         return self.model.velocity(self.cache, self.state, x, time, language)
