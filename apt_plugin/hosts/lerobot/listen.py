@@ -8,8 +8,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -236,9 +235,3 @@ def open_listener(policy: str, dataset: str, root: str = "", frames: int = 64, s
     make_room(opened.preprocessor)
     logger.info("listen: %s on %s", opened.policy.config.type, dataset)
     return LerobotListener(opened, data, frames, seed)
-
-
-def base_digest(path: str, device: str = "", dtypes: Mapping[str, torch.dtype] = MappingProxyType({})) -> str:
-    """SHA-256 over the VLM's parameters of a base checkpoint; `dtypes`: what each is cast to first."""
-    named = _vlm(open_policy(path, device).policy)
-    return torch_params.digest((name, p.to(dtypes.get(name, p.dtype))) for name, p in named.items())

@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t.listen import open_listener
+from apt_plugin.hosts.gr00t.listen import open_base, open_listener
 from apt_plugin.listen import Settings
+from apt_plugin.listen.causes import FOUND, NOT_KNOWN
+from apt_plugin.listen.run import quick
 from apt_plugin.listen.subject import sample
 from apt_plugin.listen_command import run
 from tests.hosts.gr00t import tiny
@@ -78,6 +80,16 @@ def test_the_command_measures_and_writes(where, checkpoints, kind, tmp_path):
     assert "unchanged from the base" in result.vlm
     assert result.heard.frames.width == 7  # the robot's dimensions, not the model's padding
     assert (tmp_path / "listen.html").is_file()
+
+
+@pytest.mark.parametrize("kind", ["stock", "ours"])
+def test_cheap_causes_are_answered_from_facts(where, checkpoints, kind):
+    """Every fact is there; a policy beside itself has kept all its language."""
+    listener = open_listener(str(checkpoints[kind]), str(where / "data"), frames=4, config=tiny.TAG)
+    causes = {cause.name: cause for cause in quick(listener, open_base(str(checkpoints[kind]), listener))}
+    assert [name for name, cause in causes.items() if cause.state == NOT_KNOWN] == []
+    assert {name for name, cause in causes.items() if cause.state == FOUND} <= {"weights"}, causes  # never trained
+    assert "Retention is 1.00" in causes["retention"].evidence[0]
 
 
 def test_weights_that_the_host_did_not_load_are_not_judged(where, checkpoints, tmp_path):

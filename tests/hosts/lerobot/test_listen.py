@@ -15,7 +15,7 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.listen import base_digest, open_listener
+from apt_plugin.hosts.lerobot.listen import open_listener
 from apt_plugin.hosts.lerobot.sizes import TINY, sized
 from apt_plugin.listen import Settings, interval, listen
 from apt_plugin.listen.instructions import plan
@@ -275,9 +275,9 @@ def test_the_command_writes_page_and_numbers(
 def test_a_changed_vlm_is_called_changed(opened: dict[str, Any], tmp_path: Path, tok: str) -> None:
     with sized(TINY):
         other = stock_folder(tmp_path / "other", "pi05", tok)
-        same = base_digest(str(other))
+        same = opened["pi05"].base(str(other)).digest()
         assert same == opened["pi05"].digest()
         policy = get_policy_class("pi05").from_pretrained(other)
         next(p for n, p in policy.named_parameters() if ".paligemma." in n).data += 0.01
         policy.save_pretrained(other)
-        assert base_digest(str(other)) != same
+        assert opened["pi05"].base(str(other)).digest() != same

@@ -32,10 +32,12 @@ from apt_plugin.hosts.openpi import loading, records
 from apt_plugin.hosts.openpi.config import apt_config
 from apt_plugin.hosts.openpi.data import AptData
 from apt_plugin.hosts.openpi.derive import shapes_of
-from apt_plugin.hosts.openpi.listen import base_digest, open_listener
+from apt_plugin.hosts.openpi.listen import open_base, open_listener
 from apt_plugin.hosts.openpi.torch_training import TorchRun
 from apt_plugin.listen import Settings, listen
+from apt_plugin.listen.causes import FOUND, NOT_KNOWN
 from apt_plugin.listen.measure import draw, listen_in, noised
+from apt_plugin.listen.run import quick
 from apt_plugin.listen.subject import sample
 from apt_plugin.listen_command import run
 from apt_plugin.recipe import from_flat
@@ -333,7 +335,7 @@ def test_digests_tell_a_frozen_vlm(opens: Any, folders: dict[str, Path]) -> None
     """A base in float32 and a Stage 1 whose frozen VLM the host keeps in bfloat16 have one digest, the record's."""
     for kind in ("pi05_apt1", "pi0_apt2", "torch_apt2"):
         assert opens(kind).digest() == read_record(folders[kind] / "assets").vlm
-    assert opens("pi05_apt1").digest() == base_digest(str(folders["pi05"]), config="listen_pi05")
+    assert opens("pi05_apt1").digest() == open_base(str(folders["pi05"]), opens("pi05_apt1")).digest()
     state = opens("pi0_lora").policy.state
     img = state["PaliGemma"]["img"]["head"]["kernel"]
     kept, before = img.value, opens("pi0_lora").digest()
@@ -343,6 +345,15 @@ def test_digests_tell_a_frozen_vlm(opens: Any, folders: dict[str, Path]) -> None
     img.value = kept
     nnx.update(opens("pi0_lora").policy.model, state)
     assert changed != before == opens("pi0_lora").digest()
+
+
+@pytest.mark.parametrize("kind", ["pi05", "pi05_apt1", "torch_apt2"])
+def test_cheap_causes_are_answered_from_facts(opens: Any, folders: dict[str, Path], kind: str) -> None:
+    """Every fact is there; a policy beside itself has kept all its language, and not beside other weights."""
+    causes = {cause.name: cause for cause in quick(opens(kind), open_base(str(folders[kind]), opens(kind)))}
+    assert [name for name, cause in causes.items() if cause.state == NOT_KNOWN] == []
+    assert {name for name, cause in causes.items() if cause.state == FOUND} <= {"weights"}, causes  # never trained
+    assert "Retention is 1.00" in causes["retention"].evidence[0]
 
 
 def test_guidance_is_swept_on_stage_2_and_refused_elsewhere(opens: Any) -> None:
