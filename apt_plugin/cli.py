@@ -112,7 +112,7 @@ class Listen:
     base: str = ""
     """The base checkpoint: was the VLM left alone, and has it kept its language?"""
     quick: bool = False
-    """Only rule out the cheap causes: weights, words, data, statistics, retention. Exit status 1 when one is found."""
+    """Only rule out the cheap causes: weights, words, data, statistics, retention. Exit 1 when one is found."""
     output: Path = Path("apt-listen")
     """Where listen.html and listen.json go."""
     batch: int = 32
@@ -121,18 +121,14 @@ class Listen:
 
     def __call__(self) -> int:
         from apt_plugin.listen import Settings
-        from apt_plugin.listen.causes import found, sentence
-        from apt_plugin.listen.pages import console, console_causes
-        from apt_plugin.listen_command import run, run_quick
+        from apt_plugin.listen.pages import console
+        from apt_plugin.listen_command import quick_status, run
 
         settings = Settings(self.per_frame, self.draws, self.batch, self.seed, self.guidance)
         more = {name: getattr(self, name) for name in ("root", "config") if getattr(self, name)}
         more |= {"frames": self.frames, "device": self.device}
         if self.quick:
-            causes = run_quick(self.policy, self.dataset, self.host, self.base, self.output, self.seed, **more)
-            console_causes(causes)
-            print(sentence(causes))
-            return 1 if found(causes) else 0
+            return quick_status(self.policy, self.dataset, self.host, self.base, self.output, self.seed, **more)
         result = run(
             self.policy, self.dataset, self.host, settings, self.instructions, self.libero_pro, self.base, self.output,
             **more,

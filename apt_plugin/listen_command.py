@@ -11,10 +11,10 @@ from apt_plugin import report
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import host_of, named
 from apt_plugin.listen import Settings, listen
-from apt_plugin.listen.causes import Cause, weights
+from apt_plugin.listen.causes import Cause, found, sentence, weights
 from apt_plugin.listen.instructions import Variant, load, load_libero_pro
 from apt_plugin.listen.loaded import NotLoadedError
-from apt_plugin.listen.pages import quick_sections, sections
+from apt_plugin.listen.pages import console_causes, quick_sections, sections
 from apt_plugin.listen.run import Result, quick
 from apt_plugin.tabletop import register
 
@@ -72,6 +72,14 @@ def run_quick(policy: str, dataset: str, host: str, base: str, output: Path, see
         causes = quick(listener, adapter.open_base(base, listener, **options) if base else None)
     write(quick_sections(causes, facts), output)
     return causes
+
+
+def quick_status(*given: Any, **options: Any) -> int:
+    """`listen --quick`: the answers on the terminal; 1 when a cause is found."""
+    causes = run_quick(*given, **options)
+    console_causes(causes)
+    print(sentence(causes))
+    return 1 if found(causes) else 0
 
 
 def write(sections: Sequence[Any], output: Path) -> None:

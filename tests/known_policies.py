@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from apt_plugin.listen.evidence import Evidence
 from apt_plugin.listen.subject import Context, Frames
 from apt_plugin.tabletop.arm import demonstrate
 from apt_plugin.tabletop.data import reference_stats
@@ -139,6 +140,9 @@ class KnownListener:
 
     def attention(self, frames: Sequence[int]) -> str:
         return "A rule has no attention."
+
+    def evidence(self) -> Evidence:
+        return Evidence()
 
     def digest(self) -> str:
         return "0" * 64
