@@ -29,7 +29,7 @@ ABOUT_QUICK = "Five cheap causes, looked at before the policy is asked anything.
 
 
 def sections(result: Result) -> list[Any]:
-    """Title, verdict, numbers, where in an episode, data, gates, attention, guidance, pictures, settings."""
+    """Verdict and picture first, then cheap causes, numbers, places in an episode, data, gates, attention, guidance."""
     heard, facts = result.heard, dict(result.facts)
     shape = heard.losses.shape
     facts |= {
@@ -42,6 +42,7 @@ def sections(result: Result) -> list[Any]:
     return [
         report.Title("Does this policy listen?", facts, ABOUT),
         report.Verdict(result.verdict.sentences()),
+        _paths(heard),
         cause_table(result.causes),
         report.Table(
             "The numbers",
@@ -57,7 +58,6 @@ def sections(result: Result) -> list[Any]:
         *_gates(result.gates),
         _attention(result),
         *([_guidance(result)] if result.guidance else []),
-        _paths(heard),
         report.Settings({"listen": result.settings, "policy": result.facts}),
     ]
 

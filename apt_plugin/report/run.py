@@ -35,13 +35,14 @@ def run_sections(output: Path, records: dict[int, Record], held_out: str) -> lis
     facts = {"host": newest.host, "policy": newest.policy, "plugin": newest.plugin}
     facts |= {f"Stage {stage}": f"{record.steps} steps" for stage, record in records.items()}
     sections: list[Any] = [report.Title(f"APT on {newest.policy}", facts), report.Verdict(verdict(records, held_out))]
-    sections += [report.Proofs(rows) for rows in (proof_rows(output),) if rows]
-    return [*sections, *training_sections(records), report.Settings(settings(newest))]
+    proofs = [report.Proofs(rows) for rows in (proof_rows(output),) if rows]
+    picture, *others = training_sections(records)  # a page opens with one sentence and one picture
+    return [*sections, picture, *proofs, *others, report.Settings(settings(newest))]
 
 
 def verdict(records: dict[int, Record], held_out: str) -> list[str]:
-    """Plain sentences on the switch, the VLM and what listening the losses show."""
-    sentences = []
+    """Plain sentences: what listening the losses show, the switch, the VLM."""
+    sentences = [listening(records[2].curve, held_out)] if 2 in records else []
     if 1 in records:
         sentences.append(records[1].trend().sentence())
     for stage, record in records.items():
@@ -49,8 +50,6 @@ def verdict(records: dict[int, Record], held_out: str) -> list[str]:
         state = "is bit for bit what it was when the stage began" if same else "was trained (its hash changed)"
         mode = f", by vlm={record.recipe.vlm}" if stage == LIKELIHOOD else ""
         sentences.append(f"Stage {stage}: the VLM {state} ({record.vlm[:12]}){mode}.")
-    if 2 in records:
-        sentences.append(listening(records[2].curve, held_out))
     return sentences
 
 
@@ -95,7 +94,7 @@ def training_sections(records: dict[int, Record]) -> list[Any]:
     gaps = {n: curve.points(n) for n in ("blank_gap", "blank_gap_train") if len(curve.points(n)[0])}
     if gaps:
         note = "Loss under a blanked instruction minus loss under the true one: above zero, the policy uses the words."
-        out.append(report.Curves("Blank gap in Stage 2", note, gaps, y_label="loss difference"))
+        out.insert(0, report.Curves("Blank gap in Stage 2", note, gaps, y_label="loss difference"))
     gates = {n.removeprefix("gate."): curve.points(n) for n in curve.sums if n.startswith("gate.")}
     if gates:
         out.append(report.Gates(gates, start=0.5 if records[2].recipe.fusion.kind == "interleaved" else 0))

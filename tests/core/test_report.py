@@ -268,6 +268,18 @@ def test_every_section_opens_with_a_sentence_and_every_picture_has_words(written
     assert sum(attributes.get("role") == "img" for _, attributes in page.tags) == 3
 
 
+def test_every_table_scrolls_by_itself_and_pictures_fit_their_column(written):
+    """400 px wide a table may scroll in its own box, never the page; 1280 px wide it has 1132 of them."""
+    page = re.sub(r"<style>.*?</style>", "", written[0], flags=re.S)
+    assert page.count("<table") > 3
+    assert page.count("<table") == len(re.findall(r'<div class="scroll"[^>]*><table', page))
+    style = re.findall(r"<style>(.*?)</style>", written[0], flags=re.S)[0]
+    assert ".scroll { overflow-x: auto;" in style
+    wide = style[style.index("@media (min-width: 1100px)") :]
+    assert "main { max-width: 1180px; }" in wide
+    assert "figure svg.wide, figure svg.narrow { display: block; width: 100%" in style
+
+
 def test_a_failed_check_shows_at_the_top(written):
     header = written[0].split("</header>")[0]
     assert "2 of 4 checks hold, 1 FAILS, 1 not run" in header

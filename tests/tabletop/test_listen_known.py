@@ -91,7 +91,7 @@ def test_the_calibration_policies_are_the_ideal_ones() -> None:
 def test_the_page_holds_what_was_found(results: Results) -> None:
     whole = document(sections(results("oracle", 0)))
     kinds = [section["kind"] for section in whole["sections"]]
-    assert kinds[:3] == ["title", "verdict", "table"]
+    assert kinds[:4] == ["title", "verdict", "frames", "table"]
     frames = next(section for section in whole["sections"] if section["kind"] == "frames")
     labels = [picture["label"] for picture in frames["strips"][0]["frames"]]
     assert any(label.startswith("true:") for label in labels)
