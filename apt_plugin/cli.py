@@ -127,13 +127,10 @@ class Listen:
         settings = Settings(self.per_frame, self.draws, self.batch, self.seed, self.guidance)
         more = {name: getattr(self, name) for name in ("root", "config") if getattr(self, name)}
         more |= {"frames": self.frames, "device": self.device}
+        asked = (self.policy, self.dataset, self.host)
         if self.quick:
-            return quick_status(self.policy, self.dataset, self.host, self.base, self.output, self.seed, **more)
-        result = run(
-            self.policy, self.dataset, self.host, settings, self.instructions, self.libero_pro, self.base, self.output,
-            **more,
-        )  # fmt: skip
-        console([result])
+            return quick_status(*asked, self.base, self.output, self.seed, **more)
+        console([run(*asked, settings, self.instructions, self.libero_pro, self.base, self.output, **more)])
         return 0
 
 

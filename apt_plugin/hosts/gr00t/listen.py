@@ -279,5 +279,10 @@ def open_base(path: str, listener: Gr00tListener, device: str = "") -> Beside:
     Raises:
         AptError: no base of this policy.
     """
-    model, _, _ = load(path, device)
+    register()
+    import gr00t.model  # noqa: F401  # registers the model
+    from transformers import AutoModel
+
+    kind = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    model: Any = AutoModel.from_pretrained(Path(path)).to(dtype=kind)  # a base may come without a processor
     return Beside(_vlm(listener.model), _vlm(model), path)
