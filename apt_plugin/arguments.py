@@ -35,7 +35,7 @@ def check(command: Any) -> None:
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Around a program: what a user can mend, and Ctrl-C, end it in a sentence."""
+    """Around a program: what a user can mend, a host that is not installed, and Ctrl-C end it in a sentence."""
     try:
         yield
     except AptError as error:

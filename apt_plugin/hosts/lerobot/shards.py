@@ -36,6 +36,7 @@ def check_process() -> None:
         AptError: its accelerator will shard what it is given.
     """
     accelerate: Any = sys.modules.get("accelerate.state")  # serving needs none; who shards has imported it
-    started = accelerate is not None and accelerate.is_initialized()
-    if started and getattr(accelerate.AcceleratorState(), "fsdp_plugin", None) is not None:
+    if accelerate is None or not accelerate.is_initialized():
+        return
+    if getattr(accelerate.AcceleratorState(), "fsdp_plugin", None) is not None:
         raise AptError(f"--parallelism.dp_shard (or an accelerate configuration with FSDP) {_WHY}")

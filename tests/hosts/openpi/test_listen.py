@@ -133,16 +133,17 @@ def save_jax(folder: Path, config: Any, stock: _config.TrainConfig, ours: bool) 
 def save_torch(folder: Path, config: Any, stock: _config.TrainConfig, ours: bool) -> None:
     torch.manual_seed(0)
     folder.mkdir(parents=True)
-    data = AptData(repo_id=stock.data.repo_id, inner=stock.data, stock_name=stock.name)
-    derived = dataclasses.replace(stock, model=config, data=data)
-    training = TorchRun(derived, state_dim=8, asset_id="apt/toy") if ours else None
-    model = training.build(config) if training else PI0Pytorch(config)
+    training = None
+    if ours:  # a run of ours is of a model config of ours
+        data = AptData(repo_id=stock.data.repo_id, inner=stock.data, stock_name=stock.name)
+        training = TorchRun(dataclasses.replace(stock, model=config, data=data), state_dim=8, asset_id="apt/toy")
+    model = PI0Pytorch(config) if training is None else training.build(config)
     torch.manual_seed(1)  # the VLM's parameters come first: the same in stock and ours
     with torch.no_grad():
         for parameter in model.parameters():  # adaRMS, the image head and the gates start at zero
             parameter += 0.05 * torch.randn_like(parameter)
     save_stats(folder / "assets" / ("apt" if ours else "") / "toy")
-    if training:
+    if training is not None:
         training.save(safetensors.torch, model, folder / "model.safetensors")
     else:
         safetensors.torch.save_model(model, folder / "model.safetensors")

@@ -63,24 +63,21 @@ SIZES = {
 
 def vlm_folder(size: Size, folder: Path) -> Path:
     """A SmolVLM's config and processor: lerobot reads both from a folder or the hub, and no weights."""
+    import transformers
     from tokenizers import Tokenizer, models
-    from transformers import (
-        PreTrainedTokenizerFast,
-        SmolVLMConfig,
-        SmolVLMImageProcessor,
-        SmolVLMProcessor,
-        SmolVLMVideoProcessor,
-    )
+
+    hf: Any = transformers  # it imports its classes by name, which a type checker does not see
 
     special = {"image_token": "<i>", "fake_image_token": "<f>", "global_image_token": "<g>",
                "end_of_utterance_token": "<e>"}  # fmt: skip
     vocabulary = {word: i for i, word in enumerate(["<unk>", *special.values()])}
-    words = PreTrainedTokenizerFast(
+    words = hf.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")), unk_token="<unk>",
         pad_token="<unk>", extra_special_tokens=special,
     )  # fmt: skip
-    SmolVLMProcessor(SmolVLMImageProcessor(), words, SmolVLMVideoProcessor(), chat_template="x").save_pretrained(folder)
-    config = SmolVLMConfig(
+    images, videos = hf.SmolVLMImageProcessor(), hf.SmolVLMVideoProcessor()
+    hf.SmolVLMProcessor(images, words, videos, chat_template="x").save_pretrained(folder)
+    config = hf.SmolVLMConfig(
         text_config={"model_type": "llama", **size.text}, vision_config=size.vision, scale_factor=size.scale,
         image_token_id=1,
     )  # fmt: skip
