@@ -159,7 +159,9 @@ class LerobotStages:
         return flags.with_({"policy.stage": "1", **recipe_flags(self.recipe), **precision_flags(flags)})
 
     def _stage2(self, flags: Flags, own: dict[str, str]) -> Flags:
-        prior = own.get("policy.path") or self.flags.get("policy.path") or self._own_prior()
+        # A path in a command for both stages is the base of Stage 1.
+        named = self.flags.get("policy.path") if self.request.stage == "2" else None
+        prior = own.get("policy.path") or named or self._own_prior()
         flags = flags.without("policy.type", "policy.path", "policy.pretrained_path")
         more = {"policy.path": prior, "policy.stage": "2", **recipe_flags(self.recipe)}
         if self.recipe.vlm == "lora" and flags.get("peft.method_type") is None:
