@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import apt_plugin
-from apt_plugin.hosts.lerobot.names import POLICIES
+from apt_plugin.hosts.lerobot.families import POLICIES
 from apt_plugin.recipes import shipped
 from tests.installed import ROOT, built, metadata
 
