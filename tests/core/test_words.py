@@ -122,7 +122,8 @@ def test_interrupted_data_need_not_be_deleted_by_hand(tmp_path: Path, monkeypatc
 
 def test_ctrl_c_ends_in_a_sentence(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom apt_plugin import cli, hosts\n"
+        "import signal, sys, time\nfrom apt_plugin import cli, hosts\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "hosts.adapter_for = lambda argv: (print('ready', flush=True), time.sleep(60))\n"
         "sys.argv[1:] = ['run', 'x']; cli.main()"
     )

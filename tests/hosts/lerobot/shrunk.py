@@ -20,7 +20,8 @@ def shrink() -> None:
     from lerobot.policies.groot import groot_n1_7
 
     from apt_plugin import listen_command
-    from apt_plugin.hosts.lerobot import bench, listen, prove, prove_groot
+    from apt_plugin.hosts.lerobot import bench, listen, prove
+    from apt_plugin.hosts.lerobot.families.groot import prove as prove_groot
     from apt_plugin.hosts.lerobot.sizes import sized
     from apt_plugin.listen import labels, run
     from apt_plugin.tabletop_command import Data, Trial

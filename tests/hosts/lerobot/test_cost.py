@@ -35,7 +35,7 @@ def floor(policy, batch: dict, draws: int) -> tuple[int, int]:
     prompt = PromptBatch.of(batch)
     kept = prompt.first(int((prompt.valid & ~prompt.instruction).sum(-1).max()))
     state = policy._state(batch)
-    host = type(model).__mro__[2]  # PI05Pytorch / PI0Pytorch
+    host = next(kind for kind in type(model).__mro__ if kind.__module__.startswith("lerobot."))
     cached = {}
 
     def prefix() -> None:

@@ -19,6 +19,7 @@ from tests import doctored
 from tests.hosts.lerobot import tiny
 
 PI05, PI0 = "policies/pi05/modeling_pi05.py", "policies/pi0/modeling_pi0.py"
+SMOLVLA = "policies/smolvla/modeling_smolvla.py"
 # Probe -> (file of the host, a pattern in it, what another release might have there).
 CHANGES = {
     "imports": ("policies/utils.py", r"def get_device_from_parameters", "def device_of"),
@@ -26,16 +27,17 @@ CHANGES = {
     "checkpoint saving": ("common/train_utils.py", r"(def save_checkpoint\(\s*)checkpoint_dir", r"\1folder"),
     "checkpoint files": ("utils/constants.py", r"optimizer_state\.safetensors", "optimizer.safetensors"),
     "bfloat16 autocast": ("scripts/lerobot_train.py", r"bf16", "half"),
-    "policy fields": ("policies/pi05/configuration_pi05.py", r"train_expert_only", "expert_only"),
-    "π0.5 model": (PI05, r"def embed_prefix\(\s*self, images", "def embed_prefix(self, states, images"),
-    "π0 model": (PI0, r"def embed_suffix\(self, state, noisy", "def embed_suffix(self, noisy"),
     "Euler loop": ("policies/common/flow_matching.py", r"inference_delay: ", "delay: "),
-    "π0.5 prompt": ("policies/pi05/processor_pi05.py", r'f"Task: ', 'f"Instruction: '),
-    "prompt steps": ("policies/pi0/processor_pi0.py", r"Pi0NewLineProcessor", "Pi0NewLine"),
-    "GR00T model": ("policies/groot/modeling_groot.py", r"_filter_groot_inputs", "_filter_inputs"),
     "image reader": ("datasets/dataset_reader.py", r"_query_videos", "_read_videos"),
     "policy server": ("async_inference/constants.py", r"SUPPORTED_POLICIES", "POLICIES"),
     "LoRA hooks": ("policies/pretrained.py", r"_validate_peft_config", "_check_peft_config"),
+    "policy fields": ("policies/pi05/configuration_pi05.py", r"train_expert_only", "expert_only"),
+    "π0.5 model": (PI05, r"def embed_prefix\(\s*self, images", "def embed_prefix(self, states, images"),
+    "π0 model": (PI0, r"def embed_suffix\(self, state, noisy", "def embed_suffix(self, noisy"),
+    "π0.5 prompt": ("policies/pi05/processor_pi05.py", r'f"Task: ', 'f"Instruction: '),
+    "prompt steps": ("policies/pi0/processor_pi0.py", r"Pi0NewLineProcessor", "Pi0NewLine"),
+    "GR00T model": ("policies/groot/modeling_groot.py", r"_filter_groot_inputs", "_filter_inputs"),
+    "SmolVLA model": (SMOLVLA, r"def embed_suffix\(self, noisy_actions", "def embed_suffix(self, noisy"),
 }  # fmt: skip
 
 
@@ -106,7 +108,8 @@ def test_fields_that_the_recipe_does_not_follow_are_refused(tok: str, field: str
     config = tiny.config("pi05", tok)
     kind, given = type(config), {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.init}
     if field not in given:  # 0.6.1 has none of them: as a release that has
-        kind = dataclasses.make_dataclass("Newer", [(field, type(value), type(value)())], bases=(kind,))
+        more = {"type": property(lambda self: "pi05_apt")}  # the registry knows the name by its class
+        kind = dataclasses.make_dataclass("Newer", [(field, type(value), type(value)())], bases=(kind,), namespace=more)
     with pytest.raises(AptError, match=rf"--policy.{field}={value}: .*{words}.*Leave the flag out"):
         kind(**{**given, field: value})
     assert getattr(kind(**{**given, field: type(value)()}), field) == type(value)()
