@@ -200,7 +200,7 @@ class Bench:
     meta nothing is timed: FLOPs and bytes are counted, at the real sizes too.
     """
 
-    family: Annotated[Literal["pi05", "pi0", "groot"], tyro.conf.Positional] = "pi05"
+    family: Annotated[Literal["pi05", "pi0", "groot", "smolvla"], tyro.conf.Positional] = "pi05"
     host: Literal["", "lerobot", "openpi", "gr00t"] = ""
     """The first of them that is installed and supported, when left out."""
     size: Literal["tiny", "deep", "quarter", "real"] = "quarter"

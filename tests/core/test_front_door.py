@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import apt_plugin
+from apt_plugin.hosts.lerobot.families import POLICIES
 from apt_plugin.recipes import shipped
 
 HEAVY = ("torch", "jax", "numpy", "yaml", "rich", "tyro", "transformers", "lerobot", "openpi", "gr00t")
@@ -96,3 +98,11 @@ def test_the_version_is_said() -> None:
     assert fresh("import sys; sys.argv = ['apt-plugin', '--version']; from apt_plugin.cli import main; main()") == (
         f"apt-plugin {apt_plugin.__version__}"
     )
+
+
+def test_bench_takes_every_family_that_a_host_has() -> None:
+    """A family that only the host's table knew could not be named on the command line."""
+    from apt_plugin.cli import Bench
+
+    (names, _) = typing.get_args(typing.get_type_hints(Bench, include_extras=True)["family"])
+    assert set(typing.get_args(names)) == set(POLICIES)  # lerobot has all of them
