@@ -7,7 +7,7 @@ undo each other; a name that is not there is an error, because the host has chan
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -85,6 +85,16 @@ def replaced(owner: Any, name: Any, value: Any, *, over: bool = False) -> Iterat
         yield before
     finally:
         replacements.restore()
+
+
+def watch(owners: Mapping[Any, Sequence[str]]) -> Callable[[], list[str]]:
+    """Note what names of modules are now; the call says which of them are bound to something else since.
+
+    Args:
+        owners: module -> its names.
+    """
+    before = {(owner, name): _get(owner, name) for owner, names in owners.items() for name in names}
+    return lambda: [_text(owner, name) for (owner, name), was in before.items() if _get(owner, name) is not was]
 
 
 def claimed() -> list[str]:

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from apt_plugin.errors import AptError
-from apt_plugin.run.replace import Replacements, claimed, replaced
+from apt_plugin.run.replace import Replacements, claimed, replaced, watch
 
 
 @pytest.fixture
@@ -119,3 +119,13 @@ def test_a_replacement_is_told_once_a_process(caplog):
             with replaced(owner, "told_once", 2):
                 pass
     assert [record.getMessage().endswith("told_once") for record in caplog.records] == [True]
+
+
+def test_a_watch_tells_what_was_bound_anew_since():
+    """Also where the new thing looks like the old one: identity counts."""
+    module = types.ModuleType("host")
+    module.kept, module.other = [1], [1]
+    changed = watch({module: ("kept", "other")})
+    assert changed() == []
+    module.other = [1]
+    assert changed() == ["host.other"]

@@ -13,10 +13,10 @@ import torch
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
+from apt_plugin.backends.torch_draws import draw
 from apt_plugin.hosts.lerobot import cache_data
 from apt_plugin.hosts.lerobot.flow import Observed, PromptBatch
 from apt_plugin.hosts.lerobot.groups import set_trainable
-from apt_plugin.hosts.lerobot.noise import draw
 from apt_plugin.hosts.lerobot.policy import AptPolicy
 from apt_plugin.run.replace import replaced
 
@@ -80,7 +80,8 @@ class PrefixPolicy(AptPolicy):
 
     def _errors(self, batch: dict[str, Any], step: int, blank: bool) -> tuple[dict[str, Tensor], Tensor | None]:
         seen, actions = self.observed(batch), self.prepare_action(batch)
-        noise, time = draw(self.model, batch, actions, self.config.recipe.noise_draws, step)
+        draws, index = self.config.recipe.noise_draws, batch.get("index")
+        noise, time = draw(lambda n: self.model.sample_time(n, "cpu"), actions, draws, step, index)
         errors = self.model.forward(
             seen.images, seen.masks, seen.prompt, actions, noise, time, seen.state, blank, seen.prefix
         )

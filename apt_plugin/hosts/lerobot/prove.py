@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,20 +25,15 @@ from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, PREPROCESSOR, WEIGH
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
 from apt_plugin.hub import local_folder
 from apt_plugin.proofs import Outcome
+from apt_plugin.run.replace import watch
 from apt_plugin.stages import LIKELIHOOD
-
-
-def _snapshot() -> dict[tuple[str, str], int]:
-    """Host names that building a policy rebinds for a moment -> what they are."""
-    found = (item for family in FAMILIES for item in family.watched.items())
-    return {(m, n): id(getattr(importlib.import_module(m), n)) for m, names in found for n in names}
 
 
 class LerobotSubject:
     """One policy with its own preprocessor, in eager float32 as the contracts are stated."""
 
-    def __init__(self, policy: Any, preprocessor: Any, folder: Path, before: Mapping[tuple[str, str], int]):
-        self.policy, self.preprocessor, self.folder, self._before = policy, preprocessor, folder, before
+    def __init__(self, policy: Any, preprocessor: Any, folder: Path, changed: Callable[[], list[str]]):
+        self.policy, self.preprocessor, self.folder, self.replaced_names = policy, preprocessor, folder, changed
         self.stage, self.prefix = policy.config.stage, policy.config.recipe.prefix
         self.trains_vlm = self.stage == LIKELIHOOD and policy.config.recipe.vlm == "full"
 
@@ -117,7 +111,7 @@ class LerobotSubject:
         del self.policy  # it is spent: two models in float32 would not fit where one was trained
         gc.collect()
         policy = kind.from_pretrained(self.folder, config=config)
-        return LerobotSubject(policy, self.preprocessor, self.folder, self._before)
+        return LerobotSubject(policy, self.preprocessor, self.folder, self.replaced_names)
 
     def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
         policy = self.policy
@@ -149,9 +143,6 @@ class LerobotSubject:
     def refused_without_plugin(self) -> tuple[bool, str]:
         return refuses_without_plugin(self.folder)
 
-    def replaced_names(self) -> list[str]:
-        return [f"{m}.{n}" for (m, n), was in self._before.items() if id(getattr(importlib.import_module(m), n)) != was]
-
 
 def stock_tree(config: Any) -> dict[str, tuple]:
     """Names and shapes of the host's own policy of this size, built on the meta device: no memory, full size too."""
@@ -177,7 +168,7 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     from lerobot.policies.factory import get_policy_class
     from lerobot.processor import PolicyProcessorPipeline
 
-    before = _snapshot()
+    changed = watch({module: names for family in FAMILIES for module, names in family.watched().items()})
     folder = local_folder(checkpoint)
     config = PreTrainedConfig.from_pretrained(folder)
     if config.type not in POLICIES.values():
@@ -196,4 +187,4 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     prompts: list[Any] = [step for step in steps.steps if isinstance(step, AptPromptStep)]
     for prompt in prompts:  # the limit bounds memory, not the model; our instructions must fit
         prompt.max_length = max(prompt.max_length, 64)
-    return of(config.type).subject(policy, steps, folder, before)
+    return of(config.type).subject(policy, steps, folder, changed)

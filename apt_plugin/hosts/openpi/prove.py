@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,24 @@ from apt_plugin.hosts.openpi import checkpoints, loading, preload, records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.derive import freeze_filter, shapes_of
 from apt_plugin.hosts.openpi.optim import AptOptimizer, part_of
-from apt_plugin.hosts.openpi.prove_batch import changed_names, fed, make_batch, roomy, run_rules, snapshot
+from apt_plugin.hosts.openpi.prove_batch import WATCHED, fed, make_batch, roomy, run_rules
 from apt_plugin.proofs import Outcome
+from apt_plugin.run.replace import watch
 from apt_plugin.stages import LIKELIHOOD
 
 
 class OpenpiSubject:
     """One model in float32. Each evaluation of a kind runs one compiled program, whatever the words are."""
 
-    def __init__(self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None):
+    def __init__(
+        self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None,
+        changed: Callable[[], list[str]] | None = None,
+    ):  # fmt: skip
         self.model, self.config, self.tokenizer, self.folder = model, roomy(config), tokenizer, folder
         self.state_dim = state_dim
         self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
         self.trains_vlm = self.stage == LIKELIHOOD and config.apt_recipe.vlm == "full"
-        self._before = snapshot()
+        self.replaced_names = watch(WATCHED) if changed is None else changed
         self._start = nnx.state(model, nnx.Param).to_pure_dict()  # arrays are immutable: training replaces them
         self._programs: dict[tuple, Any] = {}
 
@@ -92,7 +96,7 @@ class OpenpiSubject:
         state = nnx.state(second, nnx.Param)
         state.replace_by_pure_dict(loading.merge_prior(state.to_pure_dict(), self._start, self.folder or Path("model")))
         nnx.update(second, state)
-        return OpenpiSubject(second, config, self.tokenizer, self.state_dim, self.folder)
+        return OpenpiSubject(second, config, self.tokenizer, self.state_dim, self.folder, self.replaced_names)
 
     def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
         """Optimiser steps with the recipe's freezing and groups, by the host's optimiser with weight decay."""
@@ -151,9 +155,6 @@ class OpenpiSubject:
         words = [line for line in done.stderr.strip().splitlines() if "apt" in line.lower()]
         return done.returncode != 0, (words or [done.stderr[-120:]])[-1]
 
-    def replaced_names(self) -> list[str]:
-        return changed_names(self._before)
-
 
 def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     """Open an APT checkpoint of openpi, JAX or PyTorch: a step folder, its assets, or a run.
@@ -164,6 +165,7 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     from openpi.models import tokenizer as _tokenizer
 
     preload()
+    changed = watch(WATCHED)
     path = Path(checkpoint)
     folder, record = checkpoints.record_of(path.parent if path.name == "assets" else path)
     del device  # jax picks (JAX_PLATFORMS chooses); PyTorch proofs are eager float32 on the CPU
@@ -172,9 +174,9 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     if (folder / "model.safetensors").is_file():
         from apt_plugin.hosts.openpi.prove_torch import open_torch
 
-        return open_torch(folder, record, _tokenizer.PaligemmaTokenizer(stock.max_token_len))
+        return open_torch(folder, record, _tokenizer.PaligemmaTokenizer(stock.max_token_len), changed)
     config = dataclasses.replace(apt_config(stock, record.stage, record.recipe), dtype="float32")
     params = loading.read_params(folder / "params", dtype=jnp.float32)
     model = config.load(params)
     tokenizer = _tokenizer.PaligemmaTokenizer(config.max_token_len)
-    return OpenpiSubject(model, config, tokenizer, records.state_dim(folder), folder)
+    return OpenpiSubject(model, config, tokenizer, records.state_dim(folder), folder, changed)

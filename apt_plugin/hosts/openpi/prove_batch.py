@@ -6,14 +6,17 @@ B batch   T action tokens   A action dimensions
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from openpi import transforms as _transforms
 from openpi.models import model as _model
+from openpi.models import pi0 as _pi0
+from openpi.training import checkpoints as _checkpoints
+from openpi.training import config as _config
 
 from apt_plugin.hosts.openpi.config import AptPi0Config
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt, kept_bound
@@ -22,21 +25,13 @@ from apt_plugin.stages import PRIOR
 WORDS = 64  # tokens that the proofs' longest instruction may take
 
 # Host names that some part of the adapter replaces in its own processes; opening a checkpoint must replace none.
-_WATCHED = {
-    "openpi.training.config": ("cli", "get_config", "TrainConfig"),
-    "openpi.training.checkpoints": ("save_state", "restore_state", "initialize_checkpoint_dir"),
-    "openpi.models.model": ("restore_params", "preprocess_observation", "Observation"),
-    "openpi.models.pi0": ("Pi0", "make_attn_mask"),
-    "openpi.transforms": ("TokenizePrompt", "Normalize"),
+WATCHED = {
+    _config: ("cli", "get_config", "TrainConfig"),
+    _checkpoints: ("save_state", "restore_state", "initialize_checkpoint_dir"),
+    _model: ("restore_params", "preprocess_observation", "Observation"),
+    _pi0: ("Pi0", "make_attn_mask"),
+    _transforms: ("TokenizePrompt", "Normalize"),
 }
-
-
-def snapshot() -> dict[tuple[str, str], int]:
-    return {(m, n): id(getattr(importlib.import_module(m), n)) for m, names in _WATCHED.items() for n in names}
-
-
-def changed_names(before: dict[tuple[str, str], int]) -> list[str]:
-    return [f"{m}.{n}" for (m, n), was in before.items() if id(getattr(importlib.import_module(m), n)) != was]
 
 
 def make_batch(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from apt_plugin.backends import torch_params
 from apt_plugin.hosts.openpi import records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.optim import AptOptimizer
-from apt_plugin.hosts.openpi.prove_batch import changed_names, fed, make_batch, roomy, run_rules, snapshot
+from apt_plugin.hosts.openpi.prove_batch import WATCHED, fed, make_batch, roomy, run_rules
 from apt_plugin.hosts.openpi.torch_model import AptPI0Pytorch, part_of
 from apt_plugin.proofs import Outcome
+from apt_plugin.run.replace import watch
 from apt_plugin.stages import LIKELIHOOD
 
 WEIGHTS = "model.safetensors"
@@ -50,12 +51,15 @@ def as_torch(obs: Any) -> Any:
 class OpenpiTorchSubject:
     """One model, on the CPU or where `device` says."""
 
-    def __init__(self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None):
+    def __init__(
+        self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None,
+        changed: Callable[[], list[str]] | None = None,
+    ):  # fmt: skip
         self.model, self.config, self.tokenizer, self.folder = model, roomy(config), tokenizer, folder
         self.state_dim = state_dim
         self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
         self.trains_vlm = self.stage == LIKELIHOOD and config.apt_recipe.vlm == "full"
-        self._before = snapshot()
+        self.replaced_names = watch(WATCHED) if changed is None else changed
         self._start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def _batch(self, instructions: Sequence[str], state_seed: int = 0, image_seed: int = 0) -> tuple[Any, Any]:
@@ -105,7 +109,7 @@ class OpenpiTorchSubject:
         missing, unexpected = second.load_state_dict(self._start, strict=False)
         assert not unexpected, unexpected
         assert all(freeze.added(name) for name in missing), missing
-        return OpenpiTorchSubject(second, config, self.tokenizer, self.state_dim, self.folder)
+        return OpenpiTorchSubject(second, config, self.tokenizer, self.state_dim, self.folder, self.replaced_names)
 
     def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
         """Optimiser steps with the recipe's freezing and rates, with weight decay on all but gates."""
@@ -162,14 +166,11 @@ class OpenpiTorchSubject:
         words = [line.strip() for line in done.stderr.strip().splitlines() if "apt" in line.lower()]
         return done.returncode != 0, (words or [done.stderr[-120:]])[-1]
 
-    def replaced_names(self) -> list[str]:
-        return changed_names(self._before)
 
-
-def open_torch(folder: Path, record: Any, tokenizer: Any) -> OpenpiTorchSubject:
+def open_torch(folder: Path, record: Any, tokenizer: Any, changed: Callable[[], list[str]]) -> OpenpiTorchSubject:
     """Open a step folder of scripts/train_pytorch.py; every tensor of the file must have its place."""
     stock = records.model_config(folder)
     config = dataclasses.replace(apt_config(stock, record.stage, record.recipe), dtype="float32")
     model = AptPI0Pytorch(config).float()
     torch_params.load_shared(model, folder / WEIGHTS, {})
-    return OpenpiTorchSubject(model, config, tokenizer, records.state_dim(folder), folder)
+    return OpenpiTorchSubject(model, config, tokenizer, records.state_dim(folder), folder, changed)

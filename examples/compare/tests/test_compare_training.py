@@ -91,7 +91,7 @@ def test_a_step_is_lerobot_trains_step_stock(out, tmp_path, vlm):
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_step_is_lerobot_trains_step_apt(out, tmp_path, stage):
     """The same for the recipe's policy, whose draws are keyed by frame and step."""
-    from apt_plugin.hosts.lerobot.noise import draw
+    from apt_plugin.backends.torch_draws import draw
 
     arm = Arm("apt", policy="apt", draws=2, stage1=Stage1(draws=2, data="labelled"))
     run = a_run(out, tmp_path, arm)
@@ -108,7 +108,9 @@ def test_a_step_is_lerobot_trains_step_apt(out, tmp_path, stage):
     batches = [pool.batch(r) | {"index": r} for r in rows]
     ours.policy.train()
     for step, batch in enumerate(batches):
-        noise, time = draw(ours.model, batch, ours.policy.prepare_action(batch), 2, step)
+        noise, time = draw(
+            lambda n: ours.model.sample_time(n, "cpu"), ours.policy.prepare_action(batch), 2, step, batch["index"]
+        )
         trainer.step(rows[step], None, noise, time)
     by_the_host(theirs.policy, batches, lambda step: None)
     moved = distance(untrained.policy, theirs.policy)

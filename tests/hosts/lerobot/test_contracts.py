@@ -24,7 +24,7 @@ def _stage2(prior: Path, kind: str, **recipe) -> LerobotSubject:
     policy = tiny.stage2(
         config.type.removesuffix("_apt"), prior, config.tokenizer_name, {"fusion.kind": kind, **recipe}
     )
-    return LerobotSubject(policy, first.preprocessor, prior, first._before)
+    return LerobotSubject(policy, first.preprocessor, prior, first.replaced_names)
 
 
 def _hold(found: list[Proof]) -> None:
@@ -46,7 +46,7 @@ def test_a_native_prefix_leaks_and_the_proof_sees_it(plain: dict[str, Path], tok
     """If the leak proof passed on the host's own bidirectional mask, it would prove nothing."""
     policy = tiny.stage1(family, plain[family], tok, {"prefix": "native"})
     steps = tiny.preprocessor(policy)
-    subject = LerobotSubject(policy, steps, plain[family], {})
+    subject = LerobotSubject(policy, steps, plain[family], list)
     leaks = proofs.no_leak(subject)
     assert [p.passed for p in leaks if p.what == "actions, other text"] == [None]  # measured, not claimed
     found = {p.what: p.value for p in leaks}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from apt_plugin.backends.torch_draws import draw
 from apt_plugin.hosts.lerobot.flow import PromptBatch
-from apt_plugin.hosts.lerobot.noise import draw
 from tests.hosts.lerobot import tiny
 
 FAMILIES = ("pi05", "pi0")
@@ -131,15 +131,19 @@ def test_noise_depends_on_frame_and_step_only(priors: dict[str, Path], tok: str)
     """Two processes must draw what one would on the joined batch, and evaluations must not differ by luck."""
     policy = tiny.stage1("pi05", priors["pi05"], tok)
     actions = torch.zeros(4, 5, 7)
-    whole = draw(policy.model, {"index": torch.arange(4)}, actions, 2, step=7)
+
+    def times(n: int) -> torch.Tensor:
+        return policy.model.sample_time(n, "cpu")
+
+    whole = draw(times, actions, 2, 7, torch.arange(4))
     torch.randn(3)  # the global stream must not matter
-    half = draw(policy.model, {"index": torch.arange(2, 4)}, actions[2:], 2, step=7)
+    half = draw(times, actions[2:], 2, 7, torch.arange(2, 4))
     assert torch.equal(whole[0][2:], half[0])
     assert torch.equal(whole[1][2:], half[1])
-    later = draw(policy.model, {"index": torch.arange(4)}, actions, 2, step=8)
+    later = draw(times, actions, 2, 8, torch.arange(4))
     assert not torch.equal(whole[0], later[0])
     assert whole[0].flatten(1).unique(dim=0).shape[0] == 4
-    many = draw(policy.model, {"index": torch.arange(400)}, torch.zeros(400, 5, 7), 4, step=0)
+    many = draw(times, torch.zeros(400, 5, 7), 4, 0, torch.arange(400))
     assert abs(float(many[0].mean())) < 0.02
     assert abs(float(many[0].std()) - 1) < 0.02
     assert abs(float(many[1].mean()) - 0.6) < 0.03  # Beta(1.5, 1) has mean 0.6

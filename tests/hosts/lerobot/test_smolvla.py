@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from apt_plugin import proofs
+from apt_plugin.backends.torch_draws import draw
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.prove import LerobotSubject, open_subject, stock_tree
 from apt_plugin.proofs import Proof
@@ -30,7 +31,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def _stage2(here: dict[str, Path], kind: str, **recipe: Any) -> LerobotSubject:
     first = open_subject(here["prior"])
     policy = tiny_smolvla.apt(here["prior"], here["vlm"], 2, {"fusion.kind": kind, **recipe})
-    return LerobotSubject(policy.float(), first.preprocessor, here["prior"], first._before)
+    return LerobotSubject(policy.float(), first.preprocessor, here["prior"], first.replaced_names)
 
 
 def _hold(found: list[Proof]) -> None:
@@ -48,7 +49,7 @@ def test_stage1_does_not_know_the_instruction(here: dict[str, Path]) -> None:
 
 def test_a_native_prefix_leaks_and_the_proof_sees_it(here: dict[str, Path]) -> None:
     policy = tiny_smolvla.apt(here["plain"], here["vlm"], 1, {"prefix": "native"}).float()
-    found = {p.what: p.value for p in proofs.no_leak(LerobotSubject(policy, _steps(policy), here["plain"], {}))}
+    found = {p.what: p.value for p in proofs.no_leak(LerobotSubject(policy, _steps(policy), here["plain"], list))}
     assert found["actions, other text"] > 1e-4
     assert found["loss, other text"] > 1e-4
 
@@ -106,6 +107,12 @@ def _batch(policy: Any, texts: list[str], steps: Any = None) -> dict[str, Any]:
     return (steps or _steps(policy))({**raw, "task": texts, "index": torch.arange(n)})
 
 
+def _drawn(policy: Any, batch: dict[str, Any], draws: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the policy will draw for this batch, to be given to the host."""
+    actions = policy.prepare_action(batch)
+    return draw(lambda n: policy.model.sample_time(n, "cpu"), actions, draws, step, batch.get("index"))
+
+
 @pytest.mark.parametrize("prefix", ["isolated", "native"])
 @pytest.mark.parametrize("more", [{}, {"attention_mode": "self_attn"}, {"num_expert_layers": 2,
                                   "self_attn_every_n_layers": -1}, {"add_image_special_tokens": True}])  # fmt: skip
@@ -120,9 +127,8 @@ def test_two_passes_equal_the_hosts_joint_pass(
     ours = tiny_smolvla.apt(tmp_path, here["vlm"], 1, {"prefix": prefix, "noise_draws": 3}, **cameras).float().train()
     texts = ["", ""]
     batch, theirs = _batch(ours, texts), _batch(host, texts, _steps(host))
-    noise, time = torch.randn(2, 3, 5, 7), torch.rand(2, 3)
-    ours.model.sample_noise, ours.model.sample_time = (lambda *_: noise), (lambda *_: time.flatten())
-    mine = ours({k: v for k, v in batch.items() if k != "index"})[0]
+    noise, time = _drawn(ours, batch, 3, step=0)
+    mine = ours(batch)[0]
     both = [host.forward(dict(theirs), noise=noise[:, k], time=time[:, k])[0] for k in range(3)]
     wanted = torch.stack(both).mean()
     torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-5)
@@ -145,9 +151,8 @@ def test_two_passes_equal_the_hosts_joint_pass(
 def test_per_sample_losses_are_the_hosts(here: dict[str, Path]) -> None:
     """A padded step must neither count in the sum nor in the number that divides it."""
     ours, host = tiny_smolvla.apt(here["plain"], here["vlm"], 1).float().eval(), tiny_smolvla.stock(here["vlm"])
-    noise, time = torch.randn(2, 1, 5, 7), torch.rand(2, 1)
-    ours.model.sample_noise, ours.model.sample_time = (lambda *_: noise), (lambda *_: time.flatten())
-    batch = {k: v for k, v in _batch(ours, ["", ""]).items() if k != "index"}
+    batch = _batch(ours, ["", ""])
+    noise, time = _drawn(ours, batch, 1, step=-1)
     ours.config.recipe = type(ours.config.recipe)(vlm="frozen", noise_draws=1)
     wanted = host.forward(_batch(host, ["", ""]), noise=noise[:, 0], time=time[:, 0], reduction="none")[0]
     torch.testing.assert_close(ours(batch, reduction="none")[0], wanted, rtol=1e-5, atol=1e-5)

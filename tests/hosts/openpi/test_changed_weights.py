@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from openpi import transforms
 from openpi.shared import normalize
 from safetensors.torch import load_file, save_file, save_model
 
@@ -46,6 +47,18 @@ def doors(folder):
         "serve": lambda: as_trained(libero(), folder, record),
         "prove": lambda: prove.open_subject(folder),
     }
+
+
+def test_a_name_that_opening_replaces_is_found(jax_folder, monkeypatch):
+    """Names were noted behind the opening: what it replaced looked as if it had always been so."""
+    read = prove.loading.read_params
+
+    def replacing(*args, **kwargs):
+        monkeypatch.setattr(transforms, "Normalize", object)
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(prove.loading, "read_params", replacing)
+    assert prove.open_subject(jax_folder[0]).replaced_names() == ["openpi.transforms.Normalize"]
 
 
 @pytest.mark.parametrize("where", ["jax", "vlm"])

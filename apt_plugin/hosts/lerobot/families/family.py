@@ -6,7 +6,7 @@ Importing one imports neither lerobot nor torch; what needs them is behind a met
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,7 +36,6 @@ class Family(ABC):
     schedule: Mapping[str, int]  # flag of a length in steps -> the host's default
     fields: Sequence[str] = ()  # of the config: what Stage 2 must have in common with its Stage 1
     probes: Sequence[Probe] = ()
-    watched: Mapping[str, Sequence[str]] = NOTHING  # host module -> names that building a policy rebinds for a moment
     prompt_steps: Sequence[str] = ()  # host's processor steps that write the prompt as one string; ours replaces them
 
     @abstractmethod
@@ -66,9 +65,13 @@ class Family(ABC):
 
     # -- proofs ---------------------------------------------------------------------------------------------
 
+    def watched(self) -> Mapping[Any, Sequence[str]]:
+        """Host module -> names that building a policy rebinds for a moment."""
+        return NOTHING
+
     @abstractmethod
-    def subject(self, policy: Any, preprocessor: Any, folder: Path, before: Mapping[tuple[str, str], int]) -> Any:
-        """A checkpoint for `apt_plugin.proofs`; before: `watched` names -> identity, from before it was built."""
+    def subject(self, policy: Any, preprocessor: Any, folder: Path, changed: Callable[[], list[str]]) -> Any:
+        """A checkpoint for `apt_plugin.proofs`; changed: which `watched` names are others since before it was built."""
 
     # -- the feature cache ----------------------------------------------------------------------------------
 

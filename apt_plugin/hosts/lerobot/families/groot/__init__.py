@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,7 +45,7 @@ class Groot(Family):
         why = f"--policy.tune_llm={str(bool(llm)).lower()} --policy.tune_visual={str(bool(visual)).lower()}"
         return families.groot_trained(bool(llm), bool(visual), why)
 
-    def subject(self, policy: Any, preprocessor: Any, folder: Path, before: Mapping[tuple[str, str], int]) -> Any:
+    def subject(self, policy: Any, preprocessor: Any, folder: Path, changed: Callable[[], list[str]]) -> Any:
         from apt_plugin.hosts.lerobot.families.groot.prove import LerobotGrootSubject
 
         return LerobotGrootSubject(policy, preprocessor, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,12 +31,6 @@ class Pi(Family):
     schedule: ClassVar = {"policy.scheduler_warmup_steps": 1_000, "policy.scheduler_decay_steps": 30_000}
     fields = ("paligemma_variant", "action_expert_variant", "sizes", "image_resolution")
     probes = PROBES
-    watched: ClassVar = {
-        "lerobot.policies.pi05.modeling_pi05": ("PI05Pytorch", *_BUILT),
-        "lerobot.policies.pi0.modeling_pi0": ("PI0Pytorch", *_BUILT),
-        "lerobot.policies.pi05.processor_pi05": ("TokenizerProcessorStep",),
-        "lerobot.policies.pi0.processor_pi0": ("TokenizerProcessorStep",),
-    }
     prompt_steps = ("Pi05PrepareStateTokenizerProcessorStep", "Pi0NewLineProcessor")
 
     def trained(self, value: Mapping[str, object]) -> Trained:
@@ -69,10 +63,18 @@ class Pi(Family):
             return pi05_segments(clean(task), digits)
         return pi0_segments((task or "").rstrip("\n"))
 
-    def subject(self, policy: Any, preprocessor: Any, folder: Path, before: Mapping[tuple[str, str], int]) -> Any:
+    def watched(self) -> Mapping[Any, Sequence[str]]:
+        from lerobot.policies.pi0 import modeling_pi0, processor_pi0
+        from lerobot.policies.pi05 import modeling_pi05, processor_pi05
+
+        prompt = ("TokenizerProcessorStep",)
+        models = {modeling_pi05: ("PI05Pytorch", *_BUILT), modeling_pi0: ("PI0Pytorch", *_BUILT)}
+        return {**models, processor_pi05: prompt, processor_pi0: prompt}
+
+    def subject(self, policy: Any, preprocessor: Any, folder: Path, changed: Callable[[], list[str]]) -> Any:
         from apt_plugin.hosts.lerobot.prove import LerobotSubject
 
-        return LerobotSubject(policy, preprocessor, folder, before)
+        return LerobotSubject(policy, preprocessor, folder, changed)
 
     def encode(self, policy: Any, batch: dict[str, Any], kind: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         from apt_plugin.hosts.lerobot.families.pi.cache import encode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,10 +46,6 @@ class SmolVLA(Family):
             ))),
         )),
     )  # fmt: skip
-    watched: ClassVar = {
-        "lerobot.policies.smolvla.modeling_smolvla": (_FLOW,),
-        "lerobot.policies.smolvla.processor_smolvla": ("TokenizerProcessorStep",),
-    }
     prompt_steps = ("NewLineTaskProcessorStep",)
 
     def trained(self, value: Mapping[str, object]) -> Trained:
@@ -62,10 +58,15 @@ class SmolVLA(Family):
     def segments(self, kind: str, task: str | None, digits: str) -> list[Segment]:
         return pi0_segments((task or "").rstrip("\n"))
 
-    def subject(self, policy: Any, preprocessor: Any, folder: Path, before: Mapping[tuple[str, str], int]) -> Any:
+    def watched(self) -> Mapping[Any, Sequence[str]]:
+        from lerobot.policies.smolvla import modeling_smolvla, processor_smolvla
+
+        return {modeling_smolvla: (_FLOW,), processor_smolvla: ("TokenizerProcessorStep",)}
+
+    def subject(self, policy: Any, preprocessor: Any, folder: Path, changed: Callable[[], list[str]]) -> Any:
         from apt_plugin.hosts.lerobot.prove import LerobotSubject
 
-        return LerobotSubject(policy, preprocessor, folder, before)
+        return LerobotSubject(policy, preprocessor, folder, changed)
 
     def encode(self, policy: Any, batch: dict[str, Any], kind: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         from apt_plugin.hosts.lerobot.families.smolvla.cache import encode
