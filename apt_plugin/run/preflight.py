@@ -44,7 +44,6 @@ class Facts:
     not_finite: Mapping[str, int] | None = None  # column -> how many numbers are NaN or infinite
     checkpoint_bytes: int | None = None  # at least
     checkpoints: int | None = None
-    cache_bytes: int | None = None  # still to be written
     free_bytes: int | None = None  # where the stage is written
     memory_needed: int | None = None  # bytes of the device, at least
     memory_there: int | None = None
@@ -206,7 +205,7 @@ def _disk(facts: Mapping[str, Facts]) -> Iterator[Finding]:
     """Both stages write to one disk."""
     known = {stage: told for stage, told in facts.items() if told.free_bytes is not None}
     saved = {stage: 1 if told.checkpoints is None else told.checkpoints for stage, told in known.items()}
-    needed = {s: (told.checkpoint_bytes or 0) * saved[s] + (told.cache_bytes or 0) for s, told in known.items()}
+    needed = {s: (told.checkpoint_bytes or 0) * saved[s] for s, told in known.items()}
     free = min((told.free_bytes or 0 for told in known.values()), default=0)
     if sum(needed.values()) > free:
         worst = max(needed, key=lambda stage: needed[stage])

@@ -19,7 +19,7 @@ GOOD = Facts(
     steps=1000, warmup_steps=100, decay_steps=1000, batch_size=8, data="me/set", frames=500, token_limit=48,
     longest_prompt=40, longest_instruction="push the cup", instructions=3, empty_instructions=0,
     distinct_instructions=3, state_fed=True, statistics_missing=(), statistics_not_finite=(),
-    statistics_of_other_data=(), not_finite={}, checkpoint_bytes=10**9, checkpoints=2, cache_bytes=0,
+    statistics_of_other_data=(), not_finite={}, checkpoint_bytes=10**9, checkpoints=2,
     free_bytes=10**10, memory_needed=10**9, memory_there=10**10, flags=FLAGS,
 )  # fmt: skip
 LONG = "put the red cup " * 20

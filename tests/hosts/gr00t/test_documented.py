@@ -51,7 +51,7 @@ def reader(request, first, where):
         (first / tiny.VLM).symlink_to(where / tiny.VLM)
         tiny.published(first / BASE, where / "base2")
     lay_out(folder, where, first)
-    config(folder, [(where / "data", ROBOTS[0])], output_dir=str(folder / "mixed"))
+    config(folder, [(where / "data", ROBOTS[0])], output_dir=str(folder / "mixed"), start_from_checkpoint=BASE)
     python = f"#!/bin/sh\nexec {sys.executable}"
     env = tiny.environment()
     env["PYTHONPATH"] = f"{documents.ROOT / 'tests/hosts/small'}:{env['PYTHONPATH']}"

@@ -5,19 +5,18 @@ B batch   K noise draws   L text tokens   T action tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
 
 from apt_plugin.backends.torch_bench import flops
-from apt_plugin.bench.rows import Made, rows_of
+from apt_plugin.bench.rows import Made
 from apt_plugin.bench.table import Row
 from apt_plugin.hosts.lerobot.families.pi.absent import put_outline
-from apt_plugin.hosts.lerobot.flow import PromptBatch
+from apt_plugin.hosts.lerobot.families.prefix_bench import PrefixBench
 from apt_plugin.hosts.lerobot.groups import set_trainable
 from apt_plugin.hosts.lerobot.sizes import TINY, sized
 from apt_plugin.recipe import Recipe
@@ -50,7 +49,7 @@ SIZES = {
 
 
 @dataclass
-class Bench:
+class Bench(PrefixBench):
     """Makes one row's model at a time, so that only one is in memory."""
 
     family: str
@@ -60,11 +59,8 @@ class Bench:
 
     def config(self, kind: str, **more: Any) -> Any:
         s = self.size
-        cameras = {f"observation.images.{n}": PolicyFeature(FeatureType.VISUAL, (3, s.side, s.side)) for n in
-                   "abcdef"[: s.cameras]}  # fmt: skip
         return PreTrainedConfig.get_choice_class(kind)(
-            input_features={**cameras, "observation.state": PolicyFeature(FeatureType.STATE, (8,))},
-            output_features={"action": PolicyFeature(FeatureType.ACTION, (7,))}, image_resolution=(s.side, s.side),
+            **self.features(), image_resolution=(s.side, s.side),
             chunk_size=s.chunk, n_action_steps=s.chunk, device="cpu", push_to_hub=False, dtype=s.dtype,
             tokenizer_max_length=s.text, gradient_checkpointing=self.checkpointing, **more,
         )  # fmt: skip
@@ -89,39 +85,11 @@ class Bench:
             set_trainable(policy, config)
         return policy.train()
 
-    def apt(self, stage: int = 1, **recipe: Any) -> Any:
-        # No trimming by what the tokens are: on the meta device they are nothing. Stage 1 is given kept tokens only.
-        made = Recipe(**{"drop_instruction": False, "gap_every": 0, "vlm": "frozen", **recipe})
-        return self.policy(f"{self.family}_apt", stage, recipe=made, sizes=self.size.sizes)
-
-    # -- inputs -------------------------------------------------------------------------------------------
-
-    def inputs(self, instruction: bool) -> tuple[list, list, PromptBatch, torch.Tensor]:
-        s = self.size
-        with torch.device(self.device):
-            images = [torch.rand(s.batch, 3, s.side, s.side) for _ in range(s.cameras)]
-            masks = [torch.ones(s.batch, dtype=torch.bool)] * s.cameras
-            length = s.text if instruction else s.text - s.spoken
-            place = torch.arange(length).expand(s.batch, length)
-            prompt = PromptBatch(
-                torch.ones_like(place), torch.ones_like(place, dtype=torch.bool), place >= s.text - s.spoken, place
-            )
-            return images, masks, prompt, torch.rand(s.batch, s.chunk, 32)
-
-    def noise(self, draws: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-        s, lead = self.size, () if draws is None else (draws,)
-        with torch.device(self.device):
-            return torch.randn(s.batch, *lead, s.chunk, 32), torch.rand(s.batch, *lead)
+    def ours(self, stage: int, recipe: Recipe) -> Any:
+        return self.policy(f"{self.family}_apt", stage, recipe=recipe, sizes=self.size.sizes)
 
     def state(self) -> torch.Tensor | None:
-        with torch.device(self.device):
-            return torch.rand(self.size.batch, 32) if self.family == "pi0" else None
-
-    # -- rows ---------------------------------------------------------------------------------------------
-
-    def rows(self) -> Iterator[tuple[Row, Callable[[], Made]]]:
-        """See `bench.rows`."""
-        return rows_of(self, self.size.batch, "train_expert_only")
+        return super().state() if self.family == "pi0" else None
 
     def stock(self, everything: bool) -> Made:
         policy = self.policy(self.family, train_expert_only=not everything)

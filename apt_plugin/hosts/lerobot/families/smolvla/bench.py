@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
 
 from apt_plugin.backends.torch_bench import flops
-from apt_plugin.bench.rows import Made, rows_of
+from apt_plugin.bench.rows import Made
 from apt_plugin.bench.table import Row
+from apt_plugin.hosts.lerobot.families.prefix_bench import PrefixBench
 from apt_plugin.hosts.lerobot.families.smolvla.absent import put_outline
-from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.groups import set_trainable
 from apt_plugin.recipe import Recipe
 
@@ -29,12 +28,12 @@ from apt_plugin.recipe import Recipe
 class Size:
     """A model and what it is fed."""
 
-    text: dict[str, Any]  # of the VLM's language model
+    language: dict[str, Any]  # of the VLM's language model
     vision: dict[str, Any]
     scale: int  # pixel shuffle
     layers: int
     cameras: int
-    words: int  # L
+    text: int  # L
     spoken: int  # of them the instruction
     chunk: int  # T
     batch: int
@@ -78,7 +77,7 @@ def vlm_folder(size: Size, folder: Path) -> Path:
     images, videos = hf.SmolVLMImageProcessor(), hf.SmolVLMVideoProcessor()
     hf.SmolVLMProcessor(images, words, videos, chat_template="x").save_pretrained(folder)
     config = hf.SmolVLMConfig(
-        text_config={"model_type": "llama", **size.text}, vision_config=size.vision, scale_factor=size.scale,
+        text_config={"model_type": "llama", **size.language}, vision_config=size.vision, scale_factor=size.scale,
         image_token_id=1,
     )  # fmt: skip
     config.save_pretrained(folder)
@@ -88,7 +87,7 @@ def vlm_folder(size: Size, folder: Path) -> Path:
 
 
 @dataclass
-class Bench:
+class Bench(PrefixBench):
     """Makes one row's model at a time, so that only one is in memory."""
 
     size: Size
@@ -97,13 +96,10 @@ class Bench:
 
     def policy(self, kind: str, stage: int = 1, **more: Any) -> Any:
         s = self.size
-        cameras = {f"observation.images.{n}": PolicyFeature(FeatureType.VISUAL, (3, s.side, s.side)) for n in
-                   "abcdef"[: s.cameras]}  # fmt: skip
         config: Any = PreTrainedConfig.get_choice_class(kind)(
-            input_features={**cameras, "observation.state": PolicyFeature(FeatureType.STATE, (8,))},
-            output_features={"action": PolicyFeature(FeatureType.ACTION, (7,))}, chunk_size=s.chunk,
+            **self.features(), chunk_size=s.chunk,
             n_action_steps=s.chunk, resize_imgs_with_padding=(s.side, s.side), num_vlm_layers=s.layers, device="cpu",
-            vlm_model_name=str(vlm_folder(s, Path(self.folder.name))), tokenizer_max_length=s.words,
+            vlm_model_name=str(vlm_folder(s, Path(self.folder.name))), tokenizer_max_length=s.text,
             push_to_hub=False, **more,
         )  # fmt: skip
         config.device = self.device
@@ -119,39 +115,12 @@ class Bench:
         policy.train()
         return policy
 
-    def apt(self, stage: int = 1, **recipe: Any) -> Any:
-        # No trimming by what the tokens are: on the meta device they are nothing. Stage 1 is given kept tokens only.
-        made = Recipe(**{"drop_instruction": False, "gap_every": 0, "vlm": "frozen", **recipe})
-        return self.policy("smolvla_apt", stage, recipe=made)
-
-    # -- inputs -------------------------------------------------------------------------------------------
-
-    def inputs(self, instruction: bool) -> tuple[list, list, PromptBatch, torch.Tensor, torch.Tensor]:
-        s = self.size
-        with torch.device(self.device):
-            images = [torch.rand(s.batch, 3, s.side, s.side) for _ in range(s.cameras)]
-            masks = [torch.ones(s.batch, dtype=torch.bool)] * s.cameras
-            length = s.words if instruction else s.words - s.spoken
-            place = torch.arange(length).expand(s.batch, length)
-            prompt = PromptBatch(
-                torch.ones_like(place), torch.ones_like(place, dtype=torch.bool), place >= s.words - s.spoken, place
-            )
-            return images, masks, prompt, torch.rand(s.batch, s.chunk, 32), torch.rand(s.batch, 32)
-
-    def noise(self, draws: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-        s, lead = self.size, () if draws is None else (draws,)
-        with torch.device(self.device):
-            return torch.randn(s.batch, *lead, s.chunk, 32), torch.rand(s.batch, *lead)
-
-    # -- rows ---------------------------------------------------------------------------------------------
-
-    def rows(self) -> Iterator[tuple[Row, Callable[[], Made]]]:
-        """See `bench.rows`."""
-        return rows_of(self, self.size.batch, "train_expert_only")
+    def ours(self, stage: int, recipe: Recipe) -> Any:
+        return self.policy("smolvla_apt", stage, recipe=recipe)
 
     def stock(self, everything: bool) -> Made:
         policy = self.policy("smolvla", train_expert_only=not everything, freeze_vision_encoder=not everything)
-        images, masks, prompt, actions, state = self.inputs(True)
+        (images, masks, prompt, actions), state = self.inputs(True), self.state()
 
         def step() -> None:
             noise, time = self.noise(None)
@@ -162,7 +131,7 @@ class Bench:
 
     def stage(self, row: Row, stage: int, cached: bool = False, vlm: str = "frozen") -> Made:
         policy = self.apt(stage, noise_draws=row.draws, vlm=vlm)
-        images, masks, prompt, actions, state = self.inputs(stage == 2)
+        (images, masks, prompt, actions), state = self.inputs(stage == 2), self.state()
         flow = policy.model
         if cached:
             with torch.no_grad():
@@ -191,7 +160,7 @@ class Bench:
 
     def acting(self, scale: float | None) -> Made:
         policy = self.policy("smolvla") if scale is None else self.apt(2, guidance_scale=scale)
-        images, masks, prompt, _, state = self.inputs(True)
+        (images, masks, prompt, _), state = self.inputs(True), self.state()
         policy.eval()
         noise, _ = self.noise(None)
         own = (prompt,) if scale is not None else (prompt.tokens, prompt.valid)
