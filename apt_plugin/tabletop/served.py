@@ -7,10 +7,10 @@ Shape legend: `B` episodes of a batch, `P` image side in pixels.
 
 from __future__ import annotations
 
-import importlib
 import socket
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -57,13 +57,14 @@ class Openpi(Served):
 
     def __init__(self, host: str, port: int, patience: float = PATIENCE):
         super().__init__()
-        client: Any = _module("openpi_client.websocket_client_policy").WebsocketClientPolicy
+        with _client("openpi_client"):
+            from openpi_client.websocket_client_policy import WebsocketClientPolicy
         end = time.monotonic() + patience  # the client itself would wait for ever
         while not _listens(host, port):
             if time.monotonic() > end:
                 raise AptError(f"No openpi server answered at {host}:{port} within {patience:g} s.")
             time.sleep(1)
-        self.client = client(host, port)
+        self.client = WebsocketClientPolicy(host, port)
 
     def ask(self, images: np.ndarray, states: np.ndarray, tasks: list[str]) -> np.ndarray:
         answers = []
@@ -78,8 +79,9 @@ class Gr00t(Served):
 
     def __init__(self, host: str, port: int, patience: float = PATIENCE):
         super().__init__()
-        client: Any = _module("gr00t.policy.server_client").PolicyClient
-        self.client = client(host=host, port=port, timeout_ms=int(1000 * patience))
+        with _client("gr00t"):
+            from gr00t.policy.server_client import PolicyClient
+        self.client = PolicyClient(host=host, port=port, timeout_ms=int(1000 * patience))
         if not self.client.ping():
             raise AptError(f"No Isaac GR00T server answered at {host}:{port} within {patience:g} s.")
 
@@ -102,9 +104,11 @@ def _listens(host: str, port: int) -> bool:
     return True
 
 
-def _module(name: str) -> Any:
+@contextmanager
+def _client(name: str) -> Iterator[None]:
+    """Around the import of a client."""
     try:
-        return importlib.import_module(name)
+        yield
     except ImportError as error:
         raise AptError(
             f"{name} does not import here ({error}); run this where the client is installed: "

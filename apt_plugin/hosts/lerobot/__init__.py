@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 
 def register() -> None:
     """Make the policy types known to lerobot. Changes nothing else in the host.
@@ -27,4 +25,4 @@ def register_types() -> None:
     from apt_plugin.hosts.lerobot.families import FAMILIES
 
     for family in FAMILIES:
-        importlib.import_module(f"{__name__}.policies.configuration_{family.name}_apt")
+        family.register()

@@ -13,7 +13,6 @@ time.
 """
 
 import difflib
-import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
@@ -39,7 +38,6 @@ TINY: dict[str, int] = {
 }
 
 QUERY_HEADS = 8
-_MODULES = ("lerobot.policies.pi05.modeling_pi05", "lerobot.policies.pi0.modeling_pi0")
 _active: dict[str, int] | None = None
 
 
@@ -96,9 +94,11 @@ def sized(sizes: Mapping[str, int] | None) -> Iterator[None]:
             raise RuntimeError(f"sized(...) is already active with other sizes; (outer, inner): {differ}.")
         yield
         return
+    from lerobot.policies.pi0 import modeling_pi0
+    from lerobot.policies.pi05 import modeling_pi05
+
     with ExitStack() as stack:
-        for path in _MODULES:
-            module = importlib.import_module(path)
+        for module in (modeling_pi05, modeling_pi0):
             for name, value in _replacements(module, full).items():
                 stack.enter_context(replaced(module, name, value))
         _active = full

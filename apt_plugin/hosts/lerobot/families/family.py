@@ -24,7 +24,6 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class Family(ABC):
     """See the subclasses for what each line is good for."""
 
-    name: str  # its folder; `policies/configuration_<name>_apt.py` registers its types
     rules: families.Rules  # what of a recipe it follows
     policies: Mapping[str, str]  # lerobot's policy type -> ours
     vlm: str  # what the names of the VLM's parameters have, and no others
@@ -37,6 +36,10 @@ class Family(ABC):
     fields: Sequence[str] = ()  # of the config: what Stage 2 must have in common with its Stage 1
     probes: Sequence[Probe] = ()
     prompt_steps: Sequence[str] = ()  # host's processor steps that write the prompt as one string; ours replaces them
+
+    @abstractmethod
+    def register(self) -> None:
+        """Make its policy types known to lerobot: importing their configs does."""
 
     @abstractmethod
     def trained(self, value: Mapping[str, object]) -> Trained:

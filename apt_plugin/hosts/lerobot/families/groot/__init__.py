@@ -16,7 +16,6 @@ from apt_plugin.vlm import Trained
 class Groot(Family):
     """See `Family`."""
 
-    name = "groot"
     rules = families.GROOT
     policies: ClassVar = {"groot": "groot_apt"}
     vlm = ".backbone."
@@ -34,6 +33,9 @@ class Groot(Family):
             names("policies.groot.groot_n1_7", "get_backbone_cls"),
         )),
     )  # fmt: skip
+
+    def register(self) -> None:
+        import apt_plugin.hosts.lerobot.policies.configuration_groot_apt  # noqa: F401
 
     def trained(self, value: Mapping[str, object]) -> Trained:
         llm, visual, top = (value.get(name) for name in self.switches)

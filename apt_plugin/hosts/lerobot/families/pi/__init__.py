@@ -19,7 +19,6 @@ _BUILT = ("get_gemma_config", "PiGemmaForCausalLM")  # sizes.py
 class Pi(Family):
     """See `Family`."""
 
-    name = "pi"
     rules = families.PI
     policies: ClassVar = {"pi05": "pi05_apt", "pi0": "pi0_apt"}
     vlm = ".paligemma."
@@ -32,6 +31,9 @@ class Pi(Family):
     fields = ("paligemma_variant", "action_expert_variant", "sizes", "image_resolution")
     probes = PROBES
     prompt_steps = ("Pi05PrepareStateTokenizerProcessorStep", "Pi0NewLineProcessor")
+
+    def register(self) -> None:
+        import apt_plugin.hosts.lerobot.policies.configuration_pi_apt  # noqa: F401
 
     def trained(self, value: Mapping[str, object]) -> Trained:
         if value.get("train_expert_only"):

@@ -19,7 +19,6 @@ _MODEL, _FLOW = "policies.smolvla.modeling_smolvla", "VLAFlowMatching"
 class SmolVLA(Family):
     """See `Family`."""
 
-    name = "smolvla"
     rules = families.Rules("SmolVLA", ("vision",), "image tokens (vision)")
     policies: ClassVar = {"smolvla": "smolvla_apt"}
     vlm = ".vlm_with_expert.vlm."
@@ -47,6 +46,9 @@ class SmolVLA(Family):
         )),
     )  # fmt: skip
     prompt_steps = ("NewLineTaskProcessorStep",)
+
+    def register(self) -> None:
+        import apt_plugin.hosts.lerobot.policies.configuration_smolvla_apt  # noqa: F401
 
     def trained(self, value: Mapping[str, object]) -> Trained:
         if value.get("train_expert_only", True):  # the host's default
