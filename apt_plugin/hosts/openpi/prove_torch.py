@@ -60,7 +60,7 @@ class OpenpiTorchSubject:
         self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
         self.trains_vlm = self.stage == LIKELIHOOD and config.apt_recipe.vlm == "full"
         self.replaced_names = watch(WATCHED) if changed is None else changed
-        self._start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self._start: dict[str, torch.Tensor] = {}  # what training has moved, as it was
 
     def _batch(self, instructions: Sequence[str], state_seed: int = 0, image_seed: int = 0) -> tuple[Any, Any]:
         obs, actions = make_batch(self.config, self.tokenizer, instructions, self.state_dim, state_seed, image_seed)
@@ -106,7 +106,11 @@ class OpenpiTorchSubject:
         """Stage 2 at step 0: every tensor of the checkpoint, and fusion as it starts."""
         config = apt_config(self.config, LIKELIHOOD, self.config.apt_recipe)
         second = AptPI0Pytorch(config).float()
-        missing, unexpected = second.load_state_dict(self._start, strict=False)
+        # Its tensors become the second's: copies would hold a VLM three times.
+        missing, unexpected = second.load_state_dict(
+            {**self.model.state_dict(), **self._start}, strict=False, assign=True
+        )
+        del self.model
         assert not unexpected, unexpected
         assert all(freeze.added(name) for name in missing), missing
         return OpenpiTorchSubject(second, config, self.tokenizer, self.state_dim, self.folder, self.replaced_names)
@@ -117,6 +121,7 @@ class OpenpiTorchSubject:
         model.apt = run_rules(self.config, closed=False, one_layout=True)
         scales = AptOptimizer(None, self.stage, self.config.apt_recipe).scales()  # type: ignore[arg-type]
         learns = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._start = {name: p.detach().clone() for name, p in learns.items()} | self._start
         groups = [
             {"params": [p], "lr": 1e-3 * scales[part_of(n)], "weight_decay": 0.0 if part_of(n) == "gate" else 0.1}
             for n, p in learns.items()

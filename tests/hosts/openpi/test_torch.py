@@ -20,7 +20,7 @@ from apt_plugin.fusion import fusion_sites
 from apt_plugin.hosts.openpi import loading, torch_convert
 from apt_plugin.hosts.openpi.derive import family_of
 from apt_plugin.hosts.openpi.prove_torch import OpenpiTorchSubject, as_torch
-from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch
+from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch, part_of
 from tests.hosts.openpi import tiny
 
 CONVERTER = Path(openpi.__file__).parents[2] / "examples" / "convert_jax_model_to_pytorch.py"
@@ -111,6 +111,20 @@ def test_contracts_hold_in_the_port(family, kind):
     rows = [row for row in proofs.prove(first) if row.contract != 6]
     assert not [row for row in rows if not row.passed]
     assert {row.contract for row in rows} == {1, 2, 3, 4, 5, 7}
+
+
+def test_the_proofs_copy_what_trains_and_nothing_else():
+    """The whole model was cloned when it was opened, and Stage 2 was a third one beside it."""
+    config = tiny.ours("pi05", 1)
+    first = OpenpiTorchSubject(converted(tiny.model(config), config), config, tiny.Tokenizer(), 3, None)
+    before = {name: (p.data_ptr(), part_of(name), p.detach().clone()) for name, p in first.model.named_parameters()}
+    first.train(proofs.PLAIN, steps=1)
+    second = first.switched()
+    assert not hasattr(first, "model")
+    after = dict(second.model.named_parameters())
+    for name, (place, part, value) in before.items():
+        assert torch.equal(after[name], value), name
+        assert part != "vlm" or after[name].data_ptr() == place, name
 
 
 @pytest.mark.parametrize(
