@@ -16,7 +16,9 @@ from tests import processes
 BEFORE = "def f():\n    return 1\n"
 AFTER = "def f():\n    return 2\n"
 PATCH = "--- a/x.py\n+++ b/x.py\n@@ -2 +2 @@\n-    return 1\n+    return 2\n"
-TEST = "import x\n\n\ndef test_f():\n    assert x.f() == 2\n"
+TEST = (
+    "import sys\nimport x\n\n\ndef test_f():\n    assert sys.dont_write_bytecode or x.f() == 1\n    assert x.f() == 2\n"
+)
 PULL = "Subject: Return two\nTest: tests/test_f.py\n\nOne is wrong.\n\n---\n**Why.** It is two.\n"
 
 
