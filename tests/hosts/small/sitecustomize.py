@@ -34,7 +34,7 @@ def arguments(module: Any) -> None:
     def shorter(self: Any) -> None:
         self.max_steps, self.save_steps = max(1, self.max_steps // SHRINK), max(1, int(self.save_steps) // SHRINK)
         self.per_device_train_batch_size, self.dataloader_num_workers = 2, 0
-        self.bf16 = False  # the host's own run asks for a GPU
+        self.bf16, self.tf32 = False, None  # the host's own run asks for a GPU
         ready(self)
 
     module.TrainingArguments.__post_init__ = shorter
