@@ -15,7 +15,7 @@ import openpi
 import pytest
 
 from apt_plugin.run.budget import SHARE, divide
-from tests import documents, installed
+from tests import documents, installed, processes
 from tests.hosts.openpi import bases, tiny
 from tests.hosts.openpi.test_patched import matches
 from tests.hosts.openpi.test_round_trip import environment
@@ -51,6 +51,7 @@ def reader(tmp_path_factory):
     for part in ("src", "scripts"):
         shutil.copytree(CHECKOUT / part, root / part)
     shutil.copy(CHECKOUT / "pyproject.toml", root)
+    as_cloned(root)
     env = environment(root, HF_LEROBOT_HOME=str(root / "data"), APT_TEST_FRAMES="1", HF_HUB_OFFLINE="1")
     env["PYTHONPATH"] = (
         f"{documents.ROOT / 'tests/hosts/small'}:{root / 'src'}:{env['PYTHONPATH']}:{entry_points(root / 'site')}"
@@ -67,6 +68,16 @@ def reader(tmp_path_factory):
         bases.write_torch(source, root / "pi05_base_pytorch", tiny.stock("pi05", action_dim=32))
     yield found
     found.close()
+
+
+def as_cloned(root: Path) -> None:
+    """A user's checkout: what the host holds is committed, what the commands make is nobody's."""
+    own = ("-c", "user.name=A Reader", "-c", "user.email=reader@localhost")
+    for command in (("init", "-q", "-b", "main"), ("add", "."), (*own, "commit", "-q", "-m", "The host")):
+        done = processes.run(["git", *command], cwd=root)
+        assert done.returncode == 0, done.stderr
+    for name, value in (("user.name", "A Reader"), ("user.email", "reader@localhost")):
+        assert processes.run(["git", "config", name, value], cwd=root).returncode == 0
 
 
 def entry_points(site: Path) -> Path:
