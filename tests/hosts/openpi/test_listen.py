@@ -51,13 +51,6 @@ KINDS = ("pi05", "pi0_lora", "pi05_apt1", "pi0_apt2", "torch_pi05", "torch_pi0",
 STOCK = ("pi05", "pi0_lora", "torch_pi05", "torch_pi0")
 
 
-class Pieces(tiny.Pieces):
-    """The host's own tokeniser asks for the bos token by a flag."""
-
-    def encode(self, text: str, add_bos: bool = False) -> list[int]:
-        return [self.bos_id()] * add_bos + super().encode(text)
-
-
 def write_data(folder: Path, tasks: tuple[str, ...] = TASKS, episodes: int = 6, wrist: str = "wrist_image") -> Path:
     """A LIBERO-shaped LeRobot set whose task decides the sign of the actions; episodes of 8 steps."""
     from lerobot.common.datasets.lerobot_dataset import LeRobotDataset
@@ -159,7 +152,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, data: Path):
     """A checkpoint of each kind, and a tokeniser that needs no network."""
 
     def init(self: Any, max_len: int = 48) -> None:
-        self._max_len, self._tokenizer = max_len, Pieces()
+        self._max_len, self._tokenizer = max_len, tiny.Pieces()
 
     home, out = tmp_path_factory.mktemp("openpi"), {}
     with pytest.MonkeyPatch.context() as patch:

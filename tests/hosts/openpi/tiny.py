@@ -35,8 +35,10 @@ class Pieces:
     def serialized_model_proto(self) -> bytes:
         return b"pieces"  # what tells one tokenizer from another
 
-    def encode(self, text: str) -> list[int]:
-        return [4 + zlib.crc32(piece.encode()) % (VOCAB - 8) for piece in re.findall(r" ?[A-Za-z]+|.|\n", text)]
+    def encode(self, text: str, add_bos: bool = False) -> list[int]:
+        return [self.bos_id()] * add_bos + [
+            4 + zlib.crc32(piece.encode()) % (VOCAB - 8) for piece in re.findall(r" ?[A-Za-z]+|.|\n", text)
+        ]
 
 
 class Tokenizer:
