@@ -108,7 +108,7 @@ class Listen:
     draws: int = 8
     """Noise draws per instruction; the same for every instruction of a frame."""
     guidance: tuple[float, ...] = ()
-    """Guidance scales to sweep (Stage 2 of the recipe), e.g. 0 1 1.5 2 3."""
+    """Guidance scales to sweep, e.g. 0 1 1.5 2 3; then act with one: apt-plugin run ... --apt.guidance_scale 1.5."""
     base: str = ""
     """The base checkpoint: was the VLM left alone, and has it kept its language?"""
     quick: bool = False

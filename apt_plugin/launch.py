@@ -1,7 +1,8 @@
 """`apt-plugin run <the host's own command> --recipe apt [--apt.* ...]`: what is ours in a command line.
 
 Flags of ours:
-    --recipe apt                    name the recipe; without it the host's command runs untouched
+    --recipe apt                    name the recipe; without it the host's command runs untouched. A program that acts
+                                    (a server, an evaluation) needs none for --apt.guidance_scale S
     --apt.stage 1|2|both            which stages (both)
     --apt.config NAME|FILE          a recipe that comes with the plugin (pi05), or a YAML file; flags override it
     --apt.preset default|paper|release|listening
@@ -56,6 +57,7 @@ class Request:
     stage_flags: dict[str, dict[str, str]] = field(default_factory=lambda: {"1": {}, "2": {}})
     share: float = budget.SHARE  # Stage 1's of the host's own number of steps, where both stages run
     preset: str = "default"
+    named: bool = True  # --recipe was written; a command that only says how to act needs none
 
 
 def split(argv: Sequence[str], host: str = "") -> Request:
@@ -82,10 +84,20 @@ def split(argv: Sequence[str], host: str = "") -> Request:
         else:
             ours.append((name.removeprefix("--apt."), value))
     if recipe is None:
-        if ours:
-            raise AptError(f"--apt.{ours[0][0]} is given but no recipe is named. Write --recipe apt.")
-        return Request(command)
-    return _with_recipe(command, ours, host)
+        if not ours:
+            return Request(command)
+        if unnamed := [name for name, _ in ours if name.replace("-", "_") not in ACTING]:
+            raise AptError(f"--apt.{unnamed[0]} is given but no recipe is named. Write --recipe apt.")
+    return dataclasses.replace(_with_recipe(command, ours, host), named=recipe is not None)
+
+
+def check_named(request: Request) -> None:
+    """
+    Raises:
+        AptError: a command that trains, with flags of ours and no recipe.
+    """
+    if not request.named:
+        raise AptError(f"--apt.{min(request.given)} is given but no recipe is named. Write --recipe apt.")
 
 
 def _with_recipe(command: list[str], ours: list[tuple[str, str]], host: str) -> Request:

@@ -22,7 +22,7 @@ from apt_plugin.backends.torch_fusion import FusionStack
 from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask, arrange, padding_mask, tap_layers, vlm_states
 from apt_plugin.backends.torch_groot_dit import AptDiT, Features, build_fusions, sites_of, stage_frozen
 from apt_plugin.backends.torch_groot_groups import in_vlm
-from apt_plugin.backends.torch_groot_guidance import guided
+from apt_plugin.backends.torch_groot_guidance import decoded_twice
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
@@ -266,7 +266,8 @@ class GrootFlow(HostModel):
         state = self.apt_state(action_inputs["state"], embodiment)
         scale = self.apt_recipe.guidance_scale
         features = features.prior() if scale == 0 else features
-        with guided(self.action_head, features, 1.0 if self.apt_stage == PRIOR or scale == 0 else scale):
+        scale = 1.0 if self.apt_stage == PRIOR or scale == 0 else scale
+        with decoded_twice(self.action_head, {"image_mask": features.prior()}, scale):  # a closed gate is the prior
             return self.action_head.get_action_with_features(
                 backbone_features=features.vl,
                 state_features=state,

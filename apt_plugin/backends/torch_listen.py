@@ -7,8 +7,6 @@ Stock models are asked through their own functions: nothing of them is rebuilt.
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from apt_plugin.backends.torch_evidence import pooled_features, pooled_values, values_of
+from apt_plugin.backends.torch_first_call import first_call
 
 
 class TorchContext:
@@ -65,27 +64,6 @@ class DenoiseContext(TorchContext):
             self._step(**{**self._arguments, "x_t": x[:, d], "timestep": time[:, d].to(now)}) for d in range(x.shape[1])
         ]
         return torch.stack(draws, 1)
-
-
-class _EnoughError(Exception):
-    """Ends a host's sampling loop once its prefix is known."""
-
-
-def first_call(model: Any, name: str, run: Callable[[], Any]) -> dict[str, Any]:
-    """The arguments of the first call of `model.name` while `run` runs, which is then ended."""
-    signature, held = inspect.signature(getattr(model, name)), {}
-
-    def keep(*args: Any, **kwargs: Any) -> None:
-        held.update(signature.bind(*args, **kwargs).arguments)
-        raise _EnoughError
-
-    object.__setattr__(model, name, keep)  # on this object; its class is left alone
-    try:
-        with torch.inference_mode(), contextlib.suppress(_EnoughError):
-            run()
-    finally:
-        object.__delattr__(model, name)
-    return held
 
 
 class AptPiContext(TorchContext):

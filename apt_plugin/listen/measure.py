@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from apt_plugin.errors import AptError
 from apt_plugin.listen.instructions import Variant
-from apt_plugin.listen.subject import Frames, Listener, guided, sample
+from apt_plugin.listen.subject import Beside, Context, Frames, Listener, guided, sample
+from apt_plugin.stages import PRIOR
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,16 @@ def listen_in(
     """Losses of the demonstrated chunk, and sampled chunks, under every instruction of every frame.
 
     Raises:
-        AptError: frames without instructions, NaN losses or actions (naming frame and instruction), guidance on a
-            policy without gates.
+        AptError: frames without instructions, NaN losses or actions (naming frame and instruction), guidance on
+            Stage 1.
     """
     frames = listener.frames
     frames.check()
     if draws < 2:
         raise AptError(f"--draws is {draws}; two or more are needed to know how far noise alone moves an action.")
-    if guidance and not listener.gated:
-        raise AptError(
-            "--guidance needs a Stage-2 checkpoint of the recipe: prior and language velocities come from one model "
-            "with gates closed and open, and this policy has no gates."
-        )
+    if guidance and listener.facts.get("stage") == str(PRIOR):
+        raise AptError("--guidance moves a policy toward its words, and this is Stage 1, which hears none.")
+    beside = bool(guidance) and not listener.gated
     count, chunk = len(frames), frames.shown.shape[1:]
     width = min(len(row) for row in variants)
     noise, times = draw(frames, draws, seed)
@@ -81,7 +80,9 @@ def listen_in(
         for start in range(0, len(pairs), batch):
             some = pairs[start : start + batch]
             rows = np.array([f for f, _ in some])
-            context = listener.context(rows.tolist(), [out.variants[f][i].text for f, i in some])
+            context: Context = listener.context(rows.tolist(), [out.variants[f][i].text for f, i in some])
+            if beside:
+                context = Beside(context, listener.context(rows.tolist(), [""] * len(some)))
             x, now, target = noised(frames.actions[rows], noise[rows], times[rows])
             valid = frames.valid[rows]
 

@@ -169,6 +169,11 @@ def _guidance(result: Result) -> Any:
         "v = v_prior + scale (v_language - v_prior): 0 is the prior, 1 the plain policy. Raise it while margin and "
         "sensitivity grow; the loss on the demonstrated actions under the true instruction is what it costs."
     )
+    if result.heard.closed is None:
+        note += (
+            " This policy has no gates: the prior is what it does under an empty instruction. If training never showed "
+            "it one, that is a guess, and guidance may make it worse."
+        )
     return report.Table("Guidance", note, ["scale", "number", "value", "low", "high"], rows)
 
 

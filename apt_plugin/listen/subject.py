@@ -107,6 +107,16 @@ class Listener(Protocol):
         return ""
 
 
+class Beside:
+    """A policy without gates beside itself under no instruction: that stands where closed gates stand."""
+
+    def __init__(self, told: Context, blank: Context):
+        self._told, self._blank = told, blank
+
+    def velocity(self, x: np.ndarray, time: np.ndarray, language: bool = True) -> np.ndarray:
+        return (self._told if language else self._blank).velocity(x, time)
+
+
 def sample(context: Context, noise: np.ndarray, steps: int, language: bool = True, scale: float = 1.0) -> np.ndarray:
     """The host's forward-Euler loop from noise [B, D, T, A] to action chunks."""
     x = noise
@@ -117,7 +127,8 @@ def sample(context: Context, noise: np.ndarray, steps: int, language: bool = Tru
 
 
 def guided(context: Context, x: np.ndarray, time: np.ndarray, language: bool = True, scale: float = 1.0) -> np.ndarray:
-    """v_prior + scale * (v_language - v_prior); scale 1 is the plain policy and costs one pass."""
+    """v_prior + scale * (v_language - v_prior); scale 1 is the plain policy and costs one pass. Without gates, the
+    velocity under an empty instruction is the prior's (`Beside`)."""
     if not language or scale == 1.0:
         return context.velocity(x, time, language)
     prior = context.velocity(x, time, False)

@@ -76,7 +76,7 @@ def judge(scores: Mapping[str, Score], ambiguity: Ambiguity | None, frames: int 
         advice.append(
             "The data need language and the policy does not use it: train longer with words and shorter without, train "
             "the VLM too once the expert has learned something (--apt.preset listening), add demonstrations that "
-            "differ in nothing but the words; at inference try --guidance (guidance_scale above 1)."
+            "differ in nothing but the words; see what --guidance 0 1 1.5 2 does."
         )
         return Verdict(DEAF, why, advice)
     heart = scores.get("foreign")

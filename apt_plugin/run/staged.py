@@ -17,7 +17,7 @@ from pathlib import Path
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Adapter, Command, Stages
-from apt_plugin.launch import Request
+from apt_plugin.launch import Request, check_named
 from apt_plugin.recipe_help import PRESETS_FOUND, ours
 from apt_plugin.report.run import write_run
 from apt_plugin.run import child, preflight
@@ -189,7 +189,7 @@ def carry_out(host: Adapter, request: Request) -> int:
     """`apt-plugin run`: a training command as stages, any other program of the host as it is; the exit status."""
     if request.recipe is not None and {"-h", "--help"} & set(request.command):
         print(f"{ours()}\n\nFlags of the host:\n", flush=True)
-    stages = host.stages(request)
+    stages = _stages(host, request)
     return call(host.start(request)) if stages is None else Staged(stages, request).train()
 
 
@@ -199,7 +199,7 @@ def check(host: Adapter, request: Request) -> int:
     Raises:
         AptError: the command trains nothing by the recipe.
     """
-    stages = host.stages(request)
+    stages = _stages(host, request)
     if stages is None:
         raise AptError(f"Write a training command of {host.name} with its recipe: apt-plugin check ... --recipe apt.")
     status, facts = Staged(stages, request).look()
@@ -215,13 +215,20 @@ def make_cache(host: Adapter, request: Request, action: str) -> int:
     Raises:
         AptError: the command trains nothing.
     """
-    stages = host.stages(request)
+    stages = _stages(host, request)
     if stages is None:
         raise AptError(
             f"Write a training command of {host.name} with its recipe: apt-plugin cache {action} ... --recipe apt "
             "--apt.cache DIR."
         )
     return Staged(stages, request).cache(action)
+
+
+def _stages(host: Adapter, request: Request) -> Stages | None:
+    stages = host.stages(request)
+    if stages is not None:
+        check_named(request)
+    return stages
 
 
 def folder_of(output: Path, stage: str) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import runpy
 import sys
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from apt_plugin.arguments import in_words
 from apt_plugin.errors import AptError, did_you_mean
 from apt_plugin.hosts import HOSTS
+from apt_plugin.hosts.lerobot.acting import GUIDANCE
 from apt_plugin.hosts.lerobot.programs import CHECK, TRAIN
 
 # Programs of ours that go through the host's training script, and what they do in place of training.
@@ -32,6 +34,10 @@ def main(argv: list[str]) -> None:
 
         preflight.main()
         return
+    if scale := os.environ.get(GUIDANCE):
+        from apt_plugin.hosts.lerobot import guidance
+
+        guidance.install(float(scale))
     sys.argv = [program, *flags]
     if program in BUILDERS:
         from apt_plugin.hosts.lerobot import cache_build

@@ -14,7 +14,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.families import check as check_recipe
 from apt_plugin.hosts.adapter import Command
-from apt_plugin.hosts.lerobot.acting import acting_flags
+from apt_plugin.hosts.lerobot.acting import acting
 from apt_plugin.hosts.lerobot.checkpoints import last_whole
 from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, Family, find, of
 from apt_plugin.hosts.lerobot.flags import autocast_flags, precision_flags, recipe_flags, source_flags
@@ -243,7 +243,8 @@ class LerobotAdapter:
             ours = POLICIES.get(kind or "", kind if find(kind) else next(iter(POLICIES.values())))
             return Command(child(program, [f"--policy.type={ours}", "--help"]))
         if program.name != TRAIN:
-            return Command(child(program, acting_flags(program.name, program.flags, request)))
+            flags, env = acting(program.name, program.flags, request)
+            return Command(child(program, flags), env)
         flags = Flags.read(program.flags)  # one stage, resumed by its own config
         own = flags.with_(autocast_flags(flags, Path(flags.get("config_path") or "").parent))
         return Command(child(program, own.tokens()))

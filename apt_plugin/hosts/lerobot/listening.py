@@ -8,6 +8,7 @@ This is the way of a policy with a prefix and a `denoise_step`: π0, π0.5, Smol
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 
 from apt_plugin.backends import torch_attention, torch_listen
+from apt_plugin.backends.torch_guidance import Guidance
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.flow import AptFlow
 
@@ -63,6 +65,10 @@ class Listening:
         made = torch_listen.DenoiseContext(model, lambda: policy.predict_action_chunk(batch), device)
         made.text_tokens = batch[OBS_LANGUAGE_TOKENS].shape[1]
         return made
+
+    def guide(self, policy: Any, guidance: Guidance) -> tuple[type, str, Callable[[Any], Any]]:
+        """Where guidance enters a stock policy: a class, its method, and what is made of that."""
+        return type(self.flow(policy)), "denoise_step", guidance.step
 
     def features(self, policy: Any, batch: dict[str, Any]) -> np.ndarray:
         """What the frozen image tower says, pooled [B, C]: no instruction takes part."""

@@ -351,12 +351,19 @@ def test_cheap_causes_are_answered_from_facts(opens: Any, folders: dict[str, Pat
     assert "Retention is 1.00" in causes["retention"].evidence[0]
 
 
-def test_guidance_is_swept_on_stage_2_and_refused_elsewhere(opens: Any) -> None:
+@pytest.mark.parametrize("kind", ["pi05", "torch_pi0"])
+def test_guidance_is_swept_on_a_stock_policy_from_what_it_does_without_words(opens: Any, kind: str) -> None:
+    result = listen(opens(kind), dataclasses.replace(QUIET, guidance=(0.0, 1.0)))
+    assert result.guidance[0.0]["sensitivity"].value < 1e-5  # every instruction is the empty one
+    assert result.guidance[1.0]["retrieval"].value == result.scores["retrieval"].value
+
+
+def test_guidance_is_swept_on_stage_2_and_refused_on_stage_1(opens: Any) -> None:
     result = listen(opens("pi0_apt2"), dataclasses.replace(QUIET, guidance=(0.0, 1.0)))
     assert result.guidance[0.0]["sensitivity"].value == 0  # the prior hears nothing
     assert result.guidance[1.0]["retrieval"].value == result.scores["retrieval"].value
-    with pytest.raises(AptError, match="this policy has no gates"):
-        listen(opens("pi05"), dataclasses.replace(QUIET, guidance=(1.0, 2.0)))
+    with pytest.raises(AptError, match="this is Stage 1, which hears none"):
+        listen(opens("pi05_apt1"), dataclasses.replace(QUIET, guidance=(1.0, 2.0)))
 
 
 def test_the_command_writes_page_and_numbers(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from apt_plugin.backends import torch_attention, torch_listen
+from apt_plugin.backends.torch_guidance import Guidance
 from apt_plugin.hosts.lerobot.listening import Listening
 
 
@@ -36,6 +38,9 @@ class GrootListening(Listening):
         inputs = policy._filter_groot_inputs(batch, include_action=False)
         made = torch_listen.AptGrootContext if self._ours(policy) else torch_listen.GrootContext
         return made(self.flow(policy), inputs, bool(policy.config.use_bf16))
+
+    def guide(self, policy: Any, guidance: Guidance) -> tuple[type, str, Callable[[Any], Any]]:
+        return type(self.flow(policy)), "get_action", guidance.chunk
 
     def features(self, policy: Any, batch: dict[str, Any]) -> np.ndarray:
         inputs = policy._filter_groot_inputs(batch, include_action=False)
