@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _started: list[subprocess.Popen] = []
-HANG = 1800  # seconds after which a process hangs: many times what a slow machine takes, so no measure of speed
+HANG = 900  # seconds after which a process hangs: many times what a slow machine takes, so no measure of speed
 
 
 def start(command: Sequence[str | Path], **options: Any) -> subprocess.Popen:
@@ -73,14 +73,33 @@ def running(command: Sequence[str | Path], **options: Any) -> Iterator[subproces
 
 
 def run(
-    command: Sequence[str | Path], *, timeout: float = HANG, env: Mapping[str, str] | None = None, **options: Any
+    command: Sequence[str | Path],
+    *,
+    timeout: float = HANG,
+    env: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """A finished process with its output as text; what it left running is ended too.
 
     Raises:
-        subprocess.TimeoutExpired: it hangs.
+        AssertionError: it hangs; with what it said, and where each Python process of it stood.
     """
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    with running(command, env=env, **piped) as process:
-        out, err = process.communicate(timeout=timeout)
+    watched = {**(os.environ if env is None else env), "PYTHONFAULTHANDLER": "1"}
+    with running(command, env=watched, **piped) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as hung:
+            raise AssertionError(f"{hung}\n{_last_words(process)}") from None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def _last_words(process: subprocess.Popen) -> str:
+    """End a process that hangs; the end of its output, with the stack of every thread that Python knows of."""
+    for pid in sorted(members(process.pid), reverse=True):  # the youngest first: a launcher would end its children
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGABRT)
+            time.sleep(0.5)
+    end(process)
+    out, err = process.communicate()
+    return f"{(out or '')[-6000:]}\n{(err or '')[-20000:]}"
