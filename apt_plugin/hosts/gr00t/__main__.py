@@ -42,12 +42,12 @@ def main(argv: list[str]) -> None:
     if not building:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return
-    from apt_plugin.hosts.gr00t import distributed
+    from apt_plugin.backends import torch_ranks
     from apt_plugin.hosts.gr00t.cache_build import Finished
 
     with contextlib.suppress(Finished):
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-    distributed.end_group()
+    torch_ranks.end_group()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Several processes of one run: a process group where the host starts none, and scalars of the whole batch."""
+"""Several processes of one run: a process group where the host starts none, and what they may not do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from apt_plugin.backends import torch_ranks
 from apt_plugin.errors import AptError
 
 logger = logging.getLogger(__name__)
@@ -23,13 +24,8 @@ def start_group() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available() and not dist.is_initialized():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
         dist.init_process_group("gloo")
+        torch_ranks.keep_group()
         logger.warning("APT: no GPU here: %d processes talk through gloo instead of NCCL.", dist.get_world_size())
-
-
-def end_group() -> None:
-    """Where a process ends before the host's own end."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def without_gpu(training: Any) -> None:
@@ -67,13 +63,3 @@ def check_joined(trainer: Any) -> None:
             f"torchrun started {started} processes and the trainer knows {trainer.args.world_size}: each would train "
             "on its own. Set ACCELERATE_USE_CPU=true for a run without GPU."
         )
-
-
-def mean_over_processes(scalars: dict[str, float]) -> dict[str, float]:
-    """Means over all processes, so that a curve is of the whole batch and all processes stop at the same step."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return scalars
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    values = torch.tensor(list(scalars.values()), dtype=torch.float64, device=device)
-    dist.all_reduce(values)
-    return dict(zip(scalars, (values / dist.get_world_size()).tolist(), strict=True))

@@ -9,13 +9,12 @@ from typing import Any
 from gr00t.model.gr00t_n1d7.gr00t_n1d7 import Gr00tN1d7
 
 from apt_plugin import stages
-from apt_plugin.backends import torch_absent, torch_params
+from apt_plugin.backends import torch_absent, torch_params, torch_ranks
 from apt_plugin.backends.torch_cache import take_fields
 from apt_plugin.backends.torch_groot_cache import FIELDS, CachedGrootFlow
 from apt_plugin.backends.torch_groot_groups import part_of
 from apt_plugin.hosts.gr00t import acting, records
 from apt_plugin.hosts.gr00t.config import Gr00tN1d7AptConfig
-from apt_plugin.hosts.gr00t.distributed import mean_over_processes
 from apt_plugin.hosts.gr00t.names import FAMILY, WEIGHTS
 from apt_plugin.hub import local_folder
 from apt_plugin.recipe import Recipe
@@ -88,7 +87,7 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
         mask = errors.pop("mask")
         terms = {name: error.float().sum() / (mask.sum() + 1e-6) for name, error in errors.items()}
         scalars = {name: float(term.detach()) for name, term in terms.items()}
-        scalars = mean_over_processes(scalars) if self.training else scalars
+        scalars = torch_ranks.mean(scalars) if self.training else scalars
         stages.check_finite(scalars, self.apt_run.step)
         loss = terms["loss"] + recipe.prior_loss * terms["prior"] if "prior" in terms else terms["loss"]
         if self.training:

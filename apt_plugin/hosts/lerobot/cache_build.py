@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
+from apt_plugin.backends import torch_ranks
 from apt_plugin.cache import Key, Worker, encoder
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import cache, cache_data, families
@@ -153,5 +154,4 @@ def main(mode: str, run: Any) -> None:
     finally:
         cache.building = None
         training.uninstall()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        torch_ranks.end_group()

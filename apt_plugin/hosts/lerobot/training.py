@@ -59,11 +59,13 @@ def uninstall() -> None:
     """Put the host's functions back."""
     cache.close()
     _INSTALLED.restore()
+    torch_ranks.let_go()
 
 
 def _datasets(host: Any) -> Any:
     def make_train_eval_datasets(cfg: Any) -> tuple[Any, Any]:
         shards.check(cfg)
+        torch_ranks.keep_group()
         train, held_out = host(cfg)
         mixing.fill_tasks(train)
         mixing.fill_tasks(held_out)

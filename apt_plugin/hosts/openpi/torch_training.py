@@ -17,7 +17,7 @@ from openpi.models_pytorch import pi0_pytorch
 from torch import Tensor
 
 from apt_plugin import files, freeze, stages
-from apt_plugin.backends import torch_params
+from apt_plugin.backends import torch_params, torch_ranks
 from apt_plugin.backends.torch_draws import draw
 from apt_plugin.hosts.openpi import checkpoints, records
 from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch, part_of
@@ -44,7 +44,7 @@ class Watched(AptPI0Pytorch):
             every = run.config.model.apt_recipe.gap_every
             if self.apt_fusion is not None and every > 0 and run.state.step % every == 0:
                 scalars[GAP] = self.instruction_gap(observation, actions)
-            told = mean_over_ranks(scalars)
+            told = torch_ranks.mean(scalars)
             if self.apt_fusion is not None:
                 gates = list(self.apt_fusion.openings().values())
                 told |= {"gate_mean": sum(gates) / len(gates), "gate_max": max(gates)}
@@ -54,21 +54,13 @@ class Watched(AptPI0Pytorch):
         return loss
 
 
-def mean_over_ranks(scalars: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Of the whole batch, not of this process's part; and if one process must stop, all do."""
-    values = torch.stack([value.float() for value in scalars.values()])
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values)
-        values /= torch.distributed.get_world_size()
-    return dict(zip(scalars, values.tolist(), strict=True))
-
-
 class TorchRun(records.Run):
     """One training process."""
 
     trainer = " pytorch"
 
     def build(self, config: Any) -> Watched:
+        torch_ranks.keep_group()
         self.model = Watched(config)
         self.model.run = self
         return self.model

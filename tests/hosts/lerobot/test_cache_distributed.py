@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from apt_plugin.backends import torch_ranks
 from apt_plugin.cache import Cache
 from tests import ranks
 from tests.hosts.lerobot import datasets
@@ -25,8 +26,13 @@ def computed(text: str) -> list[list[int]]:
 
 def build_and_train(*flags: str) -> None:
     """What the launcher starts under accelerate for Stage 1: the build, then the training, each in all ranks."""
-    datasets.cache_program("build", *flags)
-    datasets.lerobot_train(*flags)
+    held: list[int] = []
+    let_go = torch_ranks.let_go
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_ranks, "let_go", lambda: (held.append(len(torch_ranks._kept)), let_go()))
+        datasets.cache_program("build", *flags)
+        datasets.lerobot_train(*flags)
+    assert held == [1, 1]  # the host has returned, and its group is still there
 
 
 def build(n: int, folder: Path, flags: list[str]) -> str:
