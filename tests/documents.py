@@ -20,11 +20,13 @@ ROOT = Path(apt_plugin.__file__).parents[1]
 NEEDS = ("a GPU", "a robot", "a simulator", "the network", "a container engine", "more time")
 LEROBOT, OPENPI, GROOT = (f"tests/hosts/{host}/test_documented.py" for host in ("lerobot", "openpi", "gr00t"))
 INSTALLED = "tests/core/test_installed.py"
+SITE = "tests/core/test_site.py"
 CI = ".ci/run"  # the same words stand there
 
 # (pages, words of a command) -> who runs it. The first that fits; a command that nobody runs is a failing test.
 RUNNERS = (
     ("", r"^pip install .*apt-plugin|^uv pip install .*apt-plugin", INSTALLED),
+    ("CONTRIBUTING", r"^uv run mkdocs build", SITE),
     ("README|CONTRIBUTING", r"^uv run (pytest|ruff|pyright)|^uv sync", CI),
     ("", r"scripts/(train|train_pytorch|serve_policy|compute_norm_stats)\.py|openpi|pi05_libero", OPENPI),
     ("examples/tabletop", r"HF_LEROBOT_HOME|pi05_tabletop", OPENPI),
