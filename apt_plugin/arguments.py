@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from apt_plugin.errors import AptError, choose, last_words
+from apt_plugin.errors import AptError, choose, disk_full, last_words
 
 # Argument of any command -> the least that means something.
 LEAST = {
@@ -29,13 +29,13 @@ def check(command: Any) -> None:
         value = getattr(command, name, None)
         if value is not None and value < least:
             raise AptError(f"--{name.replace('_', '-')} is {value}; write {least} or more.")
-    if device := getattr(command, "device", None):
-        choose("--device", str(device).partition(":")[0], DEVICES)
+    if device := str(getattr(command, "device", None) or ""):
+        choose("--device", device.partition(":")[0], DEVICES)
 
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Around a program: what a user can mend, a host that is not installed, and Ctrl-C end it in a sentence."""
+    """Around a program: what a user can mend, a missing host, a full disk and Ctrl-C end it in a sentence."""
     try:
         yield
     except AptError as error:
@@ -47,6 +47,10 @@ def in_words() -> Iterator[None]:
             f"apt-plugin: This needs {error.name}, which is not installed here. Run it in the environment of the host "
             'that it is about, or write: pip install "apt-plugin[lerobot]" (Python 3.12).'
         )
+    except Exception as error:
+        if not (words := disk_full(error)):
+            raise
+        sys.exit(f"apt-plugin: {words}")
     except KeyboardInterrupt:
         print("apt-plugin: ended by Ctrl-C.", file=sys.stderr)
         sys.exit(INTERRUPTED)

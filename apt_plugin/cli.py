@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -265,6 +266,19 @@ def _cache(argv: list[str]) -> int:
     return command.main(argv)
 
 
+def check_device(device: str) -> None:
+    """
+    Raises:
+        AptError: this machine lacks it.
+    """
+    if device in ("", "cpu", "meta"):  # without PyTorch too
+        return
+    with suppress(ModuleNotFoundError):  # no host of this plugin is here, and the command says so
+        from apt_plugin.backends import torch_device
+
+        torch_device.check(device, "--device")
+
+
 COMMANDS = {
     "doctor": Doctor, "prove": Prove, "listen": Listen, "label": Label, "export": Export, "patch": Patch,
     "bench": Bench, "demo": Demo,
@@ -292,6 +306,7 @@ def main() -> None:
             known, prog, about, argv = tabletop.COMMANDS, "apt-plugin tabletop", tabletop.__doc__, argv[1:]
         command = tyro.extras.subcommand_cli_from_dict(known, prog=prog, description=about, args=argv or ["--help"])
         check(command)
+        check_device(str(getattr(command, "device", None) or ""))
         sys.exit(command())
 
 

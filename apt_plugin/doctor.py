@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +21,7 @@ from apt_plugin.stages import find_checkpoint, read_record
 
 _SHOWN = {Level.TESTED: "[green]yes[/]", Level.UNTESTED: "[yellow]untested[/]", Level.REFUSED: "[red]no[/]"}
 _LINES = 3  # of an old release nearly all fail
+_WIDE = 200
 
 
 def report() -> int:
@@ -51,12 +55,27 @@ def report() -> int:
     return 1
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Proofs open one checkpoint again and again: that it was loaded and continued is no news, their table is."""
+    ours = logging.getLogger(__package__)
+    level = ours.level
+    ours.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
+
+
 def prove(checkpoint: str, json: Path | None, device: str | None) -> int:
     """Measure, print, optionally write; 1 when a contract fails."""
     console = Console()
+    if not console.is_terminal:  # a log: a proof is one line there
+        console = Console(width=_WIDE)
     folder = find_checkpoint(Path(checkpoint))
     adapter = named(read_record(folder).host)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as bar:
+    spinner = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console)
+    with spinner as bar, _quiet():
         task = bar.add_task("opening")
         subject = adapter.open_subject(folder, device)
         verdict = Verdict(run_proofs(subject, lambda name: bar.update(task, description=name)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -16,6 +18,22 @@ def last_words(error: AptError) -> str:
     text = str(error)
     head, found, words = text.rpartition(f"{AptError.__module__}.{AptError.__name__}: ")
     return words.strip() if found and "Traceback (most recent call last)" in head else text
+
+
+def disk_full(error: BaseException) -> str:
+    """What to print where a write failed because the disk, or the user's share of it, is full; "" for another error.
+
+    Libraries that write in another language (safetensors, PyTorch, tensorstore) put the system's words into errors of
+    their own kinds.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        for words in map(os.strerror, (errno.ENOSPC, errno.EDQUOT)):
+            if words in str(seen):
+                where = f": {seen.filename}" if isinstance(seen, OSError) and seen.filename else ""
+                return f"{words}{where}. What was whole is still whole: make room, then resume by the same command."
+        seen = seen.__cause__ or seen.__context__
+    return ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from packaging.specifiers import SpecifierSet
 
 from apt_plugin.errors import AptError, choose
 from apt_plugin.probes import Package, failed
+from apt_plugin.stages import find_checkpoint, read_record
 
 if TYPE_CHECKING:
     from apt_plugin.hosts.adapter import Adapter
@@ -192,6 +194,8 @@ def host_of(policy: str) -> str:
     for host in HOSTS.values():
         if host.adapter.recognises(folder):
             return host.name
+    with suppress(AptError):  # a run of ours: its newest checkpoint says
+        return read_record(find_checkpoint(folder)).host.partition(" ")[0]
     raise AptError(
         f"{folder} is no checkpoint of {', '.join(HOSTS)}: no params/, no assets/, no config.json with a type. In "
         "lerobot, name .../checkpoints/last/pretrained_model; in openpi the step folder."

@@ -47,7 +47,8 @@ class Facts:
     free_bytes: int | None = None  # where the stage is written
     memory_needed: int | None = None  # bytes of the device, at least
     memory_there: int | None = None
-    proof_memory: int | None = None  # bytes of the device, at least: one model in float32
+    proof_memory: int | None = None  # bytes, at least: one model in float32
+    proof_there: int | None = None  # bytes where the proofs run, if that is not the device: the machine's memory
     vlm: str | None = None  # which of its parameters train
     # Fact -> what to write on this host: a flag, or for "statistics" the command that computes them.
     flags: Mapping[str, str] = field(default_factory=dict)
@@ -193,11 +194,14 @@ def _device(facts: Facts) -> Iterator[tuple[Level, str]]:
             f"it needs at least {readable(needed)} of device memory and the device has {readable(there)}. Lower "
             f"{facts.flag('precision')} or use a larger device."
         )
-    elif facts.proof_memory is not None and there is not None and facts.proof_memory > there:
+        return
+    kind, room = ("device memory", there) if facts.proof_there is None else ("memory", facts.proof_there)
+    if facts.proof_memory is not None and room is not None and facts.proof_memory > room:
+        cpu = " --device cpu" if facts.proof_there is None else ""
         yield _error(
-            f"the proofs behind it compare bits in float32 and need at least {readable(facts.proof_memory)} of device "
-            f"memory; the device has {readable(there)}. Write --apt.prove false, and prove its result where there is "
-            "room: apt-plugin prove CHECKPOINT --device cpu."
+            f"the proofs behind it compare bits in float32 and need at least {readable(facts.proof_memory)} of {kind}; "
+            f"there are {readable(room)}. Write --apt.prove false, and prove its result where there is room: "
+            f"apt-plugin prove CHECKPOINT{cpu}."
         )
 
 
@@ -249,7 +253,7 @@ def _shown(facts: Mapping[str, Any]) -> dict[str, str]:
             continue
         if value is None:
             text = ""
-        elif name.endswith(("_bytes", "_memory", "memory_needed", "memory_there")):
+        elif name.endswith(("_bytes", "_memory", "memory_needed", "_there")):
             text = readable(value)
         elif isinstance(value, bool):
             text = "yes" if value else "no"

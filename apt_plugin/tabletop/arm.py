@@ -11,6 +11,7 @@ import numpy as np
 #: under way the image shows where it is heading, so every further frame dilutes the ones in which the
 #: instruction matters.
 HORIZON = 2
+WIDTH = 3  # numbers of a state, and of an action
 MAX_TRAVEL = 0.7  # table widths a control step
 TOLERANCE = 1 / 6  # table widths; half a cell
 _PROGRESS = np.array([0.5, 1.0])

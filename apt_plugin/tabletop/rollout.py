@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from apt_plugin.errors import AptError
 from apt_plugin.report import wilson
 from apt_plugin.tabletop import arm
 from apt_plugin.tabletop.data import CAMERA
@@ -84,12 +85,13 @@ class Actor:
         `lerobot_policy_*` packages are.
 
         Raises:
-            AptError: no checkpoint there.
+            AptError: no checkpoint there, or one for another robot.
         """
         import apt_plugin.tabletop.host.configuration_pi05_tiny  # noqa: F401  # registers the type
         from apt_plugin.hosts.lerobot.opening import open_policy
 
         opened = open_policy(directory, device)
+        check_robot(opened.preprocessor, directory)
         return cls(opened.policy, opened.preprocessor, opened.postprocessor)
 
     def reset(self) -> None:
@@ -107,6 +109,24 @@ class Actor:
         }
         with torch.inference_mode():
             return self.postprocessor(self.policy.select_action(self.preprocessor(batch))).cpu().numpy()
+
+
+def check_robot(preprocessor: Any, directory: Path | str) -> None:
+    """
+    Raises:
+        AptError: a policy whose statistics are of another robot's states or actions.
+    """
+    widths = {
+        key: np.shape(told["mean"])[-1]
+        for step in preprocessor.steps
+        for key, told in (getattr(step, "stats", None) or {}).items()
+        if key in ("observation.state", "action") and np.ndim(told.get("mean"))
+    }
+    if wrong := [f"{key} of {width} numbers" for key, width in widths.items() if width != arm.WIDTH]:
+        raise AptError(
+            f"{directory} was trained on {' and '.join(wrong)}; the tabletop's have {arm.WIDTH}. Name a policy that "
+            "was trained on what `apt-plugin tabletop data` writes."
+        )
 
 
 def play(actor, episodes: Episodes, told: Sequence[str] | None = None, keep: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -46,6 +46,10 @@ FAULTS = {
     "an early end of the decay": (dict(decay_steps=500), "note", r"come down after 500 of 1000"),
     "a decay that never ends": (dict(decay_steps=10**6), "note", r"near its peak \(--decay\)"),
     "no room for the proofs": (dict(proof_memory=2 * 10**10), "error", r"at least 20.00 GB .* --apt.prove false"),
+    "no room for proofs on the machine": (
+        dict(proof_memory=2 * 10**9, proof_there=10**9, memory_there=10**8, memory_needed=None), "error",
+        r"at least 2.00 GB of memory; there are 1.00 GB\. .*prove CHECKPOINT\.$",
+    ),
     "a small device": (dict(memory_there=10**8), "error", r"1.00 GB of device memory and the device has 100.00 MB"),
     "a full disk": (dict(free_bytes=10**9), "error", r"at least 2.00 GB and the disk has 1.00 GB.*--save_freq"),
     "which of the VLM trains": (dict(vlm="its LoRA factors train"), "note", r"of the VLM, its LoRA factors train"),

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import re
 import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -159,3 +160,33 @@ def test_messages_of_the_core_name_flags_that_exist() -> None:
                 said = re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", ast.unparse(node))
                 wrong += [f"{path.name}: {flag}" for flag in said if flag not in OURS | OTHERS and "--apt" not in flag]
     assert wrong == []
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """A file on which no byte finds room: the kernel's own, or one more of it."""
+    if Path("/dev/full").is_char_device():
+        return Path("/dev/full")
+    try:
+        os.mknod(tmp_path / "full", 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+    except PermissionError:
+        pytest.skip("no device here that is always full")
+    return tmp_path / "full"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "open(path, 'wb').write(bytes(10**6))",
+        "raise RuntimeError('I/O error: No space left on device (os error 28)')",  # as safetensors says it
+    ],
+)
+def test_a_full_disk_ends_in_a_sentence(full: Path, write: str) -> None:
+    """Whoever writes, in whatever language; it was a traceback of a page."""
+    command, env = program(
+        f"from apt_plugin.arguments import in_words\npath = {str(full)!r}\nwith in_words():\n    {write}"
+    )
+    done = processes.run(command, env=env)
+    assert done.returncode == 1
+    assert done.stderr.startswith("apt-plugin: No space left on device"), done.stderr
+    assert "resume by the same command" in done.stderr

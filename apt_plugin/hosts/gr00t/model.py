@@ -9,7 +9,7 @@ from typing import Any
 from gr00t.model.gr00t_n1d7.gr00t_n1d7 import Gr00tN1d7
 
 from apt_plugin import stages
-from apt_plugin.backends import torch_absent, torch_params, torch_ranks
+from apt_plugin.backends import torch_absent, torch_device, torch_params, torch_ranks
 from apt_plugin.backends.torch_cache import take_fields
 from apt_plugin.backends.torch_groot_cache import FIELDS, CachedGrootFlow
 from apt_plugin.backends.torch_groot_groups import part_of
@@ -46,6 +46,17 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
         model, info = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
         records.check_loaded(info, folder)
         return (model, info) if output_loading_info else model
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """PyTorch's, by which the host's policy and server move a model.
+
+        Raises:
+            AptError: a device that this machine lacks.
+        """
+        device = kwargs.get("device", args[0] if args else None)
+        if isinstance(device, str | int):
+            torch_device.check(f"cuda:{device}" if isinstance(device, int) else device, "--device")
+        return super().to(*args, **kwargs)
 
     def apt_begin(self) -> None:
         """Run-time state of a training run; restored from a record where one goes on."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import tyro
 
 from apt_plugin import files
+from apt_plugin.backends import torch_device, torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import data
 from apt_plugin.hosts.gr00t.names import TRAIN
@@ -101,6 +102,7 @@ def of(stage: str, asked: Asked, module: str, recipe: Recipe, output: Path) -> F
     sets = [*asked.sets, *blank]
     data.check_sets(sets)
     training, steps = asked.training, asked.training.max_steps
+    weights, parameters = _weights(asked.base)
     texts = [text for path in asked.sets for text in data.tasks(Path(path))]
     tables = [file for path in sets for file in sorted((Path(path) / "data").rglob("*.parquet"))]
     broken = tuple(f"{path}: {what}" for path in asked.sets for what in _broken_statistics(Path(path)))
@@ -108,7 +110,9 @@ def of(stage: str, asked: Asked, module: str, recipe: Recipe, output: Path) -> F
         steps=steps, warmup_steps=getattr(training, "warmup_steps", 0) or math.ceil(training.warmup_ratio * steps),
         batch_size=training.global_batch_size, data=os.pathsep.join(sets),
         frames=sum(_frames(Path(path)) for path in asked.sets), state_fed=asked.state_dropout < 1,
-        statistics_not_finite=broken, checkpoint_bytes=_weights(asked.base),
+        statistics_not_finite=broken, checkpoint_bytes=weights,
+        memory_needed=weights, memory_there=torch_device.memory(), proof_memory=4 * parameters if parameters else None,
+        proof_there=facts.machine_memory(),  # they run on the CPU
         checkpoints=facts.saved(steps, training.save_steps, training.save_total_limit),
         free_bytes=facts.free(output), vlm=facts.vlm_of(stage, recipe), flags=flags(module),
         not_finite=facts.of_numbers(facts.numbers(tables, COLUMNS), {})["not_finite"], **facts.instructions(texts),
@@ -138,7 +142,8 @@ def _frames(folder: Path) -> int:
     return int(files.read_json(folder / "meta" / "info.json").get("total_frames", 1))
 
 
-def _weights(base: str | None) -> int | None:
-    """Bytes of the base's files; None where it lies on the hub."""
+def _weights(base: str | None) -> tuple[int | None, int]:
+    """(bytes of the base's files, its parameters); None and 0 where it lies on the hub."""
     found = list(Path(base or "-").glob("*.safetensors"))
-    return sum(path.stat().st_size for path in found) or None
+    count = sum(math.prod(shape) for path in found for shape in torch_params.file_shapes(path).values())
+    return sum(path.stat().st_size for path in found) or None, count

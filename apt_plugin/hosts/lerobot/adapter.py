@@ -15,7 +15,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.families import check as check_recipe
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.lerobot.acting import acting
-from apt_plugin.hosts.lerobot.checkpoints import last_whole
+from apt_plugin.hosts.lerobot.checkpoints import last_whole, openable
 from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, Family, find, of
 from apt_plugin.hosts.lerobot.flags import autocast_flags, precision_flags, recipe_flags, source_flags
 from apt_plugin.hosts.lerobot.probes import PROBES
@@ -217,7 +217,7 @@ class LerobotAdapter:
         return "lerobot-" in token or "lerobot." in token
 
     def recognises(self, folder: Path) -> bool:
-        path = folder / "config.json"
+        path = openable(folder) / "config.json"
         return path.is_file() and "type" in files.read_json(path)
 
     def stages(self, request: Request) -> LerobotStages | None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from apt_plugin import files, seal
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.names import PROCESSORS, WEIGHTS
+from apt_plugin.hosts.lerobot.names import CONFIG, PROCESSORS, WEIGHTS
 from apt_plugin.stages import RECORD, Record, read_record, write_record
 
 logger = logging.getLogger(__name__)
+MODEL = "pretrained_model"
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -48,6 +49,15 @@ def last_whole(run: Path) -> Path | None:
         return None
     steps = sorted((p for p in folder.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name), reverse=True)
     return next((p for p in steps if is_whole(p)), None)
+
+
+def openable(path: Path) -> Path:
+    """The folder that the host can open: `path` itself, or the policy that the run there left last."""
+    places = [f"{stage}checkpoints/last/{MODEL}" for stage in ("", "stage2/", "stage1/")]
+    for place in ("", MODEL, f"last/{MODEL}", *places):
+        if (path / place / CONFIG).is_file():
+            return path / place
+    return path
 
 
 def stage_records(output: Path) -> dict[int, Record]:

@@ -12,6 +12,7 @@ from apt_plugin import files
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError, did_you_mean
 from apt_plugin.hosts.lerobot import loading, register, renaming
+from apt_plugin.hosts.lerobot.checkpoints import openable
 from apt_plugin.hosts.lerobot.families import POLICIES, find, host_type
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, PREPROCESSOR, WEIGHTS
 from apt_plugin.hosts.lerobot.steps import check_steps
@@ -43,11 +44,11 @@ def open_policy(path: str | Path, device: str = "") -> Opened:
 
     register()
     register_third_party_plugins()
-    folder = loading.local_folder(path)
+    folder = openable(loading.local_folder(path))
     if not (folder / "config.json").is_file():
         raise AptError(
-            f"{folder} holds no config.json; a lerobot-train output keeps its policy in checkpoints/last/"
-            "pretrained_model."
+            f"{folder} holds no policy: neither config.json, nor a run of lerobot-train with "
+            "checkpoints/last/pretrained_model."
         )
     config: Any = PreTrainedConfig.from_pretrained(folder)
     check_steps(folder, config)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apt_plugin.backends import torch_device
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import families
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
@@ -70,6 +71,7 @@ def of(config: Any, output: Path) -> Facts:
         config: `parsed`; output: the run's folder.
     """
     policy, source = config.policy, config.dataset
+    torch_device.check(str(policy.device or ""), "--policy.device")
     opened = {"revision": source.revision, "repo_type": source.repo_type}
     meta = _metadata(source.repo_id, source.root, "--dataset.repo_id", "--dataset.root", **opened)
     state, action = _columns(policy, meta, config.rename_map)
@@ -104,7 +106,7 @@ def of(config: Any, output: Path) -> Facts:
         steps=steps, warmup_steps=warmup, decay_steps=decay, batch_size=config.batch_size,
         frames=meta.total_frames, state_fed=True, checkpoint_bytes=weights,
         checkpoints=facts.saved(steps, config.save_freq) if config.save_checkpoint else 0,
-        free_bytes=facts.free(output), memory_needed=weights, memory_there=_memory(policy.device),
+        free_bytes=facts.free(output), memory_needed=weights, memory_there=torch_device.memory(str(policy.device)),
         proof_memory=4 * count or None,
         vlm=facts.vlm_of(str(policy.stage), policy.recipe),
         flags=FLAGS | {"statistics": _how(source)}, **facts.instructions(texts), **more,
@@ -168,14 +170,6 @@ def _parameters(policy: Any) -> int:
     folder = Path(policy.pretrained_path or "-")
     found = [file_shapes(path) for path in folder.glob("*.safetensors")] if folder.is_dir() else []
     return sum(math.prod(shape) for file in found for shape in file.values())
-
-
-def _memory(device: str | None) -> int | None:
-    if not str(device).startswith("cuda"):
-        return None
-    from torch import cuda
-
-    return cuda.get_device_properties(device).total_memory if cuda.is_available() else None
 
 
 def _how(dataset: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin.hosts.adapter import Command
+from apt_plugin.hosts.lerobot.checkpoints import openable
 from apt_plugin.run.facts import JOB
+from apt_plugin.run.flags import Flags
 
+logger = logging.getLogger(__name__)
 CHILD = "apt_plugin.hosts.lerobot"
 TRAIN = "lerobot-train"
 CHECK = "apt-check"  # a program of ours: tells the facts of a training command's stages, see `preflight`
@@ -32,12 +36,21 @@ def find_program(command: Sequence[str]) -> Program | None:
     for index, token in enumerate(command):
         name = Path(token).name
         if name.startswith("lerobot-") and not token.startswith("--"):
-            return Program(_without_python(command[:index]), name, list(command[index + 1 :]))
+            return Program(_without_python(command[:index]), name, _opened(command[index + 1 :]))
         if token.startswith("lerobot.") and index and command[index - 1] in ("-m", "--module"):
             script = token.rsplit(".", 1)[-1].replace("_", "-")
             name = script if token.startswith("lerobot.scripts.") else token
-            return Program(_without_python(command[: index - 1]), name, list(command[index + 1 :]))
+            return Program(_without_python(command[: index - 1]), name, _opened(command[index + 1 :]))
     return None
+
+
+def _opened(tokens: Sequence[str]) -> list[str]:
+    """The host's flags; a run that --policy.path names stands for the policy that it left last."""
+    named = next((token.partition("=")[2] for token in tokens if token.startswith("--policy.path=")), "")
+    if not named or (folder := openable(Path(named))) == Path(named):
+        return list(tokens)
+    logger.info("APT: --policy.path=%s: the policy that this run left last is %s", named, folder)
+    return Flags.read(tokens).with_({"policy.path": str(folder)}).tokens()
 
 
 def _without_python(tokens: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ import openpi.transforms as transforms
 from openpi.training import config as _config
 from openpi.training import data_loader
 
+from apt_plugin.backends import torch_device
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi import derive
 from apt_plugin.hosts.openpi.config import apt_config
@@ -33,11 +34,18 @@ FLAGS = {
 }  # fmt: skip
 
 
-def told(stage: str, stock: Any, recipe: Recipe) -> dict[str, Any]:
-    """A stage's facts as plain values, or under "refused" why there are none: a finished stage needs none."""
+def told(stage: str, stock: Any, recipe: Recipe, torch: bool) -> dict[str, Any]:
+    """A stage's facts as plain values, or under "refused" why there are none: a finished stage needs none.
+
+    Args:
+        torch: whether it is the PyTorch trainer's, whose proofs run on the CPU.
+    """
     try:
         with facts.parsing(stage):
-            return dataclasses.asdict(of(stage, stock, recipe))
+            found = of(stage, stock, recipe)
+            return dataclasses.asdict(
+                dataclasses.replace(found, proof_there=facts.machine_memory()) if torch else found
+            )
     except AptError as error:
         return {"refused": str(error)}
 
@@ -85,10 +93,13 @@ def of(stage: str, stock: Any, recipe: Recipe) -> Facts:
             mixed(data, recipe.mix)  # refuses what cannot be mixed
             name = recipe.mix.repo_id
             more = facts.mixed(more, name, _numbers(_metadata(name, "--apt.mix.repo_id")))
+    weights = _weights(model)
     return Facts(
         steps=stock.num_train_steps, warmup_steps=getattr(schedule, "warmup_steps", None),
         decay_steps=getattr(schedule, "decay_steps", None), batch_size=stock.batch_size,
-        state_fed=not model.pi05 or model.discrete_state_input, checkpoint_bytes=_weights(model),
+        state_fed=not model.pi05 or model.discrete_state_input, checkpoint_bytes=weights,
+        memory_needed=weights // max(1, stock.fsdp_devices), memory_there=torch_device.memory(),
+        proof_memory=2 * weights,
         checkpoints=_saved(stock), free_bytes=facts.free(folder), vlm=facts.vlm_of(stage, recipe),
         flags=FLAGS | {"statistics": f"scripts/compute_norm_stats.py --config-name {stock.name}"}, **more,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from apt_plugin.errors import AptError
 from tests.hosts.lerobot import datasets, tiny
 
 
@@ -117,3 +118,26 @@ def test_async_policy_server(likelihood: Path) -> None:
         assert server.policy.config.stage == 2
     finally:
         constants.SUPPORTED_POLICIES[:] = before
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/last"])
+def test_a_run_folder_is_opened_at_the_policy_that_it_left_last(likelihood: Path, place: str) -> None:
+    """Listening and serving took a run folder for no checkpoint, and `prove` did not."""
+    from apt_plugin.hosts import host_of
+    from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
+    from apt_plugin.hosts.lerobot.opening import open_policy
+    from apt_plugin.launch import split
+
+    run = likelihood.parents[2] / place
+    assert host_of(str(run)) == "lerobot"
+    assert open_policy(run).folder == likelihood
+    command = LerobotAdapter().start(split(["lerobot-eval", f"--policy.path={run}", "--recipe", "apt"])).argv
+    assert f"--policy.path={likelihood}" in command
+
+
+def test_the_tabletop_refuses_a_policy_of_another_robot(likelihood: Path) -> None:
+    """It ended in PyTorch's traceback about the size of two tensors."""
+    from apt_plugin.tabletop.rollout import Actor
+
+    with pytest.raises(AptError, match=rf"trained on observation.state of {tiny.STATE} numbers; the tabletop"):
+        Actor.load(likelihood)

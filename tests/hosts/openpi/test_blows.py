@@ -1,0 +1,39 @@
+"""openpi's runs, by both of its trainers, under every blow at every moment, see tests/hosts/blows.py.
+
+Every frame is the same here: neither trainer takes up its place in the data again, so that a resumed run of either sees
+other frames than one left alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hosts import blows
+from tests.hosts.openpi.test_round_trip import FAMILY, SCRIPTS, environment, pytestmark  # noqa: F401
+
+TRAINERS = ("train.py", "train_pytorch.py")
+
+
+@pytest.fixture(scope="module", params=TRAINERS)
+def host(request, tmp_path_factory: pytest.TempPathFactory) -> blows.Host:
+    root = tmp_path_factory.mktemp("openpi")
+    command = [
+        sys.executable, "-m", "apt_plugin", "run", SCRIPTS / request.param, f"tiny_{FAMILY}", "--recipe", "apt",
+        "--apt.vlm", "frozen", "--apt.listen", "0", "--apt.stage1.num-train-steps", "6",
+        "--apt.stage2.num-train-steps", "6",
+    ]  # fmt: skip
+    env = environment(root, APT_TEST_FIXED="1", APT_TEST_STILL="1", APT_TEST_ALIKE="1", OMP_NUM_THREADS="1")
+    return blows.Host(lambda run: [*command, f"--checkpoint-base-dir={run}"], ["--resume"], env, root)
+
+
+@pytest.fixture(scope="module")
+def left_alone(host: blows.Host, tmp_path_factory: pytest.TempPathFactory):
+    return blows.alone(host, tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.mark.parametrize("blow", blows.BLOWS)
+def test_a_run_struck_at_every_moment_ends_as_one_left_alone(host, left_alone, tmp_path: Path, blow: str) -> None:
+    print(blows.check(host, tmp_path, blow, left_alone))
