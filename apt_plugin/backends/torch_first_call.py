@@ -22,6 +22,7 @@ def first_call(model: Any, name: str, run: Callable[[], Any]) -> dict[str, Any]:
         held.update(signature.bind(*args, **kwargs).arguments)
         raise _EnoughError
 
+    own = vars(model).get(name)
     object.__setattr__(model, name, keep)  # on this object; its class is left alone
     try:
         # not inference_mode: real-time chunking records a graph over later steps
@@ -29,4 +30,6 @@ def first_call(model: Any, name: str, run: Callable[[], Any]) -> dict[str, Any]:
             run()
     finally:
         object.__delattr__(model, name)
+        if own is not None:
+            object.__setattr__(model, name, own)
     return held

@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
         preflight.main()
         return
     from apt_plugin.hosts.gr00t import acting, register
+    from apt_plugin.hosts.gr00t.adapter import of_the_host
 
     request = split(argv, "gr00t")
     allow(request.untested)
@@ -36,8 +37,13 @@ def main(argv: list[str]) -> None:
 
         check_one_process(request, stage_flags=False, host_flags=True)
         training.install(request.recipe, int(request.stage), building)
-    elif request.recipe is not None:
-        acting.install(for_acting(request))
+    elif request.recipe is not None and (chosen := for_acting(request)):
+        if of_the_host(flags):
+            from apt_plugin.hosts.gr00t import guidance
+
+            guidance.install(chosen["guidance_scale"])
+        else:
+            acting.install(chosen)
     sys.argv = [module, *flags]
     if not building:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

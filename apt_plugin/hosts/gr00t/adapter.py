@@ -225,14 +225,17 @@ def acting(flags: Sequence[str], request: Request) -> tuple[list[str], dict[str,
             )
         return list(flags), chosen
     folder = openable(local_folder(named))
-    if chosen and files.read_json(folder / "config.json").get("model_type") != next(iter(POLICIES.values())):
-        raise AptError(
-            f"--apt.{next(iter(chosen))} needs the gated pathway of a Stage-2 checkpoint; {folder} is a stock one."
-        )
     if str(folder) != named:
         logger.info("APT: --model-path %s: the newest whole checkpoint there is %s", named, folder)
         flags = switched(flags).with_({"model-path": str(folder)}).tokens()
     return list(flags), chosen
+
+
+def of_the_host(flags: Sequence[str]) -> bool:
+    """Whether the checkpoint that these flags name is a stock one."""
+    folder = Path(switched(flags).get("model-path") or "")
+    kind = files.read_json(folder / "config.json").get("model_type") if (folder / "config.json").is_file() else None
+    return kind != next(iter(POLICIES.values()))
 
 
 def _program(request: Request) -> Program:

@@ -47,6 +47,10 @@ def _take_over(argv: list[str]) -> None:
         print(ours(), "\nFlags of the host:\n", flush=True)
     elif program is None or not program.trains:
         argv[1:], chosen = adapter.acting(argv[1:], request)
+        if chosen and adapter.of_the_host(argv[1:]):  # the host is being imported: too early to replace parts of it
+            raise AptError(
+                f"--apt.{next(iter(chosen))} on a stock checkpoint needs the launcher: write apt-plugin run in front."
+            )
         acting.install(chosen)
     elif request.stage == "both":
         sys.exit(carry_out(HOSTS["gr00t"].open(), request))

@@ -16,7 +16,7 @@ from typing import Any
 
 from apt_plugin import files
 from apt_plugin.arguments import in_words
-from apt_plugin.errors import AptError, choose
+from apt_plugin.errors import choose
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import checkpoints, preload
 from apt_plugin.hosts.openpi.programs import JOB
@@ -139,10 +139,10 @@ def serve(script: Path, chosen: dict[str, Any]) -> None:
     """The host's server; an APT checkpoint gets the config that it was trained with, any other is left alone.
 
     Args:
-        chosen: recipe fields to act with instead of the checkpoint's.
+        chosen: recipe fields to act with instead of the checkpoint's; of a stock one, the guidance.
 
     Raises:
-        AptError: such a field, and no Stage 2 that could follow it.
+        AptError: such a field, and a Stage 1 that could not follow it; a stock model without flow matching.
     """
     import tyro
     from openpi.training import config as _config
@@ -163,7 +163,9 @@ def serve(script: Path, chosen: dict[str, Any]) -> None:
         args.policy.config, args.policy.dir = config.name, str(step)
         logger.info("APT: serving Stage %d of %s from %s", record.stage, name, step)
     elif chosen:
-        raise AptError(f"--apt.{next(iter(chosen))} needs an APT checkpoint of Stage 2, and {folder} is none.")
+        from apt_plugin.hosts.openpi import guidance
+
+        guidance.install(chosen["guidance_scale"])
     module.main(args)
 
 

@@ -150,8 +150,8 @@ def test_a_server_applies_a_field_or_refuses_it(where, monkeypatch, second, name
 
 def test_guidance_is_refused_where_nothing_could_follow_it(where, tmp_path):
     guided = ["--recipe", "apt", "--apt.guidance_scale", "2"]
-    with pytest.raises(AptError, match="is a stock one"):
-        staged.carry_out(GrootAdapter(), split(["-m", names.SERVE, "--model-path", str(where / "base2"), *guided]))
+    with pytest.raises(AptError, match="on a stock checkpoint needs the launcher"):
+        entry._take_over(["gr00t/eval/run_gr00t_server.py", "--model-path", str(where / "base2"), *guided])
     with pytest.raises(AptError, match="this command opens none"):
         staged.carry_out(GrootAdapter(), split(["-m", names.SERVE, "--dataset-path", "data", *guided]))
     acting.install({"guidance_scale": 2.0})
