@@ -3,6 +3,8 @@
 Flags of ours:
     --recipe apt                    name the recipe; without it the host's command runs untouched. A program that acts
                                     (a server, an evaluation) needs none for --apt.guidance_scale S
+    --recipe warmup                 the host's own training with the VLM frozen for the first steps, then trained
+    --apt.frozen_share 0.3          their share, of --recipe warmup
     --apt.stage 1|2|both            which stages (both)
     --apt.config NAME|FILE          a recipe that comes with the plugin (pi05), or a YAML file; flags override it
     --apt.preset default|paper|release|listening
@@ -33,7 +35,10 @@ from apt_plugin.stages import PRIOR
 
 logger = logging.getLogger(__name__)
 
-RECIPES = ("apt",)
+WARMUP = "warmup"
+RECIPES = ("apt", WARMUP)
+# The share that the comparison ran (examples/compare, arm warmup): 71 of a hundred unseen instructions, 64 without.
+FROZEN_SHARE = 0.3
 # Of the recipe, what a program that acts may choose anew: all else was settled when the checkpoint was trained.
 ACTING = ("guidance_scale",)
 STAGE_FLAGS = ("stage1.<host flag>", "stage2.<host flag>")
@@ -57,6 +62,7 @@ class Request:
     stage_flags: dict[str, dict[str, str]] = field(default_factory=lambda: {"1": {}, "2": {}})
     share: float = budget.SHARE  # Stage 1's of the host's own number of steps, where both stages run
     preset: str = "default"
+    frozen_share: float | None = None  # of --recipe warmup; None: that was not named
     named: bool = True  # --recipe was written; a command that only says how to act needs none
 
 
@@ -88,7 +94,21 @@ def split(argv: Sequence[str], host: str = "") -> Request:
             return Request(command)
         if unnamed := [name for name, _ in ours if name.replace("-", "_") not in ACTING]:
             raise AptError(f"--apt.{unnamed[0]} is given but no recipe is named. Write --recipe apt.")
+    if recipe == WARMUP:
+        return _warmup(command, ours)
     return dataclasses.replace(_with_recipe(command, ours, host), named=recipe is not None)
+
+
+def _warmup(command: list[str], ours: list[tuple[str, str]]) -> Request:
+    values = {name.replace("-", "_"): value for name, value in ours}
+    untested = _boolean("untested", values.pop("untested", "false"))
+    share = _between("--apt.frozen_share", values.pop("frozen_share", FROZEN_SHARE), "0.3")
+    if values:
+        raise AptError(
+            f"--apt.{next(iter(values))} belongs to --recipe apt: a warm-up is the host's own training, and takes "
+            "--apt.frozen_share only. Drop it, or write --recipe apt."
+        )
+    return Request(command, untested=untested, frozen_share=share)
 
 
 def check_named(request: Request) -> None:
@@ -140,12 +160,20 @@ def _share(values: dict[str, Any], stage: str) -> float:
             f"{budget.FLAG} divides the host's steps between two stages, and --apt.stage is {stage}: its steps are the "
             f"host's own. Drop {budget.FLAG}, or write --apt.stage both."
         )
+    return _between(budget.FLAG, written, "0.1")
+
+
+def _between(flag: str, written: Any, such_as: str) -> float:
+    """
+    Raises:
+        AptError: no share in (0, 1).
+    """
     try:
         share = float(written)
     except (TypeError, ValueError):
         share = 0.0
     if not 0 < share < 1:
-        raise AptError(f"{budget.FLAG} is {written!r}; write a share of the steps between 0 and 1, such as 0.1.")
+        raise AptError(f"{flag} is {written!r}; write a share of the steps between 0 and 1, such as {such_as}.")
     return share
 
 

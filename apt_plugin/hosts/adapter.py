@@ -177,6 +177,15 @@ class Adapter(Protocol):
         """The process of a program that trains nothing (or of any, where no recipe is named)."""
         ...
 
+    def warmup(self, request: Request) -> Command:
+        """The process of a training command with the VLM frozen for `request.frozen_share` of the steps; not asked
+        where it is unsupported.
+
+        Raises:
+            AptError: no training command, or of a policy without a VLM that is known.
+        """
+        ...
+
     def open_subject(self, folder: Path, device: str | None) -> Subject:
         """A checkpoint of ours, for the proofs."""
         ...
@@ -222,11 +231,15 @@ class Adapter(Protocol):
 
 
 class WithoutLabels:
-    """The part of an adapter whose host has no edit that writes instructions into a data set."""
+    """The part of an adapter whose host has no edit that writes instructions into a data set, and no trainer that can
+    begin to train a part on the way."""
 
-    unsupported = MappingProxyType(
+    unsupported: Mapping[str, str] = MappingProxyType(
         {"label": "this host has no edit of its own that writes instructions into a data set."}
     )
+
+    def warmup(self, request: Request) -> Command:
+        raise AptError(self.unsupported["warmup"])
 
     def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
         raise AptError(self.unsupported["label"])

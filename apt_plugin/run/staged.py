@@ -17,7 +17,7 @@ from pathlib import Path
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Adapter, Command, Stages
-from apt_plugin.launch import Request, check_named
+from apt_plugin.launch import WARMUP, Request, check_named
 from apt_plugin.recipe_help import PRESETS_FOUND, ours
 from apt_plugin.report.run import write_run
 from apt_plugin.run import child, preflight
@@ -189,6 +189,10 @@ def carry_out(host: Adapter, request: Request) -> int:
     """`apt-plugin run`: a training command as stages, any other program of the host as it is; the exit status."""
     if request.recipe is not None and {"-h", "--help"} & set(request.command):
         print(f"{ours()}\n\nFlags of the host:\n", flush=True)
+    if request.frozen_share is not None:
+        if (why := host.unsupported.get(WARMUP)) is not None:
+            raise AptError(f"--recipe {WARMUP}: {why}")
+        return call(host.warmup(request))
     stages = _stages(host, request)
     return call(host.start(request)) if stages is None else Staged(stages, request).train()
 

@@ -16,6 +16,7 @@ from apt_plugin.arguments import in_words
 from apt_plugin.errors import AptError, did_you_mean
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot.acting import GUIDANCE
+from apt_plugin.hosts.lerobot.names import FROZEN_SHARE
 from apt_plugin.hosts.lerobot.programs import CHECK, TRAIN
 
 # Programs of ours that go through the host's training script, and what they do in place of training.
@@ -45,7 +46,11 @@ def main(argv: list[str]) -> None:
         sys.argv[0] = TRAIN
         cache_build.main(BUILDERS[program], entry(TRAIN))
         return
-    if program == TRAIN:
+    if program == TRAIN and (share := os.environ.get(FROZEN_SHARE)):
+        from apt_plugin.hosts.lerobot import warmup
+
+        warmup.install(float(share))
+    elif program == TRAIN:
         training.install()
     if program.startswith("lerobot."):
         if program.endswith("policy_server"):

@@ -17,7 +17,8 @@ from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.lerobot.acting import acting
 from apt_plugin.hosts.lerobot.checkpoints import last_whole, openable
 from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, Family, find, of
-from apt_plugin.hosts.lerobot.flags import autocast_flags, precision_flags, recipe_flags, source_flags
+from apt_plugin.hosts.lerobot.flags import autocast_flags, check_warmed, precision_flags, recipe_flags, source_flags
+from apt_plugin.hosts.lerobot.names import FROZEN_SHARE
 from apt_plugin.hosts.lerobot.probes import PROBES
 from apt_plugin.hosts.lerobot.programs import TRAIN, Program, check, child, find_program, flags_of, for_cache, found
 from apt_plugin.hosts.lerobot.schedule import STEPS, lengths
@@ -248,6 +249,13 @@ class LerobotAdapter:
         flags = Flags.read(program.flags)  # one stage, resumed by its own config
         own = flags.with_(autocast_flags(flags, Path(flags.get("config_path") or "").parent))
         return Command(child(program, own.tokens()))
+
+    def warmup(self, request: Request) -> Command:
+        program = _program(request)
+        if program.name != TRAIN or _help(program):
+            raise AptError(f"--recipe warmup is for training, and {program.name} is not: write it behind {TRAIN}.")
+        check_warmed(program.flags)
+        return Command(child(program, program.flags), {FROZEN_SHARE: str(request.frozen_share)})
 
     def open_subject(self, folder: Path, device: str | None) -> Any:
         from apt_plugin.hosts.lerobot.prove import open_subject

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from apt_plugin import files
@@ -98,3 +99,19 @@ def source_flags(flags: Flags) -> Flags:
             f"--policy.type is {kind!r}."
         )
     return flags.with_({"policy.type": ours})
+
+
+def check_warmed(tokens: Sequence[str]) -> None:
+    """
+    Raises:
+        AptError: a warm-up of a policy whose VLM nobody knows, or of one of ours.
+    """
+    flags = Flags.read(tokens)
+    kind = flags.get("policy.type")
+    if kind is None and (path := flags.get("policy.path")) is not None:
+        kind = str(files.read_json(local_folder(path) / "config.json").get("type"))
+    if kind is not None and unsized(kind) not in POLICIES:
+        raise AptError(
+            f"--recipe warmup trains a policy of lerobot's own with a VLM, which is {', '.join(POLICIES)}; this is "
+            f"{kind!r}. Name one of those, or drop --recipe warmup."
+        )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from apt_plugin import files
@@ -125,6 +126,13 @@ class OpenpiAdapter(WithoutLabels):
     name = "openpi"
     policies = POLICIES
     families = ("pi05", "pi0")
+    unsupported = MappingProxyType(
+        {
+            **WithoutLabels.unsupported,
+            "warmup": "openpi compiles one step for one set of trained parameters, and its optimizer holds no state "
+            "for the others. Train twice: with the freeze_filter of a config first, then without from that checkpoint.",
+        }
+    )
     probes = PROBES
 
     def recognises_program(self, token: str) -> bool:

@@ -1,0 +1,134 @@
+"""`--recipe warmup`: the host's own training, its VLM frozen for the first steps and trained afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.gr00t.adapter import GrootAdapter
+from apt_plugin.hosts.lerobot import warmup
+from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
+from apt_plugin.hosts.lerobot.groups import in_vlm
+from apt_plugin.hosts.lerobot.names import FROZEN_SHARE
+from apt_plugin.hosts.openpi.adapter import OpenpiAdapter
+from apt_plugin.launch import split
+from apt_plugin.run import replace, staged
+from tests.hosts.lerobot import datasets, tiny_smolvla
+
+TRAINS = ("--policy.train_expert_only=false", "--policy.freeze_vision_encoder=false")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("warmup")
+    return tiny_smolvla.checkpoint(home / "base", tiny_smolvla.vlm_folder(home / "vlm"))
+
+
+@pytest.fixture(autouse=True)
+def undone() -> Iterator[None]:
+    yield
+    warmup.uninstall()
+
+
+def train(base: Path, data: Path, out: Path, share: float | None, *more: str) -> dict[int, Path]:
+    """Four steps by the host's script, a checkpoint after every second one."""
+    if share is not None:
+        warmup.install(share)
+    named = (
+        f"--policy.path={base} --policy.device=cpu --policy.push_to_hub=false --policy.scheduler_warmup_steps=1 "
+        f"--policy.scheduler_decay_steps=4 --dataset.repo_id=test/{data.name} --dataset.root={data} "
+        f"--dataset.video_backend=pyav --num_workers=0 --batch_size=4 --log_freq=1 --env_eval_freq=0 --seed=3 "
+        f"--steps=4 --save_freq=2 --output_dir={out}"
+    )
+    try:
+        datasets.lerobot_train(*(more if "--resume=true" in more else (*named.split(), *more)), native=True)
+    finally:
+        warmup.uninstall()
+    return {int(path.name): path for path in (out / "checkpoints").iterdir() if path.name.isdecimal()}
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint / "model.safetensors")
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> tuple[bool, bool]:
+    """Whether the VLM did, and the rest."""
+    assert before.keys() == after.keys()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    return any(in_vlm(name) for name in changed), any(not in_vlm(name) for name in changed)
+
+
+def rates(checkpoint: Path) -> Any:
+    return json.loads((checkpoint / "training_state/scheduler_state.json").read_text())["_last_lr"]
+
+
+def test_the_vlm_is_still_then_trains_on_one_schedule_and_the_result_is_the_hosts_own(
+    base: Path, data: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    warmed = train(base, data["labelled"], tmp_path / "warm", 0.5, *TRAINS)
+    told = "".join(capsys.readouterr())  # the host sets its own handlers
+    assert "step 0 of 4: the VLM is frozen for the first 2" in told
+    assert "step 2 of 4: the VLM trains from here on" in told
+    start, half, end = weights(base), *(weights(warmed[step] / "pretrained_model") for step in (2, 4))
+    assert moved(start, half) == (False, True)
+    assert moved(half, end) == (True, True)
+    assert not [name for name in end if "apt_" in name]
+    assert json.loads((warmed[4] / "pretrained_model/config.json").read_text())["type"] == "smolvla"
+    assert not replace.claimed()
+    plain = train(base, data["labelled"], tmp_path / "plain", None, *TRAINS)
+    assert moved(start, weights(plain[2] / "pretrained_model")) == (True, True)
+    assert [rates(warmed[step]) for step in (2, 4)] == [rates(plain[step]) for step in (2, 4)]
+
+
+def test_a_resumed_run_knows_in_which_half_it_is(base: Path, data: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(base, data["labelled"], run, 0.75, *TRAINS, "--save_freq=1")
+    folder = run / "checkpoints"
+    for step in (3, 4):
+        shutil.rmtree(folder / f"{step:06d}")
+    (folder / "last").unlink()
+    (folder / "last").symlink_to("000002")
+    config = folder / "000002/pretrained_model/train_config.json"
+    resumed = train(base, data["labelled"], run, 0.75, f"--config_path={config}", "--resume=true")
+    before, frozen, after = (weights(resumed[step] / "pretrained_model") for step in (2, 3, 4))
+    assert moved(before, frozen) == (False, True)
+    assert moved(frozen, after) == (True, True)
+
+
+def test_a_command_that_trains_nothing_of_the_vlm_is_refused(base: Path, data: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(AptError, match=r"your command trains nothing of it. Write --policy\.train_expert_only=false"):
+        train(base, data["labelled"], tmp_path / "out", 0.5)
+
+
+def test_the_command_starts_the_hosts_own_training_and_refuses_the_rest(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(staged, "call", lambda command: calls.append(command) or 0)
+    host = LerobotAdapter()
+    line = ["lerobot-train", f"--policy.path={base}", "--steps=100", "--recipe", "warmup"]
+    assert staged.carry_out(host, split([*line, "--apt.frozen_share", "0.25"])) == 0
+    assert staged.carry_out(host, split(line)) == 0
+    assert [dict(command.env) for command in calls] == [{FROZEN_SHARE: "0.25"}, {FROZEN_SHARE: "0.3"}]
+    assert list(calls[0].argv)[-3:] == ["lerobot-train", f"--policy.path={base}", "--steps=100"]
+    for flags, words in (
+        (["--apt.frozen_share", "1"], r"--apt\.frozen_share is '1'; write a share of the steps"),
+        (["--apt.noise_draws", "4"], r"--apt\.noise_draws belongs to --recipe apt"),
+    ):
+        with pytest.raises(AptError, match=words):
+            split([*line, *flags])
+    with pytest.raises(AptError, match="this is 'act'"):
+        staged.carry_out(host, split(["lerobot-train", "--policy.type=act", "--recipe=warmup"]))
+    with pytest.raises(AptError, match="lerobot-eval is not"):
+        staged.carry_out(host, split(["lerobot-eval", f"--policy.path={base}", "--recipe=warmup"]))
+    for other in (OpenpiAdapter(), GrootAdapter()):
+        with pytest.raises(AptError, match="--recipe warmup: "):
+            staged.carry_out(other, split([*line]))
