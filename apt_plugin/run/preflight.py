@@ -7,8 +7,8 @@ flags of both stages with the host's own parser. A fact that a host cannot know 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from apt_plugin import files
 from apt_plugin.cache.building import readable
 from apt_plugin.errors import AptError
 
+logger = logging.getLogger(__name__)
 Level = Literal["error", "warning", "note"]
 LEVELS = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
 SHOWN = 80  # letters of an instruction in a message
@@ -74,6 +75,30 @@ def judge(facts: Mapping[str, Facts]) -> list[Finding]:
     found = [Finding(level, stage, words) for stage, told in facts.items() for level, words in _stage(stage, told)]
     found += _disk(facts)
     return sorted(found, key=lambda finding: list(LEVELS).index(finding.level))
+
+
+def say(facts: Mapping[str, Facts]) -> bool:
+    """Log what was found; whether a run must not begin."""
+    findings = judge(facts)
+    _log(findings)
+    return any(finding.level == "error" for finding in findings)
+
+
+def _log(findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        logger.log(LEVELS[finding.level], "APT: %s", finding)
+
+
+def stop(facts: Mapping[str, Facts]) -> None:
+    """For a stage by a host's own command, in front of which no launcher looks.
+
+    Raises:
+        AptError: what would stop it later, or spoil it.
+    """
+    findings = judge({stage: replace(told, proof_memory=None) for stage, told in facts.items()})
+    _log(finding for finding in findings if finding.level != "error")
+    if errors := [str(finding) for finding in findings if finding.level == "error"]:
+        raise AptError("\n".join([*errors, "Nothing was trained."]))
 
 
 def _error(words: str) -> tuple[Level, str]:

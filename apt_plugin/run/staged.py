@@ -99,10 +99,7 @@ class Staged:
         if os.environ.get("RANK", "0") != "0":  # one process looks for all
             return 0
         status, facts = self.look()
-        findings = preflight.judge(facts)
-        for finding in findings:
-            logger.log(preflight.LEVELS[finding.level], "APT: %s", finding)
-        return status or int(any(finding.level == "error" for finding in findings))
+        return int(preflight.say(facts)) or status
 
     def _train(self) -> int:
         for line in (PRESETS_FOUND.get(self.request.preset), self.host.budget.says):

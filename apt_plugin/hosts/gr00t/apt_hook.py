@@ -19,7 +19,8 @@ from pathlib import Path
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import allow
-from apt_plugin.hosts.gr00t import register, training
+from apt_plugin.hosts.gr00t import preflight, register, training
+from apt_plugin.hosts.gr00t.names import TRAIN
 from apt_plugin.launch import check_one_process, split
 
 try:
@@ -34,6 +35,8 @@ if own := os.environ.get("APT_MODALITY_CONFIG"):
     importlib.import_module(Path(own).stem)
 register()
 try:
+    if Path(sys.argv[0]).stem == TRAIN.rpartition(".")[2]:
+        preflight.native(TRAIN, request.stage, request.recipe)
     training.install(request.recipe, int(request.stage))
 except AptError as error:
     sys.exit(f"apt-plugin: APT_FLAGS: {error}")

@@ -55,10 +55,11 @@ def _take_over(argv: list[str]) -> None:
     elif request.stage == "both":
         sys.exit(carry_out(HOSTS["gr00t"].open(), request))
     else:
-        from apt_plugin.hosts.gr00t import training
+        from apt_plugin.hosts.gr00t import preflight, training
 
         check_one_process(request, stage_flags=True, host_flags=True)
         argv[1:] = switched(argv[1:]).with_(request.stage_flags[request.stage]).tokens()
         assert request.recipe is not None
         lock.hold(Settings(program.module, argv[1:]).output())
+        preflight.native(program.module, request.stage, request.recipe)
         training.install(request.recipe, int(request.stage))

@@ -6,6 +6,7 @@ no limit: nothing is said about these.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -50,6 +51,20 @@ def main() -> None:
         with facts.parsing(stage):
             told[stage] = of(stage, one, job["module"], recipe, Path(job["output"]))
     preflight.write(Path(job["answer"]), told)
+
+
+def native(module: str, stage: str, recipe: Recipe) -> None:
+    """The same in the host's own command, by the flags of this process.
+
+    Raises:
+        AptError: what would stop the stage later.
+    """
+    if os.environ.get("RANK", "0") != "0":  # one process looks for all
+        return
+    asked = parsed(stage, module, sys.argv[1:])
+    with facts.parsing(stage):
+        told = of(stage, asked, module, recipe, Path(asked.training.output_dir))
+    preflight.stop({stage: dataclasses.replace(told, vlm=None)})  # what trains of it is settled later
 
 
 def parsed(stage: str, module: str, flags: Sequence[str]) -> Asked:

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from apt_plugin.backends import torch_device
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import families
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
+from apt_plugin.hosts.lerobot.programs import TRAIN
 from apt_plugin.run import facts, preflight
+from apt_plugin.run.flags import Flags
 from apt_plugin.run.preflight import Facts
 from apt_plugin.stages import LIKELIHOOD
 
@@ -41,6 +44,21 @@ def main() -> None:
         with facts.parsing(stage):
             told[stage] = of(config, Path(job["output"]))
     preflight.write(Path(job["answer"]), told)
+
+
+def native(stage: str) -> None:
+    """The same in the host's own command, by the flags of this process; other programs are let be.
+
+    Raises:
+        AptError: what would stop the stage later.
+    """
+    if Path(sys.argv[0]).stem.replace("_", "-") != TRAIN or os.environ.get("RANK", "0") != "0":
+        return
+    name = "--output_dir"
+    before = ["", *sys.argv[1:]]
+    flags = [b for a, b in pairwise(before) if name not in (a, b) and not b.startswith(f"{name}=")]
+    config = parsed(stage, flags)  # the host refuses a folder that its own logger may have made by now
+    preflight.stop({stage: of(config, Path(Flags.read(sys.argv[1:], switches=True).get("output_dir") or "."))})
 
 
 def parsed(stage: str, flags: Sequence[str]) -> Any:

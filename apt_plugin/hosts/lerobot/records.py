@@ -13,7 +13,7 @@ from apt_plugin import agreement, files, freeze, seal, stages
 from apt_plugin.backends import torch_absent, torch_params, torch_ranks
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot import facts, loading, renaming, training
+from apt_plugin.hosts.lerobot import facts, loading, preflight, renaming, training
 from apt_plugin.hosts.lerobot.families import host_type
 from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_CONFIG, CONFIG, WEIGHTS
@@ -30,12 +30,14 @@ def check_data(config: Any, dataset_meta: Any) -> None:
 
     Raises:
         AptError: cameras under other names; for Stage 2 no task at all, or only empty ones; what needs the launcher;
-            a version of the host that nobody tested.
+            a version of the host that nobody tested; by the host's own command, what a launcher would look for.
     """
     if dataset_meta is not None:
         HOSTS["lerobot"].require_training()
         if not training.installed() and (folder := Flags.read(sys.argv[1:], switches=True).get("output_dir")):
             lock.hold(Path(folder))  # the host's own command: no launcher has it
+        if not training.installed():
+            preflight.native(str(config.stage))
     if dataset_meta is not None and config.recipe.cache and not training.installed():
         raise AptError(
             "recipe.cache needs the launcher, which takes the images out of the training script's data: apt-plugin run "

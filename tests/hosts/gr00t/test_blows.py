@@ -1,4 +1,8 @@
-"""Isaac GR00T's run under every blow at every moment, see tests/hosts/blows.py."""
+"""Isaac GR00T's run under every blow at every moment, see tests/hosts/blows.py.
+
+Behind a resume the host draws its frames anew, and says that this cannot be reproduced. Here a stage is fed one batch
+again and again (one_batch.py), and nothing is dropped out: what is left is the plugin's to take up again.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(6000)]
 
 
 @pytest.fixture(scope="module")
-def host(where: Path) -> blows.Host:
+def host(where: Path, tmp_path_factory: pytest.TempPathFactory) -> blows.Host:
+    tiny.base(where / "steady", dropout=0.0, state_dropout_prob=0.0)
     command = [
-        sys.executable, "-m", "apt_plugin", "run", "gr00t/experiment/launch_finetune.py", "--base-model-path", "base2",
+        sys.executable, "-m", "apt_plugin", "run", "gr00t/experiment/launch_finetune.py", "--base-model-path", "steady",
         "--dataset-path", "data", "--embodiment-tag", tiny.TAG, "--save-steps", "2", "--global-batch-size", "4",
         "--dataloader-num-workers", "0", "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0",
-        "--recipe", "apt", "--apt.listen", "0", "--apt.stage1.max-steps", "4", "--apt.stage2.max-steps", "4",
+        "--modality-config-path", str(Path(__file__).with_name("one_batch.py")), "--recipe", "apt",
+        "--apt.listen", "0", "--apt.stage1.max-steps", "4", "--apt.stage2.max-steps", "4",
     ]  # fmt: skip
-    more = ["--resume-from-checkpoint"]
-    return blows.Host(lambda run: [*command, "--output-dir", run], more, tiny.environment(), where)
+    env = tiny.environment() | {"APT_TEST_BATCHES": str(tmp_path_factory.mktemp("batches"))}
+    return blows.Host(lambda run: [*command, "--output-dir", run], ["--resume-from-checkpoint"], env, where)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
+import importlib.util
 import json
 import sys
 import time
@@ -74,3 +75,22 @@ def test_a_config_file_is_read_as_the_host_reads_it(where, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert "warning: Stage 2: its 6 steps end inside a warm-up of 8 steps" in done.stdout  # of the file's 7 and 9
     assert "--training.max-steps" in done.stdout
+
+
+def test_the_hosts_own_command_is_looked_at_too(where, tmp_path):
+    """Through the modality flag, in the one process that there is."""
+    hook = importlib.util.find_spec("apt_plugin.hosts.gr00t").submodule_search_locations[0] + "/apt_hook.py"
+    data = tiny.dataset(tmp_path / "broken")
+    path = next((data / "data").rglob("*.parquet"))
+    table = pd.read_parquet(path)
+    table.at[0, "action"] = np.full(7, np.nan, np.float32)
+    table.to_parquet(path)
+    done = processes.run(
+        [sys.executable, "-m", "gr00t.experiment.launch_finetune", "--base-model-path", "base2", "--dataset-path",
+         str(data), "--embodiment-tag", tiny.TAG, "--output-dir", str(tmp_path / "out"), "--modality-config-path",
+         hook],
+        cwd=where, env=tiny.environment() | {"APT_FLAGS": "--apt.stage 1"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"Stage 1: 7 numbers of action in {data} are NaN or infinite" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""lerobot-train --policy.type=pi05_apt, without the launcher, trains beside no other run in its folder."""
+"""lerobot-train --policy.type=pi05_apt, without the launcher: beside no other run in its folder, looked at first."""
 
 from __future__ import annotations
 
@@ -23,3 +23,11 @@ def test_the_hosts_own_command_is_refused_beside_another_run(plain, data, tok: s
         with pytest.raises(AptError, match=f"belongs to a run that is not over: process {owner.pid}"):
             datasets.lerobot_train(*flags, native=True)
     datasets.lerobot_train(*flags, native=True)
+
+
+def test_the_hosts_own_command_is_looked_at_before_its_first_step(plain, data, tok: str, tmp_path: Path) -> None:
+    """What needs no second process; a prompt beyond the limit ended the run at its first long instruction."""
+    flags = stage1(data["labelled"], plain["pi05"], tok, tmp_path / "run", steps=1)
+    with pytest.raises(AptError, match=r"has \d+ tokens and --policy.tokenizer_max_length is 4.*\nNothing was trained"):
+        datasets.lerobot_train(*flags, "--policy.tokenizer_max_length=4", native=True)
+    assert not (tmp_path / "run").exists()
