@@ -20,7 +20,7 @@ from apt_plugin.hosts.adapter import Adapter, Command, Stages
 from apt_plugin.launch import WARMUP, Request, check_named
 from apt_plugin.recipe_help import PRESETS_FOUND, ours
 from apt_plugin.report.run import write_run
-from apt_plugin.run import child, preflight
+from apt_plugin.run import child, preflight, room
 from apt_plugin.run.lock import only_one
 from apt_plugin.run.resumed import check_prior, check_recipe, held
 from apt_plugin.stages import Record, read_record
@@ -46,6 +46,7 @@ class Staged:
     def __init__(self, host: Stages, request: Request, run: Callable[[Command], int] | None = None):
         self.host, self.request, self._run = host, request, run or call
         self.wanted = WANTED[request.stage]
+        self._facts: Mapping[str, preflight.Facts] = {}
         if "WORLD_SIZE" in os.environ and len(self.wanted) == 2:
             raise AptError(
                 "Both stages cannot share one distributed launch. Put the launcher inside: apt-plugin run "
@@ -98,8 +99,8 @@ class Staged:
         """Nothing that can be known before the first step stops a run later."""
         if os.environ.get("RANK", "0") != "0":  # one process looks for all
             return 0
-        status, facts = self.look()
-        return int(preflight.say(facts)) or status
+        status, self._facts = self.look()
+        return int(preflight.say(self._facts)) or status
 
     def _train(self) -> int:
         for line in (PRESETS_FOUND.get(self.request.preset), self.host.budget.says):
@@ -121,6 +122,8 @@ class Staged:
         command = self.host.command(stage)
         if self._caches(stage) and (status := self._run(self.host.cache_command(stage, "build"))):
             return status
+        if stage == "1" and self._caches("1") and "2" in self.wanted and self._caches("2"):
+            room.check_next(self.host.recipe, self._facts.get("1"), self._facts.get("2"))
         self._begin(stage)
         logger.info("APT: Stage %s: %s", stage, command)
         return self._run(command)

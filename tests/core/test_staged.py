@@ -271,3 +271,29 @@ def test_what_becomes_of_the_hosts_steps_and_what_a_published_variant_reached_is
         assert run.train() == 0
     assert "1 of 10" in caplog.text
     assert "preset paper followed 10 of a hundred" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "stops"), [("vision", True), ("auto", False)])
+@pytest.mark.parametrize(("frames", "fits"), [(10, True), (1000, False)])
+def test_room_for_the_second_cache_is_asked_for_before_the_first_step(
+    tmp_path, monkeypatch, caplog, kind, stops, frames, fits
+):
+    """It was missed once Stage 1 had been trained; a kind that is chosen freely may still be a smaller one."""
+    monkeypatch.setattr("apt_plugin.run.room.free_bytes", lambda folder: 50_000)
+    flags = [f"--apt.cache={tmp_path / 'cache'}", f"--apt.cache_kind={kind}"]
+    run, processes = staged(tmp_path / "run", *flags, told={"1": Facts(frames=10), "2": Facts(frames=frames)})
+
+    def built(command):
+        if list(command.argv) == ["build", "1"]:
+            (tmp_path / "cache/stage1").mkdir(parents=True)
+            (tmp_path / "cache/stage1/shard-0.safetensors").write_bytes(bytes(10_000))
+        return processes(command)
+
+    run._run = built
+    if fits or not stops:
+        assert run.train() == 0
+    else:
+        with pytest.raises(AptError, match=r"Stage 2's cache takes at least 1.00 MB.*50.00 kB are free.*--apt.cache"):
+            run.train()
+        assert processes.started == ["build 1"]
+    assert ("1.00 MB" in caplog.text) == (not fits and not stops)
