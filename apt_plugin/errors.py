@@ -20,6 +20,10 @@ def last_words(error: AptError) -> str:
     return words.strip() if found and "Traceback (most recent call last)" in head else text
 
 
+_STILL = "What was whole is still whole: make room, then resume by the same command."
+_TORCH_SAVE = ("inline_container.cc", "PytorchStreamWriter failed writing")  # the system's reason is lost in these
+
+
 def disk_full(error: BaseException) -> str:
     """What to print where a write failed because the disk, or the user's share of it, is full; "" for another error.
 
@@ -31,7 +35,9 @@ def disk_full(error: BaseException) -> str:
         for words in map(os.strerror, (errno.ENOSPC, errno.EDQUOT)):
             if words in str(seen):
                 where = f": {seen.filename}" if isinstance(seen, OSError) and seen.filename else ""
-                return f"{words}{where}. What was whole is still whole: make room, then resume by the same command."
+                return f"{words}{where}. {_STILL}"
+        if any(words in str(seen) for words in _TORCH_SAVE):
+            return f"PyTorch could not write a file to its end, as on a full disk. {_STILL}"
         seen = seen.__cause__ or seen.__context__
     return ""
 
