@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from apt_plugin.stages import Record, read_record
 from tests import processes
@@ -137,15 +140,12 @@ def full(run: Path) -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own at `folder`.
-
-    Raises:
-        PermissionError: this user may mount nothing.
-    """
+    """A file system of its own at `folder`; the test is skipped where this user may mount none."""
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], capture_output=True)
+    mount = shutil.which("mount") or "false"
+    done = subprocess.run([mount, "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], capture_output=True)
     if done.returncode:
-        raise PermissionError(done.stderr.decode())
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.decode().strip()}")
     try:
         yield folder
     finally:
@@ -180,11 +180,7 @@ STATUS = {"SIGKILL": 137, "SIGTERM": 143, "SIGINT": 130, FULL: 1}  # as a shell 
 
 
 def check(host: Host, place: Path, blow: str, left_alone: Mapping[int, Record], disk: int = 400) -> str:
-    """All moments of one blow; a line for the table.
-
-    Raises:
-        PermissionError: see `small_disk`.
-    """
+    """All moments of one blow; a line for the table."""
     if blow == FULL:
         with small_disk(place / "disk", disk) as folder:
             return _check(host, folder / "run", blow, left_alone, place)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ def of(stage: str, stock: Any, recipe: Recipe) -> Facts:
         steps=stock.num_train_steps, warmup_steps=getattr(schedule, "warmup_steps", None),
         decay_steps=getattr(schedule, "decay_steps", None), batch_size=stock.batch_size,
         state_fed=not model.pi05 or model.discrete_state_input, checkpoint_bytes=weights,
-        memory_needed=weights // max(1, stock.fsdp_devices), memory_there=torch_device.memory(),
+        memory_needed=weights // max(1, stock.fsdp_devices), memory_there=_device_memory(),
         proof_memory=2 * weights,
         checkpoints=_saved(stock), free_bytes=facts.free(folder), vlm=facts.vlm_of(stage, recipe),
         flags=FLAGS | {"statistics": f"scripts/compute_norm_stats.py --config-name {stock.name}"}, **more,
@@ -141,6 +142,11 @@ def _longest(data: Any, model: Any, texts: Sequence[str]) -> dict[str, Any]:
 def _weights(model: Any) -> int:
     """Bytes of the parameters as they are saved: bfloat16 at least."""
     return 2 * sum(math.prod(shape) for shape in derive.shapes_of(model).values())
+
+
+def _device_memory() -> int | None:
+    """Asked of PyTorch: JAX would take most of it for itself. None where JAX is told to stay on the CPU."""
+    return None if os.environ.get("JAX_PLATFORMS", "").startswith("cpu") else torch_device.memory()
 
 
 def _saved(stock: Any) -> int:

@@ -21,10 +21,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(6000)]
 
 @pytest.fixture(scope="module")
 def host(where: Path, tmp_path_factory: pytest.TempPathFactory) -> blows.Host:
-    tiny.base(where / "steady", dropout=0.0, state_dropout_prob=0.0)
+    tiny.base(where / "steady", dropout=0.0)
     command = [
         sys.executable, "-m", "apt_plugin", "run", "gr00t/experiment/launch_finetune.py", "--base-model-path", "steady",
         "--dataset-path", "data", "--embodiment-tag", tiny.TAG, "--save-steps", "2", "--global-batch-size", "4",
+        "--state-dropout-prob", "0",
         "--dataloader-num-workers", "0", "--num-shards-per-epoch", "10", "--episode-sampling-rate", "1.0",
         "--modality-config-path", str(Path(__file__).with_name("one_batch.py")), "--recipe", "apt",
         "--apt.listen", "0", "--apt.stage1.max-steps", "4", "--apt.stage2.max-steps", "4",
