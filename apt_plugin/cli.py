@@ -137,13 +137,10 @@ class Listen:
 
 @dataclass(frozen=True)
 class Label:
-    """Instructions for unlabelled episodes: those under which a policy that listens finds their actions likeliest.
-
-    Calibrated on labelled episodes, up to half of them; refused where the policy adds nothing to the scene.
-    """
+    """Instructions for unlabelled episodes, by a policy that listens; refused where it adds nothing to the scene."""
 
     policy: str
-    """A checkpoint folder of lerobot's, stock or APT."""
+    """A checkpoint folder of any host, stock or APT."""
     labelled: str
     """The data set with instructions: hub id or folder. Episodes that the policy did not train on calibrate best."""
     unlabelled: str
@@ -151,7 +148,9 @@ class Label:
     host: str = ""
     labelled_root: str = ""
     root: str = ""
-    """Folders of the two data sets, where ids are given."""
+    """Folders of the two data sets, where ids are given (lerobot)."""
+    config: str = ""
+    """openpi: the training config; Isaac GR00T: the embodiment tag."""
     frames: int = 4
     """Frames of an episode that are asked about."""
     ask: int = 16
@@ -162,7 +161,7 @@ class Label:
     known: int = 64
     """Labelled episodes to calibrate on."""
     output: Path = Path("apt-labels")
-    """Where labels.json and the host's own edit go."""
+    """Where labels.json and the host's own edit, or a labelled copy, go."""
     batch: int = 32
     device: str = ""
     seed: int = 0
@@ -172,7 +171,8 @@ class Label:
         from apt_plugin.listen.labels import Ask
 
         how = Ask(self.frames, self.ask, self.draws, self.batch, self.sure, self.known, self.seed)
-        more = {name: getattr(self, name) for name in ("labelled_root", "root", "device")}
+        flags = ("labelled_root", "root", "device", "config")
+        more = {name: getattr(self, name) for name in flags if getattr(self, name)}
         run(self.policy, self.labelled, self.unlabelled, self.host, how, self.output, **more)
         return 0
 

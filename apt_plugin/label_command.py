@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from apt_plugin import files
-from apt_plugin.errors import AptError, choose
+from apt_plugin.errors import choose
 from apt_plugin.hosts import HOSTS, host_of, named
 from apt_plugin.listen.labels import Ask, Labels, label
 from apt_plugin.tabletop import register
@@ -25,16 +25,13 @@ def run(policy: str, labelled: str, unlabelled: str, host: str, how: Ask, output
         AptError: a host that cannot write labels, or see `labels.label`.
     """
     host = host or host_of(policy)
-    adapter = HOSTS[choose("host", host, HOSTS)].adapter
-    if (why := adapter.unsupported.get("label")) is not None:
-        raise AptError(f"apt-plugin label on {host}: {why}")
-    HOSTS[host].require_training()  # what it writes is trained on
+    HOSTS[choose("host", host, HOSTS)].require_training()  # what it writes is trained on
     register()
-    known, unknown = named(host).open_label_sets(policy, labelled, unlabelled, **options)
+    adapter = named(host)
+    known, unknown = adapter.open_label_sets(policy, labelled, unlabelled, **options)
     labels = label(known, unknown, how)
     write(labels, how, output)
-    command = adapter.write_labels(labels, unknown, output)
-    show(labels, how, command)
+    show(labels, how, adapter.write_labels(labels, unknown, output))
     return labels
 
 
@@ -49,8 +46,8 @@ def write(labels: Labels, how: Ask, folder: Path) -> None:
     files.write_json(folder / LABELS, {"asked": vars(how), "calibration": calibration, "episodes": episodes})
 
 
-def show(labels: Labels, how: Ask, command: str) -> None:
-    """What was found, in the terminal."""
+def show(labels: Labels, how: Ask, then: str) -> None:
+    """What was found, in the terminal, and what to do with it (`then`)."""
     console, made = Console(), labels.calibration
     console.print(
         f"On {made.episodes} labelled episodes {100 * made.right:.0f} % were labelled right, {100 * made.scene:.0f} % "
@@ -66,5 +63,4 @@ def show(labels: Labels, how: Ask, command: str) -> None:
     for text, count in Counter(labels.task).most_common():
         table.add_row(text or "(none: not sure enough)", str(count))
     console.print(table)
-    console.print("The next command changes the data set in place; keep a copy of it:")
-    console.print(f"  {command}", soft_wrap=True)
+    console.print(then, soft_wrap=True)

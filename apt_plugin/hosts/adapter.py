@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
-
-from apt_plugin.errors import AptError
 
 if TYPE_CHECKING:
     from apt_plugin.launch import Request
@@ -149,7 +146,7 @@ class Adapter(Protocol):
 
     @property
     def unsupported(self) -> Mapping[str, str]:
-        """Command -> why this host has none."""
+        """What is asked for -> why this host has none."""
         ...
 
     @property
@@ -203,11 +200,11 @@ class Adapter(Protocol):
         ...
 
     def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
-        """The labelled and the unlabelled set behind a policy, for `label`; not asked where it is unsupported."""
+        """The labelled and the unlabelled set behind a policy, for `label`."""
         ...
 
     def write_labels(self, labels: Any, unlabelled: Any, output: Path) -> str:
-        """Write the host's own edit of the data set; the command that applies it."""
+        """Write the labels in the host's own way; what its user does next, in words."""
         ...
 
     def bench(self, **fields: Any) -> int:
@@ -230,19 +227,10 @@ class Adapter(Protocol):
         ...
 
 
-class WithoutLabels:
-    """The part of an adapter whose host has no edit that writes instructions into a data set, and no trainer that can
-    begin to train a part on the way."""
+class WithoutWarmup:
+    """The part of an adapter whose host has no trainer that can begin to train a part on the way."""
 
-    unsupported: Mapping[str, str] = MappingProxyType(
-        {"label": "this host has no edit of its own that writes instructions into a data set."}
-    )
+    unsupported: Mapping[str, str] = MappingProxyType({})
 
     def warmup(self, request: Request) -> Command:
         raise AptError(self.unsupported["warmup"])
-
-    def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
-        raise AptError(self.unsupported["label"])
-
-    def write_labels(self, labels: Any, unlabelled: Any, output: Path) -> str:
-        raise AptError(self.unsupported["label"])

@@ -42,6 +42,16 @@ class Episodes(Protocol):
         ...
 
 
+def spread(episodes: Sequence[int], length: Sequence[int], frames: int) -> list[tuple[int, int]]:
+    """(episode, step): so many steps of each, evenly from the first to the last; a short episode has fewer.
+
+    Args:
+        length: of every episode of the data set.
+    """
+    steps = {e: np.linspace(0, length[e] - 1, min(frames, length[e])).round().astype(int) for e in episodes}
+    return [(int(e), int(step)) for e in episodes for step in steps[e]]
+
+
 @dataclass(frozen=True)
 class Ask:
     """How much is asked. `frames` of an episode; `ask`: instructions, the probe's likeliest; `sure`: posterior from

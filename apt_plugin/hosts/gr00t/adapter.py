@@ -14,7 +14,7 @@ from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.adapter import Command, WithoutLabels
+from apt_plugin.hosts.adapter import Command, WithoutWarmup
 from apt_plugin.hosts.gr00t import rules
 from apt_plugin.hosts.gr00t.checkpoints import last_whole, openable
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK, CHILD, POLICIES
@@ -150,7 +150,7 @@ class GrootStages:
         return ["--host", "gr00t", "--dataset", path, *(["--config", tag] if tag else [])]
 
 
-class GrootAdapter(WithoutLabels):
+class GrootAdapter(WithoutWarmup):
     """See `hosts.adapter.Adapter`."""
 
     name = "gr00t"
@@ -158,7 +158,6 @@ class GrootAdapter(WithoutLabels):
     families = ("groot",)
     unsupported = MappingProxyType(
         {
-            **WithoutLabels.unsupported,
             "warmup": "not written for Isaac GR00T yet: its processes (DDP, ZeRO) settle before the first step what "
             "trains. Train twice: without --tune-llm --tune-visual first, then with them from that checkpoint.",
         }
@@ -202,6 +201,16 @@ class GrootAdapter(WithoutLabels):
         from apt_plugin.hosts.gr00t.listen import open_base
 
         return open_base(base, listener, options.get("device", ""))
+
+    def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
+        from apt_plugin.hosts.gr00t.label import open_sets
+
+        return open_sets(policy, labelled, unlabelled, **options)
+
+    def write_labels(self, labels: Any, unlabelled: Any, output: Path) -> str:
+        from apt_plugin.hosts.gr00t.label import write_labels
+
+        return write_labels(labels, unlabelled, output)
 
     def bench(self, **fields: Any) -> int:
         from apt_plugin.hosts.gr00t.bench import run

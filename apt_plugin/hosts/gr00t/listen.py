@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from apt_plugin import files
 from apt_plugin.backends import torch_attention, torch_evidence, torch_listen, torch_params
 from apt_plugin.backends.torch_evidence import Beside
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import register
-from apt_plugin.hosts.gr00t.checkpoints import openable
-from apt_plugin.hosts.gr00t.names import WEIGHTS
+from apt_plugin.hosts.gr00t.opening import Opened, check_data, open_data, open_policy
 from apt_plugin.listen.evidence import Arrived, Evidence, Tensor
-from apt_plugin.listen.loaded import check_loaded
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
 from apt_plugin.stages import LIKELIHOOD
@@ -35,29 +32,49 @@ FIRST_FRAMES = 128  # episodes; each is decoded whole by the host's loader
 class Gr00tListener:
     """One model with its own processor, on one data set read by the host's own loader."""
 
-    def __init__(self, model: Any, processor: Any, tag: Any, loader: Any, folder: Path, count: int, seed: int):
-        self.model, self.processor, self.tag, self.loader = model, processor, tag, loader
+    def __init__(
+        self,
+        opened: Opened,
+        loader: Any,
+        count: int = 0,
+        seed: int = 0,
+        chosen: Sequence[tuple[int, int]] | None = None,
+        labels: Sequence[str] | None = None,
+    ):
+        """
+        Args:
+            count: frames, spread over the instructions; or `chosen`: these (episode, step), of episodes without
+                instruction too.
+            labels: the instruction of every episode, where they have been read already.
+
+        Raises:
+            AptError: no episode has an instruction, and no frames were chosen.
+        """
+        self.model, self.processor, self.tag, self.loader = opened.model, opened.processor, opened.tag, loader
         self.modality = loader.modality_configs
-        self.steps = int(model.action_head.num_inference_timesteps)
-        self.gated = getattr(model, "apt_stage", None) == LIKELIHOOD
+        self.steps = int(self.model.action_head.num_inference_timesteps)
+        self.gated = getattr(self.model, "apt_stage", None) == LIKELIHOOD
         self._episodes: dict[int, Any] = {}
-        tasks = [self._task(episode) for episode in range(len(loader))]
-        self._labels = tasks
-        labelled = [episode for episode, text in enumerate(tasks) if text.strip()]
-        if not labelled:
-            raise AptError(f"{loader.dataset_path} has no instruction in any episode: listen needs labelled data.")
-        texts = [tasks[episode] for episode in labelled]
-        self.tasks = sorted(set(texts))
+        self.labels = list(labels or (self._task(episode) for episode in range(len(loader))))
         reach = max(self.modality["action"].delta_indices)
-        room = np.array([max(loader.get_episode_length(e) - reach, 1) for e in labelled])
-        chosen = [(labelled[k], t) for k, t in spread_over_tasks(texts, room, count, seed)]
-        first = spread_over_tasks(texts, None, min(FIRST_FRAMES, len(texts)), seed)
-        self._first = [labelled[k] for k, _ in first]
+        self.room = [max(loader.get_episode_length(e) - reach, 1) for e in range(len(loader))]  # frames with a chunk
+        labelled = [episode for episode, text in enumerate(self.labels) if text.strip()]
+        texts = [self.labels[episode] for episode in labelled]
+        self.tasks = sorted(set(texts))
+        self._first: list[int] = []
+        if chosen is None:
+            if not labelled:
+                raise AptError(f"{loader.dataset_path} has no instruction in any episode: listen needs labelled data.")
+            picked = spread_over_tasks(texts, np.array([self.room[e] for e in labelled]), count, seed)
+            chosen = [(labelled[k], t) for k, t in picked]
+            first = spread_over_tasks(texts, None, min(FIRST_FRAMES, len(texts)), seed)
+            self._first = [labelled[k] for k, _ in first]
         self._steps = [self._step(episode, t) for episode, t in chosen]
-        self.frames = self._frames(chosen, [tasks[episode] for episode, _ in chosen])
+        if chosen:
+            self.frames = self._frames(chosen, [self.labels[episode] for episode, _ in chosen])
         self.facts = facts_of(
-            host="Isaac GR00T", policy=model.config.model_type, checkpoint=folder,
-            stage=getattr(model, "apt_stage", None), data=loader.dataset_path, tasks=len(self.tasks),
+            host="Isaac GR00T", policy=self.model.config.model_type, checkpoint=opened.folder,
+            stage=getattr(self.model, "apt_stage", None), data=loader.dataset_path, tasks=len(self.tasks),
         )  # fmt: skip
 
     # -- frames -------------------------------------------------------------------------------------------
@@ -126,7 +143,7 @@ class Gr00tListener:
 
     def first_frames(self) -> tuple[np.ndarray, list[str]]:
         found = [self._features(self._step(episode, 0)) for episode in self._first]
-        return np.concatenate(found), [self._task(episode) for episode in self._first]
+        return np.concatenate(found), [self.labels[episode] for episode in self._first]
 
     def features(self, frames: Sequence[int]) -> np.ndarray:
         return np.concatenate([self._features(self._steps[f]) for f in frames])
@@ -159,7 +176,7 @@ class Gr00tListener:
         return dict(shares)
 
     def evidence(self) -> Gr00tEvidence:
-        return Gr00tEvidence(self, self._labels)
+        return Gr00tEvidence(self, self.labels)
 
     def digest(self) -> str:
         return vlm_digest(self.model)
@@ -208,29 +225,6 @@ def _picture(step: Any) -> np.ndarray:
     return np.ascontiguousarray(frame, dtype=np.uint8)
 
 
-def load(policy: str, device: str) -> tuple[Any, Any, Path]:
-    """Model (float32 on a CPU) and processor of a checkpoint folder, stock or ours.
-
-    Raises:
-        AptError: no checkpoint there, or weights that the host did not load.
-    """
-    register()
-    import gr00t.model  # noqa: F401  # registers the model and the processor
-    from transformers import AutoModel, AutoProcessor
-
-    folder = openable(Path(policy))
-    kind = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model: Any = AutoModel.from_pretrained(folder).eval()
-    # transformers starts what a file lacks at random, with a warning
-    paths = files.weight_files(folder, WEIGHTS)
-    check_loaded(torch_params.not_loaded(model, paths), len(model.state_dict()), folder)
-    model.to(device or "cpu", dtype=kind)
-    where = folder if (folder / "processor_config.json").is_file() else folder / "processor"
-    processor: Any = AutoProcessor.from_pretrained(where)
-    processor.eval()
-    return model, processor, folder
-
-
 def open_listener(
     policy: str, dataset: str, frames: int = 64, seed: int = 0, device: str = "", config: str = "", root: str = ""
 ) -> Gr00tListener:
@@ -240,37 +234,16 @@ def open_listener(
         config: the embodiment tag; may be left out where the checkpoint knows one only.
 
     Raises:
-        AptError: no data set, no frames asked for, or a tag that the checkpoint does not know.
+        AptError: see `opening`; no frames asked for.
     """
-    from gr00t.data.dataset.lerobot_episode_loader import LeRobotEpisodeLoader
-    from gr00t.data.embodiment_tags import EmbodimentTag
-
     path = Path(root or dataset)
-    if not (path / "meta" / "info.json").is_file():
-        raise AptError(f"There is no LeRobot data set at {path}; name its folder with --dataset.")
+    check_data(path)
     if frames < 1:
         raise AptError(f"--frames is {frames}; write 1 or more (64 is the default).")
-    model, processor, folder = load(policy, device)
-    known = processor.get_modality_configs()
-    if not config and len(known) == 1:
-        config = next(iter(known))
-    try:
-        tag = EmbodimentTag.resolve(config)
-    except ValueError:  # no such tag at all; the host's own message lists every robot there is
-        tag = None
-    if tag is None or tag.value not in known:
-        names = ", ".join(EmbodimentTag.reverse_lookup(value) for value in sorted(known))
-        raise AptError(f"Which embodiment? This checkpoint knows {names}, not {config!r}: write --config TAG.")
-    modality = {name: part for name, part in known[tag.value].items() if name != "rl_info"}
-    try:
-        loader = LeRobotEpisodeLoader(path, modality)
-    except (AssertionError, KeyError, ValueError) as error:
-        raise AptError(
-            f"{path} does not have what {EmbodimentTag.reverse_lookup(tag.value)} reads: {error}. Use the data set "
-            "that the policy was trained on."
-        ) from error
-    logger.info("listen: %s on %s", model.config.model_type, path)
-    return Gr00tListener(model, processor, tag, loader, folder, frames, seed)
+    opened = open_policy(policy, config, device)
+    loader = open_data(opened, path)
+    logger.info("listen: %s on %s", opened.model.config.model_type, path)
+    return Gr00tListener(opened, loader, frames, seed)
 
 
 def open_base(path: str, listener: Gr00tListener, device: str = "") -> Beside:

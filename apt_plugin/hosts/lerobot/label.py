@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from apt_plugin import files
 from apt_plugin.hosts.lerobot.listen import EpisodeTable, LerobotListener
 from apt_plugin.hosts.lerobot.mixing import fill_tasks
 from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
-from apt_plugin.listen.labels import Labels
+from apt_plugin.listen.labels import Labels, spread
 
 EDIT = "edit.yaml"
 
@@ -31,11 +30,7 @@ class LerobotEpisodes:
         self.task = self.table.task
 
     def listener(self, episodes: Sequence[int], frames: int) -> Any:
-        chosen = []
-        for episode in episodes:
-            last = int(self.table.length[episode]) - 1
-            steps = np.linspace(0, last, min(frames, last + 1)).round().astype(int)  # an episode of one step has one
-            chosen += [(int(episode), int(step)) for step in steps]
+        chosen = spread(episodes, self.table.length.tolist(), frames)
         return LerobotListener(self.opened, self.dataset, len(chosen), chosen=chosen)
 
 
@@ -57,8 +52,8 @@ def open_sets(
 
 
 def write_edit(labels: Labels, unlabelled: LerobotEpisodes, folder: Path) -> str:
-    """`edit.yaml`, and the host's command that carries it out. Episodes without a label get the empty
-    instruction; those that had one keep it."""
+    """`edit.yaml`; what to type, in words. Episodes without a label get the empty instruction; those that had one
+    keep it."""
     tasks = {str(episode): text for episode, text in zip(labels.episode, labels.task, strict=True)}
     edit = {
         "repo_id": unlabelled.dataset.repo_id,
@@ -66,4 +61,7 @@ def write_edit(labels: Labels, unlabelled: LerobotEpisodes, folder: Path) -> str
         "operation": {"type": "modify_tasks", "episode_tasks": tasks},
     }
     files.write_bytes(folder / EDIT, yaml.safe_dump(edit, sort_keys=False, allow_unicode=True).encode())
-    return f"lerobot-edit-dataset --config_path={folder / EDIT}"
+    return (
+        "The next command changes the data set in place; keep a copy of it:\n"
+        f"  lerobot-edit-dataset --config_path={folder / EDIT}"
+    )

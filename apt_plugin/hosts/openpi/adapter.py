@@ -15,7 +15,7 @@ from typing import Any
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.export import refuse_pi
-from apt_plugin.hosts.adapter import Command, WithoutLabels
+from apt_plugin.hosts.adapter import Command, WithoutWarmup
 from apt_plugin.hosts.openpi.checkpoints import last_whole
 from apt_plugin.hosts.openpi.names import POLICIES
 from apt_plugin.hosts.openpi.probes import PROBES
@@ -120,7 +120,7 @@ class OpenpiStages:
         return ["--host", "openpi", "--config", config]
 
 
-class OpenpiAdapter(WithoutLabels):
+class OpenpiAdapter(WithoutWarmup):
     """See `hosts.adapter.Adapter`."""
 
     name = "openpi"
@@ -128,7 +128,6 @@ class OpenpiAdapter(WithoutLabels):
     families = ("pi05", "pi0")
     unsupported = MappingProxyType(
         {
-            **WithoutLabels.unsupported,
             "warmup": "openpi compiles one step for one set of trained parameters, and its optimizer holds no state "
             "for the others. Train twice: with the freeze_filter of a config first, then without from that checkpoint.",
         }
@@ -169,6 +168,16 @@ class OpenpiAdapter(WithoutLabels):
         from apt_plugin.hosts.openpi.listen import open_base
 
         return open_base(base, listener, **{k: v for k, v in options.items() if k in ("device", "config")})
+
+    def open_label_sets(self, policy: str, labelled: str, unlabelled: str, **options: Any) -> tuple[Any, Any]:
+        from apt_plugin.hosts.openpi.label import open_sets
+
+        return open_sets(policy, labelled, unlabelled, **options)
+
+    def write_labels(self, labels: Any, unlabelled: Any, output: Path) -> str:
+        from apt_plugin.hosts.openpi.label import write_labels
+
+        return write_labels(labels, unlabelled, output)
 
     def bench(self, **fields: Any) -> int:
         from apt_plugin.hosts.openpi.bench import run

@@ -29,13 +29,24 @@ FIRST_FRAMES = 512  # episodes at most whose first frames say whether the data n
 class OpenpiListener:
     """One policy with frames of one data set; raw frames are read once, words are put in per question."""
 
-    def __init__(self, source: Source, questions: Questions, count: int, seed: int = 0):
+    def __init__(
+        self,
+        source: Source,
+        questions: Questions,
+        count: int,
+        seed: int = 0,
+        chosen: Sequence[tuple[int, int]] | None = None,
+    ):
+        """
+        Args:
+            count: frames, spread over the instructions, unless `chosen` names them: (episode, step).
+        """
         self.policy, self.questions = source.policy, questions
         self.gated = source.record is not None and source.record.stage == LIKELIHOOD
         # The host's policy samples with this default unless its server is told otherwise
         self.steps = int(inspect.signature(Pi0.sample_actions).parameters["num_steps"].default)
         self.tasks = questions.tasks
-        chosen = spread_over_tasks(questions.task, questions.length, count, seed)
+        chosen = chosen or spread_over_tasks(questions.task, questions.length, count, seed)
         self._first = spread_over_tasks(questions.task, None, min(FIRST_FRAMES, len(questions.task)), seed)
         self._items = [questions.item(e, t) for e, t in chosen]
         self.frames = self._frames(chosen)

@@ -18,11 +18,14 @@ from apt_plugin.errors import AptError
 class Questions:
     """Raw frames by index, and what the model gets of a frame under an instruction.
 
+    Args:
+        silent: episodes without an instruction count too.
+
     Raises:
         AptError: no LeRobot data set, no such set, no instruction in it.
     """
 
-    def __init__(self, data: Any, model: Any, repo: str):
+    def __init__(self, data: Any, model: Any, repo: str, silent: bool = False):
         repo = repo or data.repo_id or ""
         if data.rlds_data_dir is not None:
             raise AptError(
@@ -42,7 +45,7 @@ class Questions:
         episodes = [self.dataset.meta.episodes[index] for index in sorted(self.dataset.meta.episodes)]
         said = [str((row["tasks"] or [""])[0]) for row in episodes]
         self.said = said  # of every episode
-        kept = [index for index, text in enumerate(said) if text.strip()]
+        kept = [index for index, text in enumerate(said) if silent or text.strip()]
         if not kept:
             raise AptError(f"{repo} has no instruction in any episode: listen needs labelled data.")
         start = self.dataset.episode_data_index["from"].numpy()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from apt_plugin import doctor, files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t import listen, names, prove, records, register
+from apt_plugin.hosts.gr00t import names, opening, prove, records, register
 from apt_plugin.hosts.gr00t.checkpoints import openable
 from apt_plugin.recipe import Recipe
 from tests.hosts.gr00t.test_contracts import stage1
@@ -41,7 +41,7 @@ def serve(folder):
 DOORS = {
     "server": ("interleaved", serve),
     "prove": ("interleaved", prove.open_subject),
-    "listen": ("interleaved", lambda folder: listen.load(str(folder), "cpu")),
+    "listen": ("interleaved", lambda folder: opening.load(str(folder), "cpu")),
     "export": ("host", lambda folder: doctor.export(folder, folder.with_name("exported"))),
     "stage 2": ("prior", lambda folder: records.check_start(str(folder), 2, Recipe())),
     "switch": ("prior", lambda folder: prove.Gr00tSubject(prove.load(folder), None, folder, {}).switched()),
