@@ -49,7 +49,7 @@ def test_launch_train_follows_the_recipe_on_data_of_its_own_per_stage(where, tmp
     first = config(tmp_path / "first", [(play, ROBOTS[0])])
     done = train(
         where, "--load-config-path", str(both), "--training.experiment-name", "e1", "--apt.noise_draws", "2",
-        "--training.max-steps", "4",  # of both stages; the first one's config file says 2
+        "--training.max-steps", "4", "--apt.stage1.training.max-steps", "2",
         "--apt.stage1.load-config-path", str(first), "--apt.prove", "false", "--apt.listen", "0",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
