@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
+
+from apt_plugin.errors import AptError
 
 if TYPE_CHECKING:
     from apt_plugin.launch import Request
