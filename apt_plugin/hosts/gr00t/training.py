@@ -30,6 +30,7 @@ from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
 from apt_plugin.recipe import Recipe
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD, PRIOR, Record
+from apt_plugin.tracked import tracked
 
 logger = logging.getLogger(__name__)
 
@@ -176,9 +177,10 @@ class AptTrainer(Gr00tTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         model = _inner(self.model)
         if "loss" in logs:
-            logs = {**logs, **model.apt_gates()}
+            ours = model.apt_gates()
             if (gap := model.apt_run.curve.points("blank_gap_train")[1]).size:
-                logs["blank_gap_train"] = float(gap[-1])
+                ours["blank_gap_train"] = float(gap[-1])
+            logs = {**logs, **tracked(ours)}
         super().log(logs, start_time)
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:

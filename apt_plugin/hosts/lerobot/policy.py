@@ -25,6 +25,7 @@ from apt_plugin.hosts.lerobot.groups import check_wrapped, in_vlm, optimizer_gro
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS
 from apt_plugin.listen.interval import interval_numbers
 from apt_plugin.stages import LIKELIHOOD
+from apt_plugin.tracked import tracked
 
 if TYPE_CHECKING:  # a mixin: the host's policy stands behind it
     from lerobot.policies.pretrained import PreTrainedPolicy as HostPolicy
@@ -179,7 +180,7 @@ class AptPolicy(HostPolicy):
             self.apt_run.curve.add(self.apt_run.step, {f"gate.{site}": g for site, g in gates.items()})
         self.apt_run.curve.add(self.apt_run.step, curve)
         per_dim = errors.detach()[..., : self.config.output_features[ACTION].shape[0]].mean((0, 1)).cpu().tolist()
-        return {**curve, "loss_per_dim": per_dim, "trainable_share": trainable_share(self)}
+        return {**tracked(curve), "loss_per_dim": per_dim, "trainable_share": trainable_share(self)}
 
     def _held_out(self) -> dict[str, float]:
         """Means of the host's evaluation pass since the last step (`--dataset.eval_split --eval_steps`)."""

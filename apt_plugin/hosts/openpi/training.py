@@ -25,6 +25,7 @@ from apt_plugin.hosts.openpi.mark import marked, unmarked_state
 from apt_plugin.hosts.openpi.records import Run, vlm_digest
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
+from apt_plugin.tracked import tracked
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def _stacked(host: Any, run: Run) -> Any:
         forest = host([{n: v for n, v in info.items() if n != GAP} for info in infos])
         gaps = [float(v) for v in jax.device_get([info[GAP] for info in infos if GAP in info])]
         gaps = [gap for gap in gaps if np.isfinite(gap)]
-        return forest | {GAP: jnp.asarray(gaps)} if gaps else forest
+        return tracked(forest | {GAP: jnp.asarray(gaps)} if gaps else forest)
 
     return stack_forest
 
