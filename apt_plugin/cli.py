@@ -116,6 +116,8 @@ class Listen:
     """Only rule out the cheap causes: weights, words, data, statistics, retention. Exit 1 when one is found."""
     output: Path = Path("apt-listen")
     """Where listen.html and listen.json go."""
+    card: bool = False
+    """Also write the verdict into the checkpoint's model card (README.md beside its weights)."""
     batch: int = 32
     device: str = ""
     seed: int = 0
@@ -131,6 +133,7 @@ class Listen:
         asked = (self.policy, self.dataset, self.host)
         if self.quick:
             return quick_status(*asked, self.base, self.output, self.seed, **more)
+        more["card"] = self.card
         console([run(*asked, settings, self.instructions, self.libero_pro, self.base, self.output, **more)])
         return 0
 

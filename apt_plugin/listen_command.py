@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin import report
+from apt_plugin.card import listened
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import host_of, named
 from apt_plugin.listen import Settings, listen
@@ -43,9 +44,14 @@ def run(
     libero_pro: Path | None,
     base: str,
     output: Path,
+    card: bool = False,
     **options: Any,
 ) -> Result:
-    """Everything, files included; instructions are read before a model is touched."""
+    """Everything, files included; instructions are read before a model is touched.
+
+    Args:
+        card: also write the verdict into the checkpoint's model card.
+    """
     own = variants_from(instructions, libero_pro)
     host = host or host_of(policy)
     adapter = named(host)
@@ -54,6 +60,9 @@ def run(
     beside = adapter.open_base(base, listener, **options) if base else None
     result = listen(listener, settings, own, beside)
     write(sections(result), output)
+    if card:
+        fresh = getattr(listener, "model_card", lambda: "")()
+        logger.info("listen: the verdict stands in %s", listened(result, fresh))
     return result
 
 

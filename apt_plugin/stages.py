@@ -22,6 +22,7 @@ from apt_plugin.recipe import Recipe, flatten, from_flat
 
 SCHEMA = 1
 RECORD = "apt.json"
+PROOFS = "proofs.json"  # in a run's folder: what `apt-plugin prove` said of its Stage 1
 PRIOR, LIKELIHOOD = 1, 2  # Stage 1 trains the VA prior, Stage 2 the VLA likelihood
 
 

@@ -102,6 +102,10 @@ class Listener(Protocol):
         """Facts that cheap causes are ruled out by."""
         return Evidence()
 
+    def model_card(self) -> str:
+        """A card by the host's own template; "" where the host has none."""
+        return ""
+
     def digest(self) -> str:
         """SHA-256 over the VLM's parameters; "" where nobody says."""
         return ""

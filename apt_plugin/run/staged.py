@@ -23,12 +23,11 @@ from apt_plugin.report.run import write_run
 from apt_plugin.run import child, preflight, room
 from apt_plugin.run.lock import only_one
 from apt_plugin.run.resumed import check_prior, check_recipe, held
-from apt_plugin.stages import Record, read_record
+from apt_plugin.stages import PROOFS, Record, read_record
 from apt_plugin.vlm import caches
 
 logger = logging.getLogger(__name__)
 WANTED = {"1": ("1",), "2": ("2",), "both": ("1", "2")}
-PROOFS = "proofs.json"
 
 
 def call(command: Command) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard
 from torch import Tensor
 
 from apt_plugin.backends import torch_listen, torch_params
@@ -26,6 +27,7 @@ from apt_plugin.hosts.lerobot.listening import STOCK_VLM, Listening
 from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
+from apt_plugin.run.replace import replaced
 from apt_plugin.stages import LIKELIHOOD, RECORD, read_record
 
 logger = logging.getLogger(__name__)
@@ -134,6 +136,12 @@ class LerobotListener:
 
     def attention(self, frames: Sequence[int]) -> dict[str, float] | str:
         return attention_of(self, list(frames))
+
+    def model_card(self) -> str:
+        """By lerobot's own template; ours adds how the recipe trained it."""
+        config, data = self.config, str(getattr(self.dataset, "repo_id", ""))
+        with replaced(ModelCard, "validate", lambda *_: None):  # by the hub, where it is pushed
+            return str(self.policy.generate_model_card(data, config.type, config.license, config.tags))
 
     def digest(self) -> str:
         return torch_params.digest(_vlm(self.policy).items())

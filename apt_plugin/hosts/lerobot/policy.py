@@ -17,7 +17,7 @@ import torch
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from apt_plugin import freeze, stages
+from apt_plugin import card, freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import cache, families, loading, records, shards
@@ -33,6 +33,9 @@ else:
     HostPolicy = object
 
 logger = logging.getLogger(__name__)
+SERVED = (
+    'To run it, install the policy beside lerobot: `pip install "apt-plugin[lerobot]"`. Without it lerobot refuses.'
+)
 
 
 class AptPolicy(HostPolicy):
@@ -134,6 +137,19 @@ class AptPolicy(HostPolicy):
         # What else is given differs between versions of the host (0.6.1: `state_dict`).
         records.save(self, Path(save_directory), lambda: super(AptPolicy, self)._save_pretrained(
             save_directory, **given))  # fmt: skip
+
+    def generate_model_card(
+        self, dataset_repo_id: str, model_type: str, license: str | None, tags: list[str] | None, **more: Any
+    ) -> Any:
+        """lerobot's own card of the policy that this one was made from, with a section of ours."""
+        host = families.host_type(model_type)
+        made = super().generate_model_card(dataset_repo_id, host, license, [*(tags or []), model_type, "apt"], **more)
+        run = getattr(more.get("cfg"), "output_dir", None)
+        proofs = card.proofs_of(Path(run).parent) if run else None
+        record = self.apt_run.record(vlm=vlm_digest(self), weights="", layout="")
+        made.text = card.put(made.text, card.TRAINED, f"{card.trained(record, proofs)}\n{SERVED}")
+        made.text = card.put(made.text, card.HEARD, card.UNHEARD)
+        return made
 
     def _record_adapter(self, folder: Path) -> None:
         if (folder / ADAPTER_WEIGHTS).is_file():

@@ -1,0 +1,65 @@
+"""Model cards: lerobot's own template, with how the recipe trained the policy and whether it listens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from apt_plugin.hosts.lerobot.opening import open_policy
+from apt_plugin.hosts.lerobot.sizes import TINY, sized
+from apt_plugin.listen import Settings
+from apt_plugin.listen_command import run
+from apt_plugin.stages import PROOFS
+from tests.hosts.lerobot.test_listen import stock_folder
+
+QUIET = Settings(instructions=4, draws=2, progress=False)
+
+
+def test_what_is_pushed_says_how_it_was_trained(likelihood: Path, tmp_path: Path) -> None:
+    """`push_to_hub` calls this on the policy with the training's config."""
+    policy: Any = open_policy(likelihood).policy
+    (tmp_path / PROOFS).write_text(json.dumps({"holds": True}))
+    cfg = SimpleNamespace(output_dir=tmp_path / "stage2")
+    with pytest.MonkeyPatch.context() as patch:
+        import lerobot.policies.pretrained as host
+
+        patch.setattr(host, "_build_card_context", lambda *_: {})
+        patch.setattr(ModelCard, "validate", lambda _: None)  # asks the hub
+        card = policy.generate_model_card("me/kitchen", policy.config.type, None, ["mine"], cfg=cfg)
+    assert card.data.base_model == "lerobot/pi05_base"
+    assert card.data.datasets == "me/kitchen"
+    assert {"apt", "pi05_apt", "mine"} <= set(card.data.tags)
+    text = ModelCard(str(card)).text  # as the hub reads it
+    for words in ("Stage 2 of 2", "`vlm=frozen`", "4 in Stage 1, 3 in Stage 2", "all hold", "apt-plugin[lerobot]"):
+        assert words in text
+    assert text.index("## Training recipe") < text.index("Nobody has asked it yet") < text.index("## Evaluation")
+
+
+@pytest.mark.parametrize("kind", ["stock", "ours"])
+def test_listen_writes_the_verdict_with_its_intervals(
+    likelihood: Path, data: dict[str, Path], tok: str, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "policy"
+    with sized(TINY if kind == "stock" else None):
+        if kind == "stock":
+            stock_folder(folder, "pi05", tok)
+        else:
+            shutil.copytree(likelihood, folder)
+        for _ in range(2):  # a second verdict takes the first one's place
+            result = run(
+                str(folder), str(data["labelled"]), "lerobot", QUIET, (), None, "", tmp_path / "out", True, frames=8
+            )
+    text = (folder / "README.md").read_text()
+    score = result.scores["retrieval"]
+    assert f"**{result.verdict.word.capitalize()}.**" in text
+    assert f"| retrieval | {score.value:.3f} | {score.low:.3f} to {score.high:.3f} |" in text
+    assert text.count("## Does it listen?") == 1
+    assert ("## Training recipe" in text) == (kind == "ours")
+    assert "Nobody has asked it yet" not in text
+    assert ModelCard(text).data.library_name == "lerobot"
