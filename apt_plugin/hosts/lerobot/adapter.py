@@ -252,7 +252,7 @@ class LerobotAdapter:
 
     def warmup(self, request: Request) -> Command:
         program = _program(request)
-        if program.name != TRAIN or _help(program):
+        if program.name != TRAIN:
             raise AptError(f"--recipe warmup is for training, and {program.name} is not: write it behind {TRAIN}.")
         check_warmed(program.flags)
         return Command(child(program, program.flags), {FROZEN_SHARE: str(request.frozen_share)})

@@ -18,6 +18,7 @@ from apt_plugin.hosts.lerobot import guidance
 from apt_plugin.hosts.lerobot.acting import GUIDANCE
 from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.hosts.lerobot.listen import open_listener
+from apt_plugin.hosts.lerobot.opening import open_policy
 from apt_plugin.hosts.lerobot.sizes import TINY, sized
 from apt_plugin.launch import split
 from apt_plugin.listen.subject import Beside, sample
@@ -171,3 +172,10 @@ def test_the_evaluators_process_is_told_and_foreign_policies_are_refused(
         run("lerobot-eval", f"--policy.path={tmp_path}")
     with pytest.raises(AptError, match=r"guidance_scale is given but no recipe is named"):
         run("lerobot-train", "--policy.type=pi05", f"--output_dir={tmp_path}")
+
+
+def test_a_checkpoint_of_the_recipe_in_the_policy_server_acts_by_its_gates(likelihood: Path, opened: Any) -> None:
+    """The server learns of its policy from a client, so its process is told the scale before it knows which it is."""
+    guidance.install(2.5)
+    policy: Any = open_policy(likelihood).policy
+    assert policy.model.apt_recipe.guidance_scale == 2.5
