@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from apt_plugin.card import listened
 from apt_plugin.hosts.lerobot.opening import open_policy
 from apt_plugin.hosts.lerobot.sizes import TINY, sized
 from apt_plugin.listen import Settings
@@ -18,7 +19,7 @@ from apt_plugin.listen_command import run
 from apt_plugin.stages import PROOFS
 from tests.hosts.lerobot.test_listen import stock_folder
 
-QUIET = Settings(instructions=4, draws=2, progress=False)
+QUIET = Settings(instructions=3, draws=2, progress=False)
 
 
 def test_what_is_pushed_says_how_it_was_trained(likelihood: Path, tmp_path: Path) -> None:
@@ -51,10 +52,10 @@ def test_listen_writes_the_verdict_with_its_intervals(
             stock_folder(folder, "pi05", tok)
         else:
             shutil.copytree(likelihood, folder)
-        for _ in range(2):  # a second verdict takes the first one's place
-            result = run(
-                str(folder), str(data["labelled"]), "lerobot", QUIET, (), None, "", tmp_path / "out", True, frames=8
-            )
+        result = run(
+            str(folder), str(data["labelled"]), "lerobot", QUIET, (), None, "", tmp_path / "out", True, frames=6
+        )
+    assert listened(result, "") == folder / "README.md"  # a second verdict takes the first one's place
     text = (folder / "README.md").read_text()
     score = result.scores["retrieval"]
     assert f"**{result.verdict.word.capitalize()}.**" in text
