@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from apt_plugin.run import budget
 
 
+# For processes of ours beside a host's own: what libraries say while they are imported, its training says already.
+QUIET = MappingProxyType({"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"})
+
+
 @dataclass(frozen=True)
 class Command:
     """A process to start.

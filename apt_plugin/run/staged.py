@@ -16,7 +16,7 @@ from pathlib import Path
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.adapter import Adapter, Command, Stages
+from apt_plugin.hosts.adapter import QUIET, Adapter, Command, Stages
 from apt_plugin.launch import WARMUP, Request, check_named
 from apt_plugin.recipe_help import PRESETS_FOUND, ours
 from apt_plugin.report.run import write_run
@@ -165,7 +165,7 @@ class Staged:
             logger.warning("APT: listen could not be answered (see above); training itself is finished and whole.")
 
     def _ours(self, what: str, *arguments: str) -> int:
-        command = Command([sys.executable, "-m", "apt_plugin", *arguments])
+        command = Command([sys.executable, "-m", "apt_plugin", *arguments], QUIET)
         logger.info("APT: %s: %s", what, command)
         return self._run(command)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.adapter import Command, WithoutWarmup
+from apt_plugin.hosts.adapter import QUIET, Command, WithoutWarmup
 from apt_plugin.hosts.gr00t import rules
 from apt_plugin.hosts.gr00t.checkpoints import last_whole, openable
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK, CHILD, POLICIES
@@ -87,7 +87,7 @@ class GrootStages:
             "recipe": asdict(self.recipe),
             "flags": {s: switched(self.of(s).flags).with_(self.budget.flags.get(s, {})).tokens() for s in stages},
         }  # fmt: skip
-        return Command([sys.executable, "-m", CHILD, CHECK], {JOB: json.dumps(job)})
+        return Command([sys.executable, "-m", CHILD, CHECK], {**QUIET, JOB: json.dumps(job)})
 
     def command(self, stage: str) -> Command:
         name, own = self.settings.flag, self.request.stage_flags[stage]

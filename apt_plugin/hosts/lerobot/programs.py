@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apt_plugin.hosts.adapter import Command
+from apt_plugin.hosts.adapter import QUIET, Command
 from apt_plugin.hosts.lerobot.checkpoints import openable
 from apt_plugin.run.facts import JOB
 from apt_plugin.run.flags import Flags
@@ -71,7 +71,7 @@ def child(program: Program, flags: Sequence[str]) -> list[str]:
 
 def check(job: dict[str, Any]) -> Command:
     """The one process that parses both stages' flags; without a launcher: it only looks."""
-    return Command([sys.executable, "-m", CHILD, CHECK], {JOB: json.dumps(job)})
+    return Command([sys.executable, "-m", CHILD, CHECK], {**QUIET, JOB: json.dumps(job)})
 
 
 def flags_of(command: Sequence[str]) -> list[str]:
