@@ -13,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from apt_plugin import files
-from apt_plugin.hosts import HOSTS, Level, named
+from apt_plugin.hosts import HOSTS, Host, Level, named
 from apt_plugin.proofs import Verdict
 from apt_plugin.proofs import prove as run_proofs
 from apt_plugin.run.resumed import proven
@@ -25,7 +25,7 @@ _WIDE = 200
 
 
 def report() -> int:
-    """Print hosts, versions, support, registrations and probes; status 0 when at least one host is usable."""
+    """Print hosts, versions, support, registrations, probes and canaries; status 0 when at least one host is usable."""
     table = Table("host", "installed", "supported", "probes", "why", "registers", title="apt-plugin doctor")
     found = {host: host.standing() for host in HOSTS.values()}
     for host, standing in found.items():
@@ -41,6 +41,10 @@ def report() -> int:
     console = Console()
     console.print(table)
     for host, standing in found.items():
+        if host.version():
+            console.print(f"[bold]{host.name}[/] probes: {escape(', '.join(p.name for p in host.adapter.probes))}")
+        if standing.usable:
+            _show_tried(console, host)
         for line in standing.failed[:_LINES]:
             console.print(f"[red]{host.name}[/]: {escape(line)}", soft_wrap=True)
         if (more := len(standing.failed) - _LINES) > 0:
@@ -65,6 +69,17 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         ours.setLevel(level)
+
+
+def _show_tried(console: Console, host: Host) -> None:
+    """What the host does, tried on something tiny; half a minute, most of it for its imports."""
+    with console.status(f"{host.name}: trying tiny models ..."):
+        broken = host.tried()
+    console.print(
+        f"[bold]{host.name}[/] tried on tiny models: {'[red]not as expected[/]' if broken else 'as expected'}"
+    )
+    for line in broken:
+        console.print(f"[red]{host.name}[/]: {escape(line)}", soft_wrap=True)
 
 
 def prove(checkpoint: str, json: Path | None, device: str | None) -> int:

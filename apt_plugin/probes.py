@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -47,11 +48,21 @@ class Package:
         places = list(spec.submodule_search_locations or ()) if spec else []
         return cls(name, Path(places[0])) if places else None
 
+    def is_here(self) -> bool:
+        """Whether it is what an import would take, so that the libraries of this environment are its own."""
+        found = Package.find(self.name)
+        return found is not None and found.root.resolve() == self.root.resolve()
+
     def file(self, module: str) -> Path | None:
         """Of a module's name below the package ("" is the package itself)."""
         base = self.root.joinpath(*module.split(".")) if module else self.root
         found = (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
         return next(found, None)
+
+    def digest(self, file: str) -> str:
+        """SHA-256 of a file below the root; "" where there is none."""
+        path = self.root / file
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
     def tree(self, module: str) -> ast.Module | None:
         """Its syntax tree; None where there is no such module, or one that cannot be read."""
@@ -124,6 +135,39 @@ def says(module: str, *texts: str) -> Check:
 def every(*checks: Check) -> Check:
     """All of the checks hold."""
     return lambda package: next((why for check in checks if (why := check(package)) is not None), None)
+
+
+@dataclass(frozen=True)
+class Private:
+    """A private name that the plugin uses, since no public one does the same.
+
+    Args:
+        module: below the package; name: in it ("Class.member"); why: what it is used for.
+        package: another one of the host's environment; "" is the host itself.
+    """
+
+    module: str
+    name: str
+    why: str
+    package: str = ""
+
+    @property
+    def last(self) -> str:
+        """As it stands in a file of ours."""
+        return self.name.rpartition(".")[2]
+
+
+def private(entries: Sequence[Private]) -> Probe:
+    """They are all there still: nobody promised it."""
+
+    def check(package: Package) -> str | None:
+        for entry in entries:
+            place = package if not entry.package else Package.find(entry.package) if package.is_here() else None
+            if place is not None and (why := names(entry.module, entry.name)(place)) is not None:
+                return f"{why} (private: {entry.why})"
+        return None
+
+    return Probe("private names", check)
 
 
 def imports_of(folder: Path) -> Check:

@@ -16,11 +16,16 @@ def copy(package: Package, to: Path, file: str, old: str, new: str) -> Package:
     """
     root = to / package.name
     shutil.copytree(package.root, root, ignore=lambda folder, found: [n for n in found if not _kept(Path(folder, n))])
+    change(root, file, old, new)
+    return Package(package.name, root)
+
+
+def change(root: Path, file: str, old: str, new: str) -> None:
+    """One line more of a copy."""
     text = (root / file).read_text()
     changed = re.sub(old, new, text)
     assert changed != text, f"{file} has no {old!r}"
     (root / file).write_text(changed)
-    return Package(package.name, root)
 
 
 def _kept(path: Path) -> bool:

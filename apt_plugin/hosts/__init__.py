@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from packaging.specifiers import SpecifierSet
 
+from apt_plugin import canaries
+from apt_plugin.canaries import Canary
 from apt_plugin.errors import AptError, choose
 from apt_plugin.probes import Package, failed
 from apt_plugin.stages import find_checkpoint, read_record
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 UNTESTED = "APT_UNTESTED"  # "1" in the environment: train on an untested version; `--apt.untested` sets it
+TRIED = "APT_TRIED"  # "lerobot 0.6.2": this process, or one that started it, has tried the canaries of that
 
 
 class Level(enum.Enum):
@@ -69,6 +72,14 @@ class Host:
         """Ours; importing it imports nothing of the host."""
         return getattr(importlib.import_module(f"{__name__}.{self.name}.adapter"), self.room)()
 
+    def canaries(self) -> Sequence[Canary]:
+        """What it must do; importing them imports the host."""
+        return importlib.import_module(f"{__name__}.{self.name}.canaries").canaries()
+
+    def tried(self) -> list[str]:
+        """ "name: why" of each canary that does not hold here, found out in a process of its own (half a minute)."""
+        return canaries.tried(canaries.python(__name__, self.name), {TRIED: f"{self.name} {self.version()}"})
+
     def version(self) -> str | None:
         """Installed version, or None when it does not import here."""
         if importlib.util.find_spec(self.module) is None:
@@ -89,7 +100,8 @@ class Host:
         """The installed version, for what trains nothing; an untested one is named in one line of the log.
 
         Raises:
-            AptError: not installed, or it lacks what the plugin relies on (a leak would go unseen).
+            AptError: not installed, or it lacks what the plugin relies on (a leak would go unseen); an untested one
+                also where it does something else than that: it is tried once, on something tiny.
         """
         standing = self.standing()
         if self.version() is None:
@@ -100,6 +112,7 @@ class Host:
             )
         if standing.level is Level.UNTESTED:
             _warn(f"APT: {self.name}: {standing.reason}.")
+            _try(self)
         return self.version() or ""
 
     def require_training(self) -> str:
@@ -138,7 +151,24 @@ def _standing(host: Host, version: str, package: Package) -> Standing:
         return Standing(Level.REFUSED, f"version {version} lacks what the recipe relies on: {broken[0]}", broken)
     if version == "unknown" or version not in SpecifierSet(host.tested, prereleases=True):
         return Standing(Level.UNTESTED, f"version {version} is untested (tested: {host.tested}); all probes hold")
+    if other := [file for file, known in host.adapter.content.items() if package.digest(file) not in known]:
+        return Standing(
+            Level.UNTESTED, f"{', '.join(other)} of this {version} is of no commit that was tested; all probes hold"
+        )
     return Standing(Level.TESTED, f"version {version}, tested range {host.tested}")
+
+
+def _try(host: Host) -> None:
+    """Raises AptError: an untested host that does not do what the plugin relies on. Once for a run's processes."""
+    this = f"{host.name} {host.version()}"
+    if os.environ.get(TRIED) == this:
+        return
+    if broken := host.tried():
+        raise AptError(
+            f"{this} does something else than the recipe relies on: {broken[0]}. Install "
+            f"{host.distribution}{host.tested}, or run `apt-plugin doctor`, which names all that was tried."
+        )
+    os.environ[TRIED] = this
 
 
 @functools.lru_cache(maxsize=16)

@@ -158,7 +158,12 @@ class Adapter(Protocol):
 
     @property
     def probes(self) -> Sequence[Probe]:
-        """What the plugin relies on in this host."""
+        """What the plugin relies on in this host's files."""
+        ...
+
+    @property
+    def content(self) -> Mapping[str, Sequence[str]]:
+        """File of the host, below its package -> SHA-256 of what was tested; where the version number tells nothing."""
         ...
 
     def recognises_program(self, token: str) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
 
 import pytest
 
-from apt_plugin import hosts
+from apt_plugin import canaries, hosts
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS, Host, Level, Standing
 from apt_plugin.probes import Package, Probe, every, failed, imports_of, names, parameters, says
@@ -94,6 +95,8 @@ def host(monkeypatch: pytest.MonkeyPatch):
     """A host of the registry as if another version of it were here."""
     monkeypatch.delenv(hosts.UNTESTED, raising=False)
     hosts._warn.cache_clear()
+    monkeypatch.delenv(hosts.TRIED, raising=False)
+    monkeypatch.setattr(Host, "tried", lambda self: [])
 
     def standing(found: Standing) -> Host:
         monkeypatch.setattr(Host, "standing", lambda self: found)
@@ -125,6 +128,81 @@ def test_an_untested_version_is_read_with_one_line_and_trained_only_when_asked(h
     hosts.allow(True)
     assert untested.require_training() == "2"
     assert untested.written() == "openpi 2 untested"
+
+
+def test_an_untested_version_is_tried_once_and_refused_by_the_canary_that_falls(host, monkeypatch) -> None:
+    monkeypatch.setenv(hosts.UNTESTED, "1")
+    asked = []
+    monkeypatch.setattr(Host, "tried", lambda self: asked.append(1) or ["pi05 prefix: words are not tokens 8 to 31"])
+    for _ in range(2):
+        with pytest.raises(
+            AptError, match=r"openpi 2 does something else than the recipe relies on: pi05 prefix: words"
+        ):
+            host(UNTESTED).require()
+    monkeypatch.setattr(Host, "tried", lambda self: asked.append(1) or [])
+    for _ in range(2):
+        host(UNTESTED).require_training()
+    assert len(asked) == 3  # this process and those that it starts have it in their environment
+    monkeypatch.setattr(Host, "tried", lambda self: ["never asked"])
+    host(TESTED).require_training()
+
+
+def test_a_version_that_never_changes_is_told_by_its_files(monkeypatch) -> None:
+    """openpi and Isaac GR00T are 0.1.0 whatever they hold."""
+    openpi = HOSTS["openpi"]
+    known = {file: hashes[-1] for file, hashes in openpi.adapter.content.items()}
+    monkeypatch.setattr(Package, "digest", lambda self, file: known[file])
+    monkeypatch.setattr(hosts, "failed", lambda package, probes: [])
+    assert hosts._standing(openpi, "0.1.0", Package("openpi", Path("a"))).level is Level.TESTED
+    known["models/pi0.py"] = "other"
+    standing = hosts._standing(openpi, "0.1.0", Package("openpi", Path("b")))
+    assert standing.level is Level.UNTESTED
+    assert standing.reason == "models/pi0.py of this 0.1.0 is of no commit that was tested; all probes hold"
+
+
+@pytest.mark.parametrize("name", ["openpi", "gr00t"])
+def test_our_own_patches_make_no_untested_host(name: str) -> None:
+    files = json.loads((ROOT / "patches" / name / "series.json").read_text())["files"]
+    below = {Path(file).relative_to("src/openpi" if name == "openpi" else "gr00t").as_posix(): sums
+             for file, sums in files.items() if file.startswith(("src", "gr00t"))}  # fmt: skip
+    for file, known in HOSTS[name].adapter.content.items():
+        if file in below:
+            assert known == (below[file]["before"], below[file]["after"])
+
+
+def test_canaries_run_in_a_process_whose_end_is_told(monkeypatch) -> None:
+    import sys
+
+    code = "import sys; {}"
+    assert canaries.tried([sys.executable, "-c", "print('loading'); print('[\"a: b\"]')"], {}) == ["a: b"]
+    assert canaries.tried([sys.executable, "-c", code.format("sys.exit('no such host')")], {}) == [
+        "canaries: they did not run, status 1: no such host"
+    ]
+    monkeypatch.setattr(canaries, "LIMIT", 0.2)
+    assert canaries.tried([sys.executable, "-c", "import time; time.sleep(9)"], {}) == [
+        "canaries: not over after 0.2 s"
+    ]
+
+
+def test_a_canary_that_raises_has_fallen() -> None:
+    def broken() -> None:
+        raise KeyError("embed")
+
+    told = canaries.failed([canaries.Canary("prefix", broken), canaries.Canary("names", lambda: None)])
+    assert told == ["prefix: KeyError: 'embed'"]
+
+
+@pytest.mark.parametrize(
+    ("words", "images", "told"),
+    [
+        ("0011", "1100", None),
+        ("1100", "0011", "words are not tokens 2 to 3, behind the images; found at 0 to 1 (2)"),
+        ("0011", "1111", "images are not tokens 0 to 1; found at 0 to 3 (4)"),
+        ("0000", "1100", "words are not tokens 2 to 3, behind the images; found at none"),
+    ],
+)
+def test_the_order_of_a_prefix_is_read_off_what_moves(words: str, images: str, told: str | None) -> None:
+    assert canaries.order([c == "1" for c in words], [c == "1" for c in images], 2) == told
 
 
 def test_a_failed_probe_refuses_whatever_is_asked(host, monkeypatch) -> None:

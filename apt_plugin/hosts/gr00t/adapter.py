@@ -18,7 +18,7 @@ from apt_plugin.hosts.adapter import QUIET, Command, WithoutWarmup
 from apt_plugin.hosts.gr00t import rules
 from apt_plugin.hosts.gr00t.checkpoints import last_whole, openable
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK, CHILD, POLICIES
-from apt_plugin.hosts.gr00t.probes import PROBES
+from apt_plugin.hosts.gr00t.probes import CONTENT, PROBES
 from apt_plugin.hosts.gr00t.programs import Program, Settings, find_program, is_program, switched
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request, for_acting
@@ -163,6 +163,7 @@ class GrootAdapter(WithoutWarmup):
         }
     )
     probes = PROBES
+    content = CONTENT
 
     def recognises_program(self, token: str) -> bool:
         return is_program(token)

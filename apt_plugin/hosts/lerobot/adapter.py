@@ -213,6 +213,7 @@ class LerobotAdapter:
     families = tuple(POLICIES)
     unsupported = MappingProxyType({})
     probes = PROBES
+    content = MappingProxyType({})
 
     def recognises_program(self, token: str) -> bool:
         return "lerobot-" in token or "lerobot." in token

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from apt_plugin.hosts.lerobot.families import FAMILIES
-from apt_plugin.probes import Package, Probe, every, imports_of, names, parameters, says
+from apt_plugin.hosts.lerobot.private import PRIVATE
+from apt_plugin.probes import Package, Probe, every, imports_of, names, parameters, private, says
 
 TRAIN = "scripts.lerobot_train"
 # Bound to something of ours for the life of a training process (training.py, cache_build.py).
@@ -23,11 +24,11 @@ def takes_autocast(package: Package) -> bool:
 _AUTOCAST = {True: names("configs.accelerator", "AcceleratorConfig.mixed_precision"), False: says(TRAIN, "bf16")}
 PROBES = (
     Probe("imports", imports_of(Path(__file__).parent)),
+    private(PRIVATE),
     Probe("training script", names(TRAIN, *REBOUND)),
     Probe("checkpoint saving", every(
         parameters("common.train_utils", "save_checkpoint", "checkpoint_dir", first=True),
         parameters("common.train_utils", "update_last_checkpoint", "checkpoint_dir", first=True),
-        names("policies.pretrained", "PreTrainedPolicy._save_pretrained"),
     )),
     Probe("checkpoint files", every(
         says("utils.constants", "optimizer_state.safetensors", "rng_state.safetensors", "training_step.json", "last"),
@@ -39,12 +40,10 @@ PROBES = (
         "rtc_enabled", "inference_delay", "prev_chunk_left_over", "execution_horizon",
     )),
     Probe("image reader", every(
-        names("datasets.lerobot_dataset", "LeRobotDataset._ensure_reader", "LeRobotDataset.clear_image_transforms"),
-        names("datasets.dataset_reader", "DatasetReader._query_videos", "DatasetReader.hf_dataset"),
+        names("datasets.lerobot_dataset", "LeRobotDataset.clear_image_transforms"),
+        names("datasets.dataset_reader", "DatasetReader.hf_dataset"),
     )),
     Probe("policy server", names("async_inference.constants", "SUPPORTED_POLICIES")),
-    Probe("LoRA hooks", names("policies.pretrained", *(f"PreTrainedPolicy.{part}" for part in (
-        "_get_default_peft_targets", "_validate_peft_config", "wrap_with_peft",
-    )))),
+    Probe("LoRA", names("policies.pretrained", "PreTrainedPolicy.wrap_with_peft")),
     *(probe for family in FAMILIES for probe in family.probes),
 )  # fmt: skip

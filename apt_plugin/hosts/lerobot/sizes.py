@@ -142,7 +142,7 @@ def _replacements(module: ModuleType, sizes: Mapping[str, int]) -> dict[str, Any
         vision.num_attention_heads = sizes["vision_heads"]
         vision.patch_size = sizes["patch"]
         vision.projection_dim = config.projection_dim = sizes["vlm_width"]
-        text.vocab_size = config._vocab_size = config.image_token_index = sizes["vocab"]
+        text.vocab_size = config.image_token_index = sizes["vocab"]
         text.num_image_tokens = (vision.image_size // sizes["patch"]) ** 2
         return vlm_class(config=config)
 

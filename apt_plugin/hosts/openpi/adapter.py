@@ -18,7 +18,7 @@ from apt_plugin.export import refuse_pi
 from apt_plugin.hosts.adapter import Command, WithoutWarmup
 from apt_plugin.hosts.openpi.checkpoints import last_whole
 from apt_plugin.hosts.openpi.names import POLICIES
-from apt_plugin.hosts.openpi.probes import PROBES
+from apt_plugin.hosts.openpi.probes import CONTENT, PROBES
 from apt_plugin.hosts.openpi.programs import SCRIPTS, SERVE, Program, find_program
 from apt_plugin.hosts.openpi.schedule import tokens
 from apt_plugin.launch import Request, for_acting
@@ -133,6 +133,7 @@ class OpenpiAdapter(WithoutWarmup):
         }
     )
     probes = PROBES
+    content = CONTENT
 
     def recognises_program(self, token: str) -> bool:
         return any(token.endswith(f"scripts/{name}") for name in SCRIPTS)  # a train.py of one's own is no openpi

@@ -14,12 +14,13 @@ from tests.hosts.gr00t import needs  # noqa: F401
 # Probe -> (file of the host, a pattern in it, what another commit might have there).
 CHANGES = {
     "imports": ("data/types.py", r"\bMessageType\b", "Message"),
+    "private names": ("model/gr00t_n1d7/setup.py", r"def _create_model", "def _make_model"),
     "trainer": ("model/registry.py", r"register_model", "register"),
     "backbone": ("model/gr00t_n1d7/gr00t_n1d7.py", r"get_backbone_cls", "backbone_class"),
     "VLM": ("model/modules/qwen3_backbone.py", r"Qwen3VLForConditionalGeneration", "Qwen4VL"),
     "text blocks": ("model/modules/dit.py", r"class AlternateVLDiT", "class MixedDiT"),
     "pipeline": ("model/gr00t_n1d7/setup.py", r"\bGr00tN1d7Pipeline\b", "Pipeline"),
-    "words in the data": ("data/dataset/lerobot_episode_loader.py", r"_load_parquet_data", "_read_parquet"),
+    "words in the data": ("data/dataset/lerobot_episode_loader.py", r"create_language_from_meta", "language_of"),
 }
 # Names that our files import as well.
 BOTH = {"pipeline"}

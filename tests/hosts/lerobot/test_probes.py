@@ -23,20 +23,21 @@ SMOLVLA = "policies/smolvla/modeling_smolvla.py"
 # Probe -> (file of the host, a pattern in it, what another release might have there).
 CHANGES = {
     "imports": ("policies/utils.py", r"def get_device_from_parameters", "def device_of"),
+    "private names": ("policies/groot/modeling_groot.py", r"_filter_groot_inputs", "_filter_inputs"),
     "training script": ("scripts/lerobot_train.py", r"\bEpisodeAwareSampler\b", "EpisodeSampler"),
     "checkpoint saving": ("common/train_utils.py", r"(def save_checkpoint\(\s*)checkpoint_dir", r"\1folder"),
     "checkpoint files": ("utils/constants.py", r"optimizer_state\.safetensors", "optimizer.safetensors"),
     "bfloat16 autocast": ("scripts/lerobot_train.py", r"bf16", "half"),
     "Euler loop": ("policies/common/flow_matching.py", r"inference_delay: ", "delay: "),
-    "image reader": ("datasets/dataset_reader.py", r"_query_videos", "_read_videos"),
+    "image reader": ("datasets/dataset_reader.py", r"\bhf_dataset\b", "table"),
     "policy server": ("async_inference/constants.py", r"SUPPORTED_POLICIES", "POLICIES"),
-    "LoRA hooks": ("policies/pretrained.py", r"_validate_peft_config", "_check_peft_config"),
+    "LoRA": ("policies/pretrained.py", r"wrap_with_peft", "wrap_peft"),
     "policy fields": ("policies/pi05/configuration_pi05.py", r"train_expert_only", "expert_only"),
     "π0.5 model": (PI05, r"def embed_prefix\(\s*self, images", "def embed_prefix(self, states, images"),
     "π0 model": (PI0, r"def embed_suffix\(self, state, noisy", "def embed_suffix(self, noisy"),
     "π0.5 prompt": ("policies/pi05/processor_pi05.py", r'f"Task: ', 'f"Instruction: '),
     "prompt steps": ("policies/pi0/processor_pi0.py", r"Pi0NewLineProcessor", "Pi0NewLine"),
-    "GR00T model": ("policies/groot/modeling_groot.py", r"_filter_groot_inputs", "_filter_inputs"),
+    "GR00T model": ("policies/groot/modeling_groot.py", r"def predict_action_chunk", "def predict_chunk"),
     "SmolVLA model": (SMOLVLA, r"def embed_suffix\(self, noisy_actions", "def embed_suffix(self, noisy"),
 }  # fmt: skip
 
@@ -78,6 +79,7 @@ def test_the_rebound_names_are_those_that_are_probed() -> None:
 def test_a_version_number_alone_refuses_nothing(monkeypatch: pytest.MonkeyPatch, tok: str) -> None:
     monkeypatch.setattr(Host, "version", lambda self: "0.9.0")
     monkeypatch.delenv(hosts.UNTESTED, raising=False)
+    monkeypatch.setenv(hosts.TRIED, "lerobot 0.9.0")  # what trying finds: tests/hosts/lerobot/test_canaries.py
     assert HOSTS["lerobot"].standing().level is Level.UNTESTED
     tiny.config("pi05", tok)  # opened, proven, listened to
     with pytest.raises(AptError, match=r"0.9.0 is untested \(tested: >=0.6.1,<0.6.2\).*--apt.untested"):
@@ -90,6 +92,7 @@ def test_training_without_the_launcher_is_refused_on_an_untested_version(monkeyp
 
     monkeypatch.setattr(Host, "version", lambda self: "0.9.0")
     monkeypatch.delenv(hosts.UNTESTED, raising=False)
+    monkeypatch.setenv(hosts.TRIED, "lerobot 0.9.0")
     meta = LeRobotDatasetMetadata("test/labelled", root=data["labelled"])
     with pytest.raises(AptError, match=r"0.9.0 is untested.*APT_UNTESTED=1"):
         make_policy(tiny.config("pi05", tok), ds_meta=meta)

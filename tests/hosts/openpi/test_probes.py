@@ -14,6 +14,7 @@ from tests import doctored
 CHANGES = {
     "π0.5": ("models/pi0_config.py", r"discrete_state_input", "state_as_text"),
     "imports": ("training/weight_loaders.py", r"^", "# moved\n"),
+    "private names": ("serving/websocket_policy_server.py", r"\b_handler\b", "_serve_one"),
     "data loader": ("training/data_loader.py", r"def transform_dataset", "def transformed"),
     "checkpoints": ("training/checkpoints.py", r"def restore_state", "def load_state"),
     "suffix": ("models/pi0.py", r"(def embed_suffix\(\s*self, )obs", r"\1state"),

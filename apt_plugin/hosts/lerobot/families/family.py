@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from apt_plugin import families
+from apt_plugin.canaries import Canary
 from apt_plugin.errors import AptError
 from apt_plugin.export import refuse_pi
 from apt_plugin.language import Segment
@@ -40,6 +41,10 @@ class Family(ABC):
     @abstractmethod
     def register(self) -> None:
         """Make its policy types known to lerobot: importing their configs does."""
+
+    @abstractmethod
+    def canaries(self) -> Sequence[Canary]:
+        """What its models must do; imports the host."""
 
     @abstractmethod
     def trained(self, value: Mapping[str, object]) -> Trained:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from apt_plugin import families
+from apt_plugin.canaries import Canary
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.families.family import Family
 from apt_plugin.probes import Probe, every, names
@@ -26,16 +27,18 @@ class Groot(Family):
     fields = ("image_size", "embodiment_tag", "action_decode_transform")
     probes = (
         Probe("GR00T model", every(
-            names("policies.groot.modeling_groot", *(f"GrootPolicy.{part}" for part in (
-                "_create_groot_model", "_filter_groot_inputs", "_build_weight_decay_parameter_groups", "_groot_model",
-                "predict_action_chunk",
-            ))),
+            names("policies.groot.modeling_groot", "GrootPolicy.predict_action_chunk"),
             names("policies.groot.groot_n1_7", "get_backbone_cls"),
         )),
     )  # fmt: skip
 
     def register(self) -> None:
         import apt_plugin.hosts.lerobot.policies.configuration_groot_apt  # noqa: F401
+
+    def canaries(self) -> Sequence[Canary]:
+        from apt_plugin.hosts.lerobot.families.groot.canaries import canaries
+
+        return canaries()
 
     def trained(self, value: Mapping[str, object]) -> Trained:
         llm, visual, top = (value.get(name) for name in self.switches)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from apt_plugin import families
+from apt_plugin.canaries import Canary
 from apt_plugin.hosts.lerobot.families.family import Family
 from apt_plugin.hosts.lerobot.families.pi.probes import PROBES
 from apt_plugin.language import Segment, clean, pi0_segments, pi05_segments
@@ -34,6 +35,11 @@ class Pi(Family):
 
     def register(self) -> None:
         import apt_plugin.hosts.lerobot.policies.configuration_pi_apt  # noqa: F401
+
+    def canaries(self) -> Sequence[Canary]:
+        from apt_plugin.hosts.lerobot.families.pi.canaries import canaries
+
+        return canaries()
 
     def trained(self, value: Mapping[str, object]) -> Trained:
         if value.get("train_expert_only"):

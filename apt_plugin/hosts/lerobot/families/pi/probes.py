@@ -10,10 +10,10 @@ def _pi(family: str, state: tuple[str, ...], words: tuple[str, str]) -> Check:
     module, flow = f"policies.{family}.modeling_{family}", f"{family.upper()}Pytorch"
     policy = f"{family.upper()}Policy"
     ours = ("PaliGemmaForConditionalGenerationWithPiGemma", "PiGemmaForCausalLM", "get_gemma_config")  # sizes.py
-    parts = ("_rtc_enabled", "sample_noise", "gradient_checkpointing_enabled", "action_out_proj")
+    parts = ("sample_noise", "gradient_checkpointing_enabled", "action_out_proj")
     return every(
         names(module, *ours, *(f"{flow}.{part}" for part in parts)),
-        names(module, *(f"{policy}.{part}" for part in ("_preprocess_images", "prepare_action", "init_rtc_processor"))),
+        names(module, *(f"{policy}.{part}" for part in ("prepare_action", "init_rtc_processor"))),
         parameters(module, f"{flow}.embed_prefix", "images", "img_masks", *words, first=True),
         parameters(module, f"{flow}.embed_suffix", *state, "noisy_actions", "timestep", first=True),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from apt_plugin import families
+from apt_plugin.canaries import Canary
 from apt_plugin.hosts.lerobot.families.family import Family
 from apt_plugin.language import Segment, pi0_segments
 from apt_plugin.probes import Probe, every, names, parameters
@@ -31,9 +32,9 @@ class SmolVLA(Family):
     )  # fmt: skip
     probes = (
         Probe("SmolVLA model", every(
-            names(_MODEL, *(f"{_FLOW}.{part}" for part in ("sample_noise", "sample_time", "_rtc_enabled"))),
+            names(_MODEL, *(f"{_FLOW}.{part}" for part in ("sample_noise", "sample_time"))),
             names(_MODEL, *(f"SmolVLAPolicy.{part}" for part in (
-                "prepare_images", "prepare_state", "prepare_action", "_get_action_chunk",
+                "prepare_images", "prepare_state", "prepare_action",
             ))),
             parameters(
                 _MODEL, f"{_FLOW}.embed_prefix", "images", "img_masks", "lang_tokens", "lang_masks", "state", first=True
@@ -49,6 +50,11 @@ class SmolVLA(Family):
 
     def register(self) -> None:
         import apt_plugin.hosts.lerobot.policies.configuration_smolvla_apt  # noqa: F401
+
+    def canaries(self) -> Sequence[Canary]:
+        from apt_plugin.hosts.lerobot.families.smolvla.canaries import canaries
+
+        return canaries()
 
     def trained(self, value: Mapping[str, object]) -> Trained:
         if value.get("train_expert_only", True):  # the host's default
