@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from apt_plugin.probes import Package
+from apt_plugin.probes import Package, Private, failed, private
 
 
 def copy(package: Package, to: Path, file: str, old: str, new: str) -> Package:
@@ -18,6 +18,16 @@ def copy(package: Package, to: Path, file: str, old: str, new: str) -> Package:
     shutil.copytree(package.root, root, ignore=lambda folder, found: [n for n in found if not _kept(Path(folder, n))])
     change(root, file, old, new)
     return Package(package.name, root)
+
+
+def without(package: Package, to: Path, entry: Private) -> list[str]:
+    """What the probe of a private name says where the host calls it something else; that one file is the copy."""
+    path = package.file(entry.module)
+    assert path is not None
+    place = to / path.relative_to(package.root)
+    place.parent.mkdir(parents=True)
+    place.write_text(re.sub(rf"\b{entry.last}\b", f"{entry.last}_gone", path.read_text()))
+    return failed(Package(package.name, to), [private([entry])])
 
 
 def change(root: Path, file: str, old: str, new: str) -> None:

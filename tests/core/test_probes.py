@@ -184,6 +184,18 @@ def test_canaries_run_in_a_process_whose_end_is_told(monkeypatch) -> None:
     ]
 
 
+def test_doctor_prints_probes_and_what_was_tried(host, monkeypatch, capsys) -> None:
+    from apt_plugin import doctor
+
+    host(UNTESTED)
+    monkeypatch.setattr(Host, "tried", lambda self: ["pi05 prefix: words first"] if self.name == "openpi" else [])
+    assert doctor.report() == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "openpi probes: π0.5, imports, private names, data loader" in told
+    assert "openpi tried on tiny models: not as expected openpi: pi05 prefix: words first" in told
+    assert "gr00t tried on tiny models: as expected" in told
+
+
 def test_a_canary_that_raises_has_fallen() -> None:
     def broken() -> None:
         raise KeyError("embed")

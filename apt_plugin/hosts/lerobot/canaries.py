@@ -38,8 +38,8 @@ def prefix(bench: Any, policy: Any, behind: int, **more: Any) -> str | None:
     others, _ = embedded(images, prompt.tokens + 1)
     elsewhere, _ = embedded([1 - image for image in images], prompt.tokens)
     words = prompt.tokens.shape[1]
-    moved = [(tokens != other).any(-1)[0].tolist() for other in (others, elsewhere)]
-    if (why := order(*moved, words, behind)) is not None:
+    by_words, by_images = ((tokens != other).any(-1)[0].tolist() for other in (others, elsewhere))
+    if (why := order(by_words, by_images, words, behind)) is not None:
         return why
     inside = tokens.shape[1] - behind
     return "images and words are not one block of attention" if bool(blocks[:, :inside].any()) else None

@@ -43,8 +43,8 @@ def prefix(family: str) -> str | None:
         spoken = dataclasses.replace(seen, tokenized_prompt=seen.tokenized_prompt + 1)
         pictured = dataclasses.replace(seen, images={name: 0.5 - image for name, image in seen.images.items()})
         others = [model.embed_prefix(one)[0] for one in (spoken, pictured)]
-    moved = [np.asarray((other != tokens).any(-1))[0].tolist() for other in others]
-    if (why := order(*moved, config.max_token_len)) is not None:
+    by_words, by_images = (np.asarray((other != tokens).any(-1))[0].tolist() for other in others)
+    if (why := order(by_words, by_images, config.max_token_len)) is not None:
         return why
     return "images and words are not one block of attention" if bool(jnp.any(blocks)) else None
 

@@ -13,9 +13,10 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS, Host, Level
 from apt_plugin.hosts.lerobot import probes, renaming
 from apt_plugin.hosts.lerobot.flags import autocast_flags
-from apt_plugin.probes import Package, failed
+from apt_plugin.hosts.lerobot.private import PRIVATE
+from apt_plugin.probes import Package, Private, failed
 from apt_plugin.run.flags import Flags
-from tests import doctored
+from tests import doctored, private
 from tests.hosts.lerobot import tiny
 
 PI05, PI0 = "policies/pi05/modeling_pi05.py", "policies/pi0/modeling_pi0.py"
@@ -208,3 +209,16 @@ def test_a_renamed_action_is_cut_into_chunks_where_the_host_renames_it(data, tok
     features["act"] = features.pop("action")
     found = renaming.chunks(tiny.config("pi05", tok), meta, {"act": "action"}) or {}
     assert ("act" in found) == ("rename_map" in inspect.signature(resolve_delta_timestamps).parameters)
+
+
+@pytest.mark.parametrize("entry", [entry for entry in PRIVATE if not entry.package], ids=lambda entry: entry.name)
+def test_each_private_name_is_missed(entry: Private, lerobot: Package, tmp_path: Path) -> None:
+    (told,) = doctored.without(lerobot, tmp_path, entry)
+    assert told.startswith(f"private names: lerobot.{entry.module} has no {entry.name} (private: ")
+
+
+def test_no_private_method_of_a_host_is_overridden_unlisted(lerobot: Package) -> None:
+    """A hook of the host's own that it renamed would never be called again, and nobody would notice."""
+    known = {entry.last for entry in PRIVATE}
+    found = private.overrides(Path(probes.__file__).parent, lerobot)
+    assert not {name: place for name, place in found.items() if name not in known}

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from apt_plugin.hosts.openpi import probes
-from apt_plugin.probes import Package, failed
-from tests import doctored
+from apt_plugin.hosts.openpi.private import PRIVATE
+from apt_plugin.probes import Package, Private, failed
+from tests import doctored, private
 
 # Probe -> (file of the host, a pattern in it, what another commit might have there).
 CHANGES = {
@@ -49,3 +50,16 @@ def test_a_commit_before_pi05_is_told_apart(openpi: Package, tmp_path: Path) -> 
     """doctor said yes to one of July 2025, which `run` could not import."""
     changed = doctored.copy(openpi, tmp_path, "models/pi0_config.py", r"\bpi05\b", "pi0_next")
     assert "Pi0Config.pi05" in failed(changed, probes.PROBES)[0]
+
+
+@pytest.mark.parametrize("entry", [entry for entry in PRIVATE if not entry.package], ids=lambda entry: entry.name)
+def test_each_private_name_is_missed(entry: Private, openpi: Package, tmp_path: Path) -> None:
+    (told,) = doctored.without(openpi, tmp_path, entry)
+    assert told.startswith(f"private names: openpi.{entry.module} has no {entry.name} (private: ")
+
+
+def test_no_private_method_of_a_host_is_overridden_unlisted(openpi: Package) -> None:
+    """A hook of the host's own that it renamed would never be called again, and nobody would notice."""
+    known = {entry.last for entry in PRIVATE}
+    found = private.overrides(Path(probes.__file__).parent, openpi)
+    assert not {name: place for name, place in found.items() if name not in known}
