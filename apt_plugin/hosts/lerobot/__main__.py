@@ -24,7 +24,7 @@ BUILDERS = {"apt-cache-build": "build", "apt-cache-verify": "verify"}
 
 
 def main(argv: list[str]) -> None:
-    from apt_plugin.hosts.lerobot import register, training
+    from apt_plugin.hosts.lerobot import register, training, written
 
     program, *flags = argv
     if program in (TRAIN, *BUILDERS):
@@ -40,6 +40,8 @@ def main(argv: list[str]) -> None:
 
         guidance.install(float(scale))
     sys.argv = [program, *flags]
+    if program in (TRAIN, *BUILDERS):
+        written.check_command(flags)
     if program in BUILDERS:
         from apt_plugin.hosts.lerobot import cache_build
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from apt_plugin import files, freeze, seal
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import facts
+from apt_plugin.hosts.lerobot import facts, written
 from apt_plugin.hosts.lerobot.families import POLICIES, host_type, unsized
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS, CONFIG, FREE, WEIGHTS
 from apt_plugin.hosts.lerobot.steps import check_steps
@@ -41,6 +41,8 @@ def config_of(path: str | Path, **given: Any) -> Any:
     """The policy config of a checkpoint; `given`: what the caller of the host's from_pretrained wrote."""
     from lerobot.configs import PreTrainedConfig
 
+    if Path(path).is_dir():
+        written.check(Path(path))
     hub = ("force_download", "token", "cache_dir", "local_files_only", "revision")
     return PreTrainedConfig.from_pretrained(path, **{k: v for k, v in given.items() if k in hub})
 

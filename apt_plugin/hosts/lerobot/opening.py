@@ -38,7 +38,6 @@ def open_policy(path: str | Path, device: str = "") -> Opened:
         AptError: no folder, no config, a processor step that nobody registered, adapters without their base, weights
             that the host did not load, or a type nobody registered.
     """
-    from lerobot.configs import PreTrainedConfig
     from lerobot.policies.factory import make_pre_post_processors
     from lerobot.utils.import_utils import register_third_party_plugins
 
@@ -50,7 +49,7 @@ def open_policy(path: str | Path, device: str = "") -> Opened:
             f"{folder} holds no policy: neither config.json, nor a run of lerobot-train with "
             "checkpoints/last/pretrained_model."
         )
-    config: Any = PreTrainedConfig.from_pretrained(folder)
+    config: Any = loading.config_of(folder)
     check_steps(folder, config)
     config.pretrained_path = folder
     if device or not config.device:

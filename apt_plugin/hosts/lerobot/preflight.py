@@ -16,7 +16,7 @@ from typing import Any
 
 from apt_plugin.backends import torch_device
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import families
+from apt_plugin.hosts.lerobot import families, written
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
 from apt_plugin.hosts.lerobot.programs import TRAIN
 from apt_plugin.run import facts, preflight
@@ -75,6 +75,7 @@ def parsed(stage: str, flags: Sequence[str]) -> Any:
         return config
 
     whole.__annotations__["config"] = lerobot_train.TrainPipelineConfig  # the host's parser asks for the class
+    written.check_command(flags)
     before, sys.argv = sys.argv, ["lerobot-train", *flags]
     try:
         with facts.parsing(stage):

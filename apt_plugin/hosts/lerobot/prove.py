@@ -21,6 +21,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import groups, register
 from apt_plugin.hosts.lerobot.checkpoints import refuses_without_plugin
 from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, host_type, of
+from apt_plugin.hosts.lerobot.loading import config_of
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, PREPROCESSOR, WEIGHTS
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
 from apt_plugin.hub import local_folder
@@ -164,13 +165,12 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
         AptError: no such folder, or not an APT checkpoint.
     """
     register()
-    from lerobot.configs import PreTrainedConfig
     from lerobot.policies.factory import get_policy_class
     from lerobot.processor import PolicyProcessorPipeline
 
     changed = watch({module: names for family in FAMILIES for module, names in family.watched().items()})
     folder = local_folder(checkpoint)
-    config = PreTrainedConfig.from_pretrained(folder)
+    config = config_of(folder)
     if config.type not in POLICIES.values():
         raise AptError(f"{folder} holds a {config.type!r} policy; prove takes {', '.join(POLICIES.values())}.")
     if device:

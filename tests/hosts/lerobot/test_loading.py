@@ -176,3 +176,21 @@ def test_stage2_saves_and_loads_itself(priors: dict[str, Path], tok: str, tmp_pa
     assert record.stage1 is not None
     assert record.stage1["weights"] == read_record(priors["pi05"]).weights
     assert "pi05_apt" in PreTrainedConfig.get_known_choices()
+
+
+def test_a_checkpoint_of_another_lerobot_is_refused_in_words(prior: Path, plain: dict[str, Path], tmp_path) -> None:
+    """One of git main ended on 0.6.1 in its parser's words, or in status 1: fields that the older config has not."""
+    from apt_plugin.hosts.lerobot import written
+    from apt_plugin.hosts.lerobot.opening import open_policy
+    from apt_plugin.hosts.lerobot.prove import open_subject
+
+    stock = Path(shutil.copytree(plain["pi05"], tmp_path / "stock"))
+    for folder, kind, wrote in ((prior, "pi05_apt", r"lerobot \d"), (stock, "pi05", "another lerobot")):
+        written.check(folder)
+        tiny.edit_json(folder / "config.json", of_tomorrow=False)
+        doors = [open_policy, lambda f: written.check_command(["--policy.path", str(f), "--steps=3"])]
+        doors += [lambda f: written.check_command([f"--config_path={f / 'train_config.json'}", "--resume=true"])]
+        doors += [open_subject] if folder is prior else []
+        for door in doors:
+            with pytest.raises(AptError, match=rf"was written by {wrote}.*, whose {kind} has no of_tomorrow\. Open"):
+                door(folder)
