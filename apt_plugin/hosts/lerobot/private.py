@@ -8,6 +8,7 @@ PRIVATE = (
     Private(_POLICY, "PreTrainedPolicy._get_default_peft_targets", "its own hook: what LoRA wraps by default"),
     Private(_POLICY, "PreTrainedPolicy._validate_peft_config", "its own hook: refusing LoRA where nothing would train"),
     Private("configs.policies", "PreTrainedConfig._save_pretrained", "the hub's hook; the record is noted behind it"),
+    Private("processor.pipeline", "DataProcessorPipeline._forward", "an observation before its steps, for guidance"),
     Private("datasets.lerobot_dataset", "LeRobotDataset._ensure_reader", "the reader, made before its first frame"),
     Private("datasets.dataset_reader", "DatasetReader._query_videos", "reading frames without decoding images"),
     Private("policies.pi05.modeling_pi05", "PI05Policy._preprocess_images", "images as the model gets them"),
