@@ -8,7 +8,16 @@ from pathlib import Path
 
 from apt_plugin.probes import Package
 
-REACHES = {"getattr", "setattr", "hasattr", "delattr", "set", "wrap"}  # calls that take a name as text
+REACHES = {
+    "getattr",
+    "setattr",
+    "hasattr",
+    "delattr",
+    "set",
+    "wrap",
+    "replaced",
+    "first_call",
+}  # calls that take a name as text
 
 
 def private(name: object) -> bool:

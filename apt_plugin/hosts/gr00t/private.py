@@ -7,6 +7,7 @@ _LOADER = "data.dataset.lerobot_episode_loader"
 PRIVATE = (
     Private(_PROCESSOR, "Gr00tN1d7Processor._apply_vlm_processing", "the prompt, which Stage 1 goes without"),
     Private(_PROCESSOR, "Gr00tN1d7Processor._get_vlm_inputs", "left out where features come from a cache"),
+    Private("policy.gr00t_policy", "Gr00tPolicy._get_action", "guidance asks it twice, between its checks"),
     Private(_SETUP, "Gr00tN1d7Pipeline._create_model", "its own hook: the loaded model becomes one of a stage"),
     Private(_SETUP, "Gr00tN1d7Pipeline._create_dataset", "its own hook: other data in Stage 1, and a cache"),
     Private(_LOADER, "LeRobotEpisodeLoader._load_parquet_data", "episodes without task annotation have no words"),

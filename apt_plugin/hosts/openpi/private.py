@@ -10,6 +10,8 @@ PRIVATE = (
     Private(_LOADER, "DataLoaderImpl._data_loader", "the batches themselves, with cached features in them"),
     Private("models.tokenizer", "PaligemmaTokenizer._tokenizer", "instruction and template are encoded apart"),
     Private("models.tokenizer", "PaligemmaTokenizer._max_len", "the canary builds a tokenizer without its download"),
+    Private("policies.policy", "Policy._rng", "guidance looks twice at one observation, and draws once"),
+    Private("policies.policy", "Policy._sample_actions", "where both backends are asked for a chunk, for guidance"),
     Private(
         "serving.websocket_policy_server", "WebsocketPolicyServer._handler",
         "a refused request keeps its connection, and is told in a sentence",
