@@ -15,7 +15,8 @@ import tyro
 from apt_plugin import __version__
 from apt_plugin.arguments import check, in_words
 from apt_plugin.errors import choose
-from apt_plugin.overview import CHECK, OVERVIEW
+from apt_plugin.overview import OVERVIEW
+from apt_plugin.passed_commands import PASSED
 
 
 @dataclass(frozen=True)
@@ -227,48 +228,6 @@ class Bench:
         return adapter.bench(**fields)
 
 
-def _run(argv: list[str]) -> int:
-    """`run` takes the host's flags as they are, so it is not parsed by tyro."""
-    from apt_plugin import launch
-
-    if not argv or argv[0] in ("-h", "--help"):
-        from apt_plugin.recipe_help import ours
-
-        print(ours())
-        return 0
-    from apt_plugin.hosts import adapter_for, allow
-    from apt_plugin.run.staged import carry_out
-
-    adapter = adapter_for(argv)
-    request = launch.split(argv, adapter.name)
-    allow(request.untested)
-    return carry_out(adapter, request)
-
-
-def _check(argv: list[str]) -> int:
-    """`check` takes a host's training command as it is."""
-    from apt_plugin import launch
-
-    if not argv or argv[0] in ("-h", "--help"):
-        print(CHECK)
-        return 0
-    from apt_plugin.hosts import adapter_for
-    from apt_plugin.run.staged import check
-
-    adapter = adapter_for(argv)
-    return check(adapter, launch.split(argv, adapter.name))
-
-
-def _cache(argv: list[str]) -> int:
-    """`cache` takes a folder, or a host's training command as it is."""
-    from apt_plugin import cache_command as command
-
-    if not argv or argv[0] in ("-h", "--help"):
-        print(command.__doc__)
-        return 0
-    return command.main(argv)
-
-
 def check_device(device: str) -> None:
     """
     Raises:
@@ -300,7 +259,7 @@ def main() -> None:
         print(f"apt-plugin {__version__}")
         sys.exit(0)
     with in_words():
-        if own := {"run": _run, "check": _check, "cache": _cache}.get(argv[0]):
+        if own := PASSED.get(argv[0]):
             sys.exit(own(argv[1:]))
         known, prog, about = COMMANDS, "apt-plugin", OVERVIEW
         if argv[:1] == ["tabletop"]:

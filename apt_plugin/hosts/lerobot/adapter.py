@@ -223,7 +223,7 @@ class LerobotAdapter:
         return path.is_file() and "type" in files.read_json(path)
 
     def stages(self, request: Request) -> LerobotStages | None:
-        program = _program(request)
+        program = find_program(request.command)
         if request.recipe is None or program.name != TRAIN or _help(program):
             return None
         flags = Flags.read(program.flags)
@@ -237,7 +237,7 @@ class LerobotAdapter:
         return LerobotStages(program, flags, request)
 
     def start(self, request: Request) -> Command:
-        program = _program(request)
+        program = find_program(request.command)
         if request.recipe is None:
             return Command([found(request.command[0]), *request.command[1:]])
         if program.name == TRAIN and _help(program):
@@ -252,7 +252,7 @@ class LerobotAdapter:
         return Command(child(program, own.tokens()))
 
     def warmup(self, request: Request) -> Command:
-        program = _program(request)
+        program = find_program(request.command)
         if program.name != TRAIN:
             raise AptError(f"--recipe warmup is for training, and {program.name} is not: write it behind {TRAIN}.")
         check_warmed(program.flags)
@@ -293,13 +293,6 @@ class LerobotAdapter:
         from apt_plugin.hosts.lerobot.discovery import sentence
 
         return [sentence()]
-
-
-def _program(request: Request) -> Program:
-    program = find_program(request.command)
-    if program is None:
-        raise AptError(f"No lerobot program in {' '.join(request.command)!r}. Write e.g. lerobot-train ...")
-    return program
 
 
 def _help(program: Program) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import QUIET, Command
 from apt_plugin.hosts.lerobot.checkpoints import openable
 from apt_plugin.run.facts import JOB
@@ -31,8 +32,12 @@ class Program:
     flags: list[str]
 
 
-def find_program(command: Sequence[str]) -> Program | None:
-    """The lerobot program in a command line; None when there is none."""
+def find_program(command: Sequence[str]) -> Program:
+    """The lerobot program in a command line.
+
+    Raises:
+        AptError: there is none.
+    """
     for index, token in enumerate(command):
         name = Path(token).name
         if name.startswith("lerobot-") and not token.startswith("--"):
@@ -41,7 +46,7 @@ def find_program(command: Sequence[str]) -> Program | None:
             script = token.rsplit(".", 1)[-1].replace("_", "-")
             name = script if token.startswith("lerobot.scripts.") else token
             return Program(_without_python(command[: index - 1]), name, _opened(command[index + 1 :]))
-    return None
+    raise AptError(f"No lerobot program in {' '.join(command)!r}. Write e.g. lerobot-train ...")
 
 
 def _opened(tokens: Sequence[str]) -> list[str]:
