@@ -17,6 +17,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.listen.labels import Labels
 
 TASKS, EPISODES, INFO, MODALITY = "meta/tasks.jsonl", "meta/episodes.jsonl", "meta/info.json", "meta/modality.json"
+FOLDER = "labelled"  # of the copy, in the folder that --output names
 TASK = "task_index"  # the column of a frame's instruction, by number
 
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from apt_plugin.listen.causes import FOUND, Cause, rule_out
 from apt_plugin.listen.evidence import Arrived, Evidence, Tensor
-from apt_plugin.listen.probe import Ambiguity
 from apt_plugin.listen.subject import Context, Frames, Listener
 
 TASKS = ("pick up the red cup", "push the blue block", "place the bowl on the left")
@@ -108,17 +106,3 @@ class Policy(Listener):
         actions = self.frames.actions.copy()
         change(actions)
         self.frames = dataclasses.replace(self.frames, actions=actions)
-
-
-def causes(policy: Policy, ambiguity: Ambiguity | None = None, distance: float = 0.01) -> dict[str, Cause]:
-    answered = rule_out(policy, ambiguity, Beside(policy.told, distance))
-    assert [cause.name for cause in answered] == ["weights", "words", "data", "statistics", "retention"]
-    return {cause.name: cause for cause in answered}
-
-
-def only(policy: Policy, name: str, said: str, **more: Any) -> None:
-    """One cause is found, by its evidence, and comes with advice."""
-    answered = causes(policy, **more)
-    assert [each for each, cause in answered.items() if cause.state == FOUND] == [name], answered
-    assert said in " ".join(answered[name].evidence)
-    assert answered[name].advice

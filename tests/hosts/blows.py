@@ -197,3 +197,15 @@ def _check(host: Host, run: Path, blow: str, left_alone: Mapping[int, Record], n
     faults += [f"Stage {s} {what}" for s in left_alone for what in differences(left_alone[s], ends[s])]
     assert not faults, "\n".join(faults)
     return f"{blow}: {len(found)} of {len(MOMENTS)} moments, the same weights; {time.monotonic() - began:.0f} s"
+
+
+@pytest.fixture(scope="module")
+def left_alone(host: Host, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Record]:
+    """The run of a host's own `host` fixture that nobody strikes."""
+    return alone(host, tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.mark.parametrize("blow", BLOWS)
+def test_a_run_struck_at_every_moment_ends_as_one_left_alone(host, left_alone, tmp_path: Path, blow: str) -> None:
+    """A host's test file imports this and `left_alone`, and says what `host` is."""
+    print(check(host, tmp_path, blow, left_alone))

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import data
-from apt_plugin.hosts.gr00t.listen import Gr00tListener
+from apt_plugin.hosts.gr00t.listen import Gr00tListener, labels_of, room_of
 from apt_plugin.hosts.gr00t.opening import Opened, check_data, open_data, open_policy
 from apt_plugin.listen import labelled_copy
 from apt_plugin.listen.labels import Labels, spread
-
-COPY = "labelled"
 
 
 class Gr00tEpisodes:
@@ -20,8 +18,7 @@ class Gr00tEpisodes:
 
     def __init__(self, opened: Opened, folder: str):
         self.opened, self.loader = opened, open_data(opened, Path(folder))
-        first = Gr00tListener(opened, self.loader, chosen=[])
-        self.task, self.room = first.labels, first.room
+        self.task, self.room = labels_of(self.loader), room_of(self.loader)
 
     def listener(self, episodes: Sequence[int], frames: int) -> Gr00tListener:
         return Gr00tListener(self.opened, self.loader, chosen=spread(episodes, self.room, frames), labels=self.task)
@@ -46,7 +43,7 @@ def open_sets(
 
 def write_labels(labels: Labels, unlabelled: Gr00tEpisodes, folder: Path) -> str:
     """A labelled copy of the data set; what to type, in words."""
-    out = (folder / COPY).absolute()
+    out = (folder / labelled_copy.FOLDER).absolute()
     key = unlabelled.loader.modality_configs["language"].modality_keys[0]
     labelled_copy.write(Path(unlabelled.loader.dataset_path), labels, out, language=key)
     return f"{out} is a copy with these instructions. Train on it with --dataset-path {out}"

@@ -55,9 +55,7 @@ class Gr00tListener:
         self.steps = int(self.model.action_head.num_inference_timesteps)
         self.gated = getattr(self.model, "apt_stage", None) == LIKELIHOOD
         self._episodes: dict[int, Any] = {}
-        self.labels = list(labels or (self._task(episode) for episode in range(len(loader))))
-        reach = max(self.modality["action"].delta_indices)
-        self.room = [max(loader.get_episode_length(e) - reach, 1) for e in range(len(loader))]  # frames with a chunk
+        self.labels = labels_of(loader) if labels is None else list(labels)
         labelled = [episode for episode, text in enumerate(self.labels) if text.strip()]
         texts = [self.labels[episode] for episode in labelled]
         self.tasks = sorted(set(texts))
@@ -65,13 +63,13 @@ class Gr00tListener:
         if chosen is None:
             if not labelled:
                 raise AptError(f"{loader.dataset_path} has no instruction in any episode: listen needs labelled data.")
-            picked = spread_over_tasks(texts, np.array([self.room[e] for e in labelled]), count, seed)
+            room = room_of(loader)
+            picked = spread_over_tasks(texts, np.array([room[e] for e in labelled]), count, seed)
             chosen = [(labelled[k], t) for k, t in picked]
             first = spread_over_tasks(texts, None, min(FIRST_FRAMES, len(texts)), seed)
             self._first = [labelled[k] for k, _ in first]
         self._steps = [self._step(episode, t) for episode, t in chosen]
-        if chosen:
-            self.frames = self._frames(chosen, [self.labels[episode] for episode, _ in chosen])
+        self.frames = self._frames(chosen, [self.labels[episode] for episode, _ in chosen])
         self.facts = facts_of(
             host="Isaac GR00T", policy=self.model.config.model_type, checkpoint=opened.folder,
             stage=getattr(self.model, "apt_stage", None), data=loader.dataset_path, tasks=len(self.tasks),
@@ -85,14 +83,6 @@ class Gr00tListener:
                 self._episodes.pop(next(iter(self._episodes)))
             self._episodes[index] = self.loader[index]
         return self._episodes[index]
-
-    def _task(self, index: int) -> str:
-        """The instruction of an episode's first frame, without decoding its videos."""
-        frame = self.loader._load_parquet_data(self.loader.episodes_metadata[index]["episode_index"])
-        key = self.modality["language"].modality_keys[0]
-        if (column := f"language.{key}") in frame.columns:
-            return str(frame[column].iloc[0])
-        return str(self.loader.create_language_from_meta(self.loader.episodes_metadata[index], len(frame), key)[0])
 
     def _step(self, episode: int, step: int) -> Any:
         from gr00t.data.dataset.sharded_single_step_dataset import extract_step_data
@@ -180,6 +170,25 @@ class Gr00tListener:
 
     def digest(self) -> str:
         return vlm_digest(self.model)
+
+
+def labels_of(loader: Any) -> list[str]:
+    """The instruction of every episode's first frame, "" where it has none, without decoding videos."""
+    key = loader.modality_configs["language"].modality_keys[0]
+
+    def label(row: dict[str, Any]) -> str:
+        frame = loader._load_parquet_data(row["episode_index"])
+        if (column := f"language.{key}") in frame.columns:
+            return str(frame[column].iloc[0])
+        return str(loader.create_language_from_meta(row, len(frame), key)[0])
+
+    return [label(row) for row in loader.episodes_metadata]
+
+
+def room_of(loader: Any) -> list[int]:
+    """How many frames of every episode a whole chunk follows; one at least."""
+    reach = max(loader.modality_configs["action"].delta_indices)
+    return [max(loader.get_episode_length(e) - reach, 1) for e in range(len(loader))]
 
 
 def vlm_digest(model: Any) -> str:

@@ -37,6 +37,7 @@ def check_data(config: Any, dataset_meta: Any) -> None:
         if not training.installed() and (folder := Flags.read(sys.argv[1:], switches=True).get("output_dir")):
             lock.hold(Path(folder))  # the host's own command: no launcher has it
         if not training.installed():
+            torch_ranks.keep_group()
             preflight.native(str(config.stage))
     if dataset_meta is not None and config.recipe.cache and not training.installed():
         raise AptError(

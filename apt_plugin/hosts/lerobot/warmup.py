@@ -11,6 +11,7 @@ import functools
 import logging
 from typing import Any
 
+from apt_plugin.backends import torch_ranks
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import shards
 from apt_plugin.hosts.lerobot.groups import in_vlm
@@ -38,6 +39,7 @@ class Warmup:
         @functools.wraps(host)
         def make_train_eval_datasets(cfg: Any) -> Any:
             shards.check(cfg)
+            torch_ranks.keep_group()
             self.total = cfg.steps
             self.frozen = max(1, round(self.share * cfg.steps))
             if self.frozen >= self.total:
@@ -112,3 +114,4 @@ def install(share: float) -> None:
 def uninstall() -> None:
     """Put the host's functions back."""
     _INSTALLED.restore()
+    torch_ranks.let_go()

@@ -12,8 +12,6 @@ from apt_plugin.hosts.openpi.listen_open import Source, data_of, read
 from apt_plugin.listen import labelled_copy
 from apt_plugin.listen.labels import Labels, spread
 
-COPY = "labelled"
-
 
 class OpenpiEpisodes:
     """All episodes of one data set under one policy."""
@@ -46,6 +44,6 @@ def open_sets(
 
 def write_labels(labels: Labels, unlabelled: OpenpiEpisodes, folder: Path) -> str:
     """A labelled copy of the data set; what to type, in words."""
-    out = (folder / COPY).absolute()
+    out = (folder / labelled_copy.FOLDER).absolute()
     labelled_copy.write(Path(unlabelled.questions.dataset.meta.root), labels, out)
     return f"{out} is a copy with these instructions. Train on it with --data.repo-id={out}"

@@ -46,7 +46,8 @@ class OpenpiListener:
         # The host's policy samples with this default unless its server is told otherwise
         self.steps = int(inspect.signature(Pi0.sample_actions).parameters["num_steps"].default)
         self.tasks = questions.tasks
-        chosen = chosen or spread_over_tasks(questions.task, questions.length, count, seed)
+        if chosen is None:
+            chosen = spread_over_tasks(questions.task, questions.length, count, seed)
         self._first = spread_over_tasks(questions.task, None, min(FIRST_FRAMES, len(questions.task)), seed)
         self._items = [questions.item(e, t) for e, t in chosen]
         self.frames = self._frames(chosen)

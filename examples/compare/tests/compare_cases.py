@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from apt_compare.plan import read, shipped
-from apt_compare.spec import Setting
+from apt_compare.spec import Arm, Setting
+
+if TYPE_CHECKING:
+    from apt_compare.training import job
 
 SIZES = {
     "vlm_width": 16, "vlm_mlp": 16, "expert_width": 16, "expert_mlp": 16, "depth": 2, "vision_width": 16,
@@ -34,3 +38,10 @@ SMALL_GROOT = dataclasses.replace(
     },
 )  # fmt: skip
 CONFIGS = read(shipped())
+
+
+def a_run(out, tmp_path, arm: Arm, **setting) -> job.Run:
+    """A run of the small setting; `setting` changes some of it."""
+    from apt_compare.training import job
+
+    return job.Run(dataclasses.replace(SMALL, **setting), arm, 0, 3e-3, out, tmp_path / "run")

@@ -11,20 +11,8 @@ import torch
 from lerobot.utils.constants import ACTION
 
 from apt_compare.spec import Arm
-from apt_compare.training import base, job, policies
-from compare_cases import SMALL
-
-STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    """One output folder, so that the VLM is grounded once."""
-    return tmp_path_factory.mktemp("compare")
-
-
-def a_run(out, tmp_path, arm: Arm, **setting) -> job.Run:
-    return job.Run(dataclasses.replace(SMALL, **setting), arm, 0, 3e-3, out, tmp_path / "run")
+from apt_compare.training import base, policies
+from compare_cases import SMALL, a_run
 
 
 def test_a_frozen_vlm_stays_and_a_warm_one_moves(out, tmp_path):

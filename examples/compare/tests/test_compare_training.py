@@ -16,19 +16,9 @@ from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 from apt_compare.spec import Arm, Stage1, content
 from apt_compare.training import job, policies, testing
 from apt_plugin.tabletop.world import SPLITS
-from compare_cases import CONFIGS, SMALL, SMALL_GROOT
+from compare_cases import CONFIGS, SMALL, SMALL_GROOT, a_run
 
 STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    """One output folder, so that the VLM is grounded once."""
-    return tmp_path_factory.mktemp("compare")
-
-
-def a_run(out, tmp_path, arm: Arm, **setting) -> job.Run:
-    return job.Run(dataclasses.replace(SMALL, **setting), arm, 0, 3e-3, out, tmp_path / "run")
 
 
 def by_the_host(policy, batches, before_each, steps: int = STEPS) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.hosts import blows
+from tests.hosts.blows import left_alone, test_a_run_struck_at_every_moment_ends_as_one_left_alone  # noqa: F401
 from tests.hosts.gr00t import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(6000)]
@@ -32,13 +33,3 @@ def host(where: Path, tmp_path_factory: pytest.TempPathFactory) -> blows.Host:
     ]  # fmt: skip
     env = tiny.environment() | {"APT_TEST_BATCHES": str(tmp_path_factory.mktemp("batches"))}
     return blows.Host(lambda run: [*command, "--output-dir", run], ["--resume-from-checkpoint"], env, where)
-
-
-@pytest.fixture(scope="module")
-def left_alone(host: blows.Host, tmp_path_factory: pytest.TempPathFactory):
-    return blows.alone(host, tmp_path_factory.mktemp("alone") / "run")
-
-
-@pytest.mark.parametrize("blow", blows.BLOWS)
-def test_a_run_struck_at_every_moment_ends_as_one_left_alone(host, left_alone, tmp_path: Path, blow: str) -> None:
-    print(blows.check(host, tmp_path, blow, left_alone))

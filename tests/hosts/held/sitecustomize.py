@@ -8,12 +8,11 @@ are functions of the core that every host calls: nothing here knows a host.
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.machinery
 import os
-import sys
+import runpy
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 BEFORE, IN, BETWEEN, STAGE2, REPORT = MOMENTS = (
@@ -90,18 +89,5 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 }
 
 
-class Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: has a module changed once it has run."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name not in CHANGES:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is not None:
-            run, change = spec.loader.exec_module, CHANGES[name]
-            spec.loader.exec_module = lambda module: (run(module), change(module))[0]  # type: ignore[method-assign]
-        return spec
-
-
 if __name__ == "sitecustomize":
-    sys.meta_path.insert(0, Finder())
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "changes.py"))["install"](CHANGES)

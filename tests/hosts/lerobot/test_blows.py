@@ -1,6 +1,6 @@
-"""lerobot's run under every blow at every moment, see tests/hosts/blows.py. Half an hour, so only when it is asked for:
+"""lerobot's run under every blow at every moment, see tests/hosts/blows.py. Half an hour, so only when it is named:
 
-APT_TEST_BLOWS=1 python -m pytest tests/hosts/lerobot/test_blows.py
+python -m pytest tests/hosts/lerobot/test_blows.py
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.hosts import blows
+from tests.hosts.blows import left_alone, test_a_run_struck_at_every_moment_ends_as_one_left_alone  # noqa: F401
 from tests.hosts.lerobot import datasets
 from tests.hosts.lerobot.soak import HERE
 
@@ -30,13 +31,3 @@ def host(data: dict[str, Path], plain: dict[str, Path], tok: str) -> blows.Host:
     ]  # fmt: skip
     environment = {**datasets.ENVIRONMENT, "PYTHONPATH": str(HERE)}
     return blows.Host(lambda run: [*command, f"--output_dir={run}"], ["--resume=true"], environment)
-
-
-@pytest.fixture(scope="module")
-def left_alone(host: blows.Host, tmp_path_factory: pytest.TempPathFactory):
-    return blows.alone(host, tmp_path_factory.mktemp("alone") / "run")
-
-
-@pytest.mark.parametrize("blow", blows.BLOWS)
-def test_a_run_struck_at_every_moment_ends_as_one_left_alone(host, left_alone, tmp_path: Path, blow: str) -> None:
-    print(blows.check(host, tmp_path, blow, left_alone))

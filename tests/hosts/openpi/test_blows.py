@@ -7,11 +7,11 @@ other frames than one left alone. Nothing is proven between the stages: in JAX t
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.hosts import blows
+from tests.hosts.blows import left_alone, test_a_run_struck_at_every_moment_ends_as_one_left_alone  # noqa: F401
 from tests.hosts.openpi.test_round_trip import FAMILY, SCRIPTS, environment, pytestmark  # noqa: F401
 
 TRAINERS = ("train.py", "train_pytorch.py")
@@ -27,13 +27,3 @@ def host(request, tmp_path_factory: pytest.TempPathFactory) -> blows.Host:
     ]  # fmt: skip
     env = environment(root, APT_TEST_FIXED="1", APT_TEST_STILL="1", APT_TEST_ALIKE="1", OMP_NUM_THREADS="1")
     return blows.Host(lambda run: [*command, f"--checkpoint-base-dir={run}"], ["--resume"], env, root)
-
-
-@pytest.fixture(scope="module")
-def left_alone(host: blows.Host, tmp_path_factory: pytest.TempPathFactory):
-    return blows.alone(host, tmp_path_factory.mktemp("alone") / "run")
-
-
-@pytest.mark.parametrize("blow", blows.BLOWS)
-def test_a_run_struck_at_every_moment_ends_as_one_left_alone(host, left_alone, tmp_path: Path, blow: str) -> None:
-    print(blows.check(host, tmp_path, blow, left_alone))

@@ -6,10 +6,9 @@ The commands stay as they are written. What is smaller is put in when its module
 from __future__ import annotations
 
 import dataclasses
-import importlib.abc
-import importlib.machinery
-import sys
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 SHRINK = 1000  # of the steps of a GR00T run
@@ -52,18 +51,5 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 }
 
 
-class Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: has a module changed once it has run."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name not in CHANGES:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is not None:
-            run, change = spec.loader.exec_module, CHANGES[name]
-            spec.loader.exec_module = lambda module: (run(module), change(module))[0]  # type: ignore[method-assign]
-        return spec
-
-
 if __name__ == "sitecustomize":
-    sys.meta_path.insert(0, Finder())
+    runpy.run_path(str(Path(__file__).resolve().parents[1] / "changes.py"))["install"](CHANGES)
