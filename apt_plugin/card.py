@@ -30,14 +30,14 @@ def trained(record: Record, proofs: Mapping[str, Any] | None = None) -> str:
     """Recipe, steps, versions and proofs.
 
     Args:
-        proofs: the file that `apt-plugin prove --json` wrote of Stage 1; None where there is none.
+        proofs: the file that `apt-plugin prove --json` wrote of Stage 1; None where nobody knows one.
     """
     plain = as_text(Recipe())
     chosen = {name: text for name, text in as_text(record.recipe).items() if text != plain[name]}
     fields = ", ".join(f"`{name}={text}`" for name, text in chosen.items()) or "every field at its default"
     before = record.stage1 or {}
     steps = f"{before['steps']} in Stage 1, {record.steps} in Stage 2" if before else f"{record.steps}"
-    held = "not run" if proofs is None else "all hold" if proofs.get("holds") else "**some do not hold**"
+    held = "not known here" if proofs is None else "all hold" if proofs.get("holds") else "**some do not hold**"
     rows = {
         "Recipe": f"[APT](https://arxiv.org/abs/2606.12366), Stage {record.stage} of 2; {fields}",
         "Gradient steps": steps,
