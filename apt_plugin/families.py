@@ -19,12 +19,14 @@ class Rules:
     Args:
         name: in messages. caches: kinds of feature cache beside auto; stored: what they hold, in words.
         taps: whether fusion can read other VLM layers than the one at its own depth.
+        goals: whether Stage 1 can be told a goal.
     """
 
     name: str
     caches: tuple[str, ...]
     stored: str
     taps: bool = False
+    goals: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -48,6 +50,11 @@ def check(recipe: Recipe, family: Rules) -> None:
         raise AptError(
             f"fusion.taps is {recipe.fusion.taps!r}; in {family} a fusion layer reads the VLM layer at its own depth, "
             "so that there is nothing to choose. Drop it (GR00T follows it)."
+        )
+    if not family.goals and recipe.prior.goal != "none":
+        raise AptError(
+            f"prior.goal is {recipe.prior.goal!r}; so far lerobot's pi05 alone, which writes states into its prompt, can "
+            "be told one. Drop --apt.prior.goal."
         )
 
 

@@ -21,10 +21,17 @@ Array = TypeVar("Array", bound=Any)  # numpy, torch or jax
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a prompt: template text (kept in Stage 1) or the task's own words (the instruction)."""
+    """A piece of a prompt: template text (kept in Stage 1), the task's own words (the instruction), or a goal."""
 
     text: str
     instruction: bool = False
+    goal: bool = False  # where the demonstration ends, which some samples of Stage 1 are told and nothing else is
+
+
+def goal_segment(state_digits: str) -> Segment:
+    """A state to come, written as π0.5 writes the robot's own, behind everything that Stage 2 keeps: without a goal the
+    rest of the prompt stands where it stood."""
+    return Segment(f"Goal: {state_digits};\n", goal=True)
 
 
 def pi05_segments(instruction: str, state_digits: str) -> list[Segment]:
@@ -67,7 +74,7 @@ def as_words(prompt: Any) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One tokenised prompt in *arranged* order: kept tokens, then instruction tokens, then padding.
+    """One tokenised prompt in *arranged* order: kept tokens, then a goal's, then instruction tokens, then padding.
 
     Kept tokens stand first so that their index, and hence every sum over keys that they enter, is the same
     whatever the instruction's length: bits can be compared. Attention itself knows order only through
@@ -78,6 +85,7 @@ class Prompt:
     valid: np.ndarray  # [L] bool
     instruction: np.ndarray  # [L] bool
     native_position: np.ndarray  # [L] int64, 0 for padding
+    goal: np.ndarray  # [L] bool, of tokens that are kept where the sample is told its goal
 
 
 def arrange(
@@ -99,28 +107,30 @@ def arrange(
         AptError: the prompt does not fit. Cutting it, as hosts do, would drop the state digits at its end.
     """
     ids: list[int] = list(bos)
-    spoken: list[bool] = [False] * len(ids)
+    kinds = [0] * len(ids)  # kept, goal, instruction
     for segment in segments:
         piece = list(encode(segment.text)) if segment.text else []
         ids += piece
-        spoken += [segment.instruction] * len(piece)
+        kinds += [2 if segment.instruction else int(segment.goal)] * len(piece)
+    spoken = [kind == 2 for kind in kinds]
     if len(ids) > length:
         words = next((s.text for s in segments if s.instruction), "")
         raise AptError(
             f"The prompt has {len(ids)} tokens, the limit is {length} ({sum(spoken)} of them are the instruction "
             f"{words.strip()[:60]!r}). Raise the host's tokenizer_max_length to at least {len(ids)}, or shorten it."
         )
-    order = np.argsort(np.asarray(spoken, bool), kind="stable")
+    order = np.argsort(np.asarray(kinds, int), kind="stable")
     count = len(ids)
     tokens = np.zeros(length, np.int64)
     valid = np.zeros(length, bool)
-    instruction = np.zeros(length, bool)
+    instruction, goal = np.zeros(length, bool), np.zeros(length, bool)
     native = np.zeros(length, np.int64)
     tokens[:count] = np.asarray(ids, np.int64)[order]
     valid[:count] = True
     instruction[:count] = np.asarray(spoken, bool)[order]
+    goal[:count] = (np.asarray(kinds, int) == 1)[order]
     native[:count] = order
-    return Prompt(tokens, valid, instruction, native)
+    return Prompt(tokens, valid, instruction, native, goal)
 
 
 def overlap(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> np.ndarray:

@@ -16,6 +16,7 @@ import yaml
 
 from apt_plugin.errors import AptError, choose, did_you_mean
 from apt_plugin.presets import PRESETS
+from apt_plugin.prior import Prior, check
 
 PREFIXES = ("isolated", "native")
 FUSIONS = ("interleaved", "host")
@@ -121,6 +122,7 @@ class Recipe:
     fusion: Fusion = field(default_factory=Fusion)
 
     # -- data --------------------------------------------------------------------------------------
+    prior: Prior = field(default_factory=Prior)
     mix: Mix = field(default_factory=Mix)
     # Which normalisation statistics Stage 2 uses. Another data set's would re-scale what the prior
     # reads and writes, so that the switch is exact in the weights but not on the robot.
@@ -159,6 +161,7 @@ class Recipe:
                 "prefix=native lets image tokens read the instruction, so that no frame has features of its own to "
                 "cache. Write prefix=isolated (the default), or drop --apt.cache."
             )
+        check(self.prior, self.prefix, self.cache)
         if not 1 <= self.noise_draws <= MOST_DRAWS:
             raise AptError(f"noise_draws is {self.noise_draws}; write 1 or more, up to {MOST_DRAWS} (default: 4).")
         if self.gap_every < 0:
@@ -170,11 +173,14 @@ class Recipe:
             raise AptError(f"guidance_scale is {self.guidance_scale}; write a number (1 is the plain policy).")
 
 
+NESTED: dict[str, Any] = {"fusion": Fusion, "prior": Prior, "mix": Mix}
+
+
 def fields_of(recipe: type = Recipe, prefix: str = "") -> dict[str, Any]:
     """Dotted field name -> annotated type of every leaf of the recipe."""
     leaves: dict[str, Any] = {}
     for spec in dataclasses.fields(recipe):
-        nested = {"fusion": Fusion, "mix": Mix}.get(spec.name) if recipe is Recipe else None
+        nested = NESTED.get(spec.name) if recipe is Recipe else None
         if nested:
             leaves |= fields_of(nested, f"{prefix}{spec.name}.")
         else:
@@ -213,14 +219,14 @@ def from_flat(values: dict[str, Any], base: Recipe | None = None) -> Recipe:
         if name not in known:
             raise AptError(f"Unknown recipe field {name!r}.{did_you_mean(name, [*known, 'preset'])}")
         merged[name] = _typed(name, value, known[name])
-    nested: dict[str, Any] = {"fusion": {}, "mix": {}}
+    nested: dict[str, Any] = {name: {} for name in NESTED}
     for name, value in merged.items():
         head, _, tail = name.partition(".")
         if tail:
             nested[head][tail] = value
         else:
             nested[head] = value
-    return Recipe(**{**nested, "fusion": Fusion(**nested["fusion"]), "mix": Mix(**nested["mix"])})
+    return Recipe(**{**nested, **{name: cls(**nested[name]) for name, cls in NESTED.items()}})
 
 
 def check_idle(recipe: Recipe) -> None:
@@ -229,18 +235,20 @@ def check_idle(recipe: Recipe) -> None:
     Raises:
         AptError: naming the field, its value, and what it needs beside it.
     """
-    plain = Recipe()
+    chosen, plain = (flatten(dataclasses.asdict(each)) for each in (recipe, Recipe()))
     idle = [
         ("vlm_lr_scale", recipe.vlm == "frozen", "vlm=full (or lora)"),
         ("inherited_lr_scale", recipe.inherited != "slow", "inherited=slow"),
         ("cache_kind", not recipe.cache, "cache=<folder>"),
         ("cache_views", not recipe.cache, "cache=<folder>"),
+        ("prior.goal_at", recipe.prior.goal == "none", "prior.goal=state"),
+        ("prior.goal_share", recipe.prior.goal == "none", "prior.goal=state"),
     ]
     for name, unread, needs in idle:
-        if unread and (value := getattr(recipe, name)) != getattr(plain, name):
+        if unread and chosen[name] != plain[name]:
             raise AptError(
-                f"{name} is {value}, and nothing reads it without {needs}. Write that too, or leave {name} at "
-                f"{getattr(plain, name)}."
+                f"{name} is {chosen[name]}, and nothing reads it without {needs}. Write that too, or leave {name} at "
+                f"{plain[name]}."
             )
     if (recipe.mix.repo_id or recipe.mix.root) and recipe.mix.share == 0:
         raise AptError(

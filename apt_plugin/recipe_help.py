@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from apt_plugin import recipe
+from apt_plugin import prior, recipe
 from apt_plugin.recipe import Recipe, fields_of, flatten
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -15,6 +15,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "inherited": recipe.INHERITED,
     "norm_stats": recipe.STATS,
     "cache_kind": recipe.CACHE_KINDS,
+    "prior.goal": prior.GOALS,
+    "prior.goal_at": prior.ENDS,
     "fusion.kind": recipe.FUSIONS,
     "fusion.gate": recipe.GATES,
 }
@@ -35,6 +37,9 @@ SAYS = {
     "fusion.gate": "one gate value per layer, per attention head or per channel",
     "fusion.feed_forward": "interleaved: a feed-forward of the new layer's own",
     "fusion.taps": "GR00T, interleaved: VLM layers that are read: last, spread, or a list such as 3,7,15",
+    "prior.goal": "what Stage 1 is told of where its demonstration ends (lerobot's pi05); Stage 2 and acting never are",
+    "prior.goal_at": "whether that is the end of the sample's action chunk, or of its episode",
+    "prior.goal_share": "share of Stage 1's samples that are told, between 0 and 1",
     "mix.repo_id": "unlabelled data that Stage 2 sees under an empty instruction",
     "mix.root": "their folder, where they are not on the hub",
     "mix.share": "share of Stage 2's frames that come from them, below 1",

@@ -39,15 +39,26 @@ def draw(
     Returns:
         noise [B, K, T, A] and time [B, K], float32 on the device of `actions`.
     """
+    noises, times = [], []
+    with torch.random.fork_rng(devices=[]):
+        for seed in _seeds(actions, step, index):
+            torch.manual_seed(seed)
+            noises.append(torch.randn(draws, *actions.shape[1:]))
+            times.append(sample_time(draws).float())
+    return torch.stack(noises).to(actions.device), torch.stack(times).to(actions.device)
+
+
+def chosen(share: float, actions: Tensor, step: int, index: Any = None) -> Tensor:
+    """Which samples are among a share of all, drawn anew at each step, arguments as in `draw`: bool [B]."""
+    picked = [seed < share * 2**63 for seed in _seeds(actions, step, index, b"chosen")]
+    return torch.tensor(picked, device=actions.device)
+
+
+def _seeds(actions: Tensor, step: int, index: Any, what: bytes = b"") -> list[int]:
+    """A number below 2^63 per sample."""
     if isinstance(index, Tensor) and index.numel() == actions.shape[0]:
         keys = [int(frame).to_bytes(8, "little", signed=True) for frame in index.reshape(-1).tolist()]
     else:
         keys = [chunk.numpy().tobytes() for chunk in actions.detach().float().cpu()]
-    noises, times = [], []
-    with torch.random.fork_rng(devices=[]):
-        for key in keys:
-            digest = hashlib.blake2b(key + step.to_bytes(8, "little", signed=True), digest_size=8).digest()
-            torch.manual_seed(int.from_bytes(digest, "little") >> 1)
-            noises.append(torch.randn(draws, *actions.shape[1:]))
-            times.append(sample_time(draws).float())
-    return torch.stack(noises).to(actions.device), torch.stack(times).to(actions.device)
+    place = step.to_bytes(8, "little", signed=True) + what
+    return [int.from_bytes(hashlib.blake2b(key + place, digest_size=8).digest(), "little") >> 1 for key in keys]

@@ -16,7 +16,7 @@ from apt_plugin.families import check as check_recipe
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.lerobot.acting import acting
 from apt_plugin.hosts.lerobot.checkpoints import last_whole, openable
-from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, Family, find, of
+from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, Family, find, host_type, of
 from apt_plugin.hosts.lerobot.flags import autocast_flags, check_warmed, precision_flags, recipe_flags, source_flags
 from apt_plugin.hosts.lerobot.names import FROZEN_SHARE
 from apt_plugin.hosts.lerobot.probes import PROBES
@@ -156,7 +156,8 @@ class LerobotStages:
 
     def _stage1(self, flags: Flags, own: dict[str, str]) -> Flags:
         flags = source_flags(flags.with_(own))
-        check_recipe(self.recipe, self._family(flags).rules)  # draccus would hide the reason
+        kind = host_type(flags.get("policy.type") or "")
+        check_recipe(self.recipe, self._family(flags).rules_of(kind))  # draccus would hide the reason
         return flags.with_({"policy.stage": "1", **recipe_flags(self.recipe), **precision_flags(flags)})
 
     def _stage2(self, flags: Flags, own: dict[str, str]) -> Flags:

@@ -40,7 +40,13 @@ class StageFields:
             if getattr(self, name, off) != off:
                 raise AptError(f"--policy.{name}={getattr(self, name)}: {why} Leave the flag out ({off}).")
         family = families.of(self.type)  # type: ignore[attr-defined]  # the host's config stands behind this mixin
-        check(self.recipe, family.rules)
+        kind = families.host_type(self.type)  # type: ignore[attr-defined]
+        check(self.recipe, family.rules_of(kind))
+        if self.recipe.prior.goal != "none" and getattr(self, "use_relative_actions", False):
+            raise AptError(
+                "--policy.use_relative_actions takes the state out of the actions, and knows nothing of the second state "
+                "that prior.goal reads. Drop one of the two."
+            )
         super().__post_init__()  # type: ignore[misc]  # the host's config stands behind this mixin
         self.recipe = resolved(self.recipe, lambda: family.trained(vars(self)))
 

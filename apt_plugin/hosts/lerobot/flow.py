@@ -8,8 +8,8 @@ two passes are put together and adds `apt_fusion` in Stage 2. A family says what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lerobot.policies.common.flow_matching import euler_integrate
@@ -20,7 +20,7 @@ from apt_plugin.backends.torch_draws import seeded
 from apt_plugin.backends.torch_fusion import build_fusion
 from apt_plugin.errors import AptError
 from apt_plugin.fusion import fusion_sites
-from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
+from apt_plugin.hosts.lerobot.names import GOAL_MASK, INSTRUCTION_MASK, NATIVE_POSITION
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 if TYPE_CHECKING:  # a mixin: the host's class stands behind it (PI0Pytorch differs in its state token only)
@@ -37,15 +37,23 @@ class PromptBatch:
     valid: Tensor
     instruction: Tensor
     native_position: Tensor
+    goal: Tensor | None = None
 
     @classmethod
     def of(cls, batch: dict[str, Tensor]) -> PromptBatch:
         keys = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION)
-        return cls(*(batch[key] for key in keys))
+        return cls(*(batch[key] for key in keys), batch.get(GOAL_MASK))
+
+    def told(self, which: Tensor | bool) -> PromptBatch:
+        """The same with a goal for `which` samples alone ([B] bool, or all or none of them)."""
+        if self.goal is None or which is True:
+            return self
+        untold = self.goal if which is False else self.goal & ~cast(Tensor, which)[:, None]
+        return replace(self, valid=self.valid & ~untold)
 
     def first(self, count: int) -> PromptBatch:
         """The first `count` text tokens: kept tokens stand first, so this drops instructions or padding."""
-        return PromptBatch(*(part[:, :count] for part in vars(self).values()))
+        return PromptBatch(*(None if part is None else part[:, :count] for part in vars(self).values()))
 
 
 @dataclass(frozen=True)

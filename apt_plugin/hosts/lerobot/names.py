@@ -5,6 +5,7 @@ from __future__ import annotations
 # lerobot's own keys for the prompt; ours arrange it (kept tokens first) and add the two fields that say how.
 INSTRUCTION_MASK = "observation.language.instruction_mask"  # [B, L] bool
 NATIVE_POSITION = "observation.language.native_position"  # [B, L] int64
+GOAL_MASK = "observation.language.goal_mask"  # [B, L] bool, where Stage 1 is told goals
 
 PALIGEMMA = "google/paligemma-3b-pt-224"  # the tokenizer that lerobot hard-codes
 

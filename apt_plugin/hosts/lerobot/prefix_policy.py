@@ -13,7 +13,7 @@ import torch
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from apt_plugin.backends.torch_draws import draw
+from apt_plugin.backends.torch_draws import chosen, draw
 from apt_plugin.hosts.lerobot import cache_data
 from apt_plugin.hosts.lerobot.flow import Observed, PromptBatch
 from apt_plugin.hosts.lerobot.groups import set_trainable
@@ -81,9 +81,13 @@ class PrefixPolicy(AptPolicy):
     def _errors(self, batch: dict[str, Any], step: int, blank: bool) -> tuple[dict[str, Tensor], Tensor | None]:
         seen, actions = self.observed(batch), self.prepare_action(batch)
         draws, index = self.config.recipe.noise_draws, batch.get("index")
+        prior = self.config.recipe.prior
+        # an evaluation asks what Stage 2 starts from, which is told no goal
+        told = chosen(prior.goal_share, actions, step, index) if step >= 0 and prior.goal != "none" else False
+        prompt = seen.prompt.told(told)
         noise, time = draw(lambda n: self.model.sample_time(n, "cpu"), actions, draws, step, index)
         errors = self.model.forward(
-            seen.images, seen.masks, seen.prompt, actions, noise, time, seen.state, blank, seen.prefix
+            seen.images, seen.masks, prompt, actions, noise, time, seen.state, blank, seen.prefix
         )
         counts, width = self._counts(batch), self.config.output_features[ACTION].shape[0]
         terms = {name: error[..., :width] for name, error in errors.items()}
@@ -94,5 +98,5 @@ class PrefixPolicy(AptPolicy):
         """An action chunk [B, T, A] for a processed batch; `noise` [B, T, max A] may be given."""
         self.eval()
         seen = self.observed(batch)
-        actions = self.model.sample_actions(seen.images, seen.masks, seen.prompt, seen.state, **kwargs)
+        actions = self.model.sample_actions(seen.images, seen.masks, seen.prompt.told(False), seen.state, **kwargs)
         return actions[:, :, : self.config.output_features[ACTION].shape[0]]

@@ -29,10 +29,10 @@ from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TO
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import families
-from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION, PALIGEMMA, PREPROCESSOR
-from apt_plugin.language import arrange, as_words
+from apt_plugin.hosts.lerobot.names import GOAL_MASK, INSTRUCTION_MASK, NATIVE_POSITION, PALIGEMMA, PREPROCESSOR
+from apt_plugin.language import arrange, as_words, goal_segment
 from apt_plugin.run.replace import replaced
-from apt_plugin.stages import LIKELIHOOD
+from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ class AptPromptStep(ObservationProcessorStep):
     """Tokenise the host's prompt, kept tokens first, and mark the instruction.
 
     Writes into the observation: tokens [B, L] int64, attention mask [B, L] bool, instruction mask [B, L] bool,
-    native position [B, L] int64.
+    native position [B, L] int64; with `goal` also which tokens are a goal [B, L] bool, where the state has two rows
+    [B, 2, D], the robot's own and the goal; the first is left in the observation.
 
     Raises (when called):
         AptError: no task where one is required; no state where the prompt holds it; a prompt longer than L.
@@ -54,6 +55,7 @@ class AptPromptStep(ObservationProcessorStep):
     max_length: int = 200
     require_task: bool = False  # Stage 2; Stage 1 may read data without any task
     task_key: str = "task"
+    goal: bool = False  # Stage 1 is told one; without a second row of the state (serving) none is written
     _tokenizer: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -69,9 +71,11 @@ class AptPromptStep(ObservationProcessorStep):
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
-        prompts = [
-            arrange(segments, self._encode, self.max_length, self._bos) for segments in self._segments(observation)
-        ]
+        observation, ends = self._parted(observation)
+        told = self._segments(observation)
+        if ends is not None:
+            told = [[*segments, goal_segment(digits)] for segments, digits in zip(told, _digits(ends), strict=True)]
+        prompts = [arrange(segments, self._encode, self.max_length, self._bos) for segments in told]
         device = next((v.device for v in observation.values() if isinstance(v, torch.Tensor)), "cpu")
 
         def stack(name: str) -> torch.Tensor:
@@ -83,7 +87,16 @@ class AptPromptStep(ObservationProcessorStep):
             OBS_LANGUAGE_ATTENTION_MASK: stack("valid"),
             INSTRUCTION_MASK: stack("instruction"),
             NATIVE_POSITION: stack("native_position"),
+            **({GOAL_MASK: stack("goal")} if self.goal else {}),
         }
+
+    def _parted(self, observation: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor | None]:
+        """(observation with the robot's own state, the goal [B, D] or None)."""
+        state = observation.get(OBS_STATE)
+        if not self.goal or state is None or state.dim() < 3:
+            return observation, None
+        rest = {name: value for name, value in observation.items() if name != f"{OBS_STATE}_is_pad"}
+        return {**rest, OBS_STATE: state[:, 0]}, state[:, 1]
 
     def _segments(self, observation: dict[str, Any]) -> list[list]:
         state = observation.get(OBS_STATE)
@@ -93,10 +106,8 @@ class AptPromptStep(ObservationProcessorStep):
             return [family.segments(self.family, task, "") for task in tasks]
         if state is None:
             raise AptError(f"{self.family} writes observation.state into its prompt, and the batch has none.")
-        # 256 bins over [-1, 1], as lerobot's processor_pi05.py and openpi's tokenizer have them
-        bins = np.digitize(state.detach().cpu().float().numpy(), np.linspace(-1, 1, 257)[:-1]) - 1
-        told = [" ".join(map(str, digits)) for digits in bins]
-        return [family.segments(self.family, task, digits) for task, digits in zip(tasks, told, strict=True)]
+        told = zip(tasks, _digits(state), strict=True)
+        return [family.segments(self.family, task, digits) for task, digits in told]
 
     def longest(self, task: str, state_width: int) -> int:
         """How many tokens a prompt can have, whatever the state's digits are."""
@@ -104,7 +115,7 @@ class AptPromptStep(ObservationProcessorStep):
         if family.writes_state(self.family):
             widest = max(range(-1, 256), key=lambda digit: len(self._encode(f" {digit}")))
             digits = " ".join([str(widest)] * state_width)
-        segments = family.segments(self.family, task, digits)
+        segments = family.segments(self.family, task, digits) + ([goal_segment(digits)] if self.goal else [])
         return len(self._bos) + sum(len(self._encode(segment.text)) for segment in segments if segment.text)
 
     def _tasks(self, observation: dict[str, Any]) -> list[str | None]:
@@ -121,16 +132,31 @@ class AptPromptStep(ObservationProcessorStep):
         return [as_words(task) for task in ([tasks] if isinstance(tasks, str | bytes) else tasks)]
 
     def get_config(self) -> dict[str, Any]:
-        names = ("family", "tokenizer_name", "max_length", "require_task", "task_key")
+        # `goal` where it is set alone: what other recipes save stays what it was, and so do the stamps of their caches
+        names = (
+            "family",
+            "tokenizer_name",
+            "max_length",
+            "require_task",
+            "task_key",
+            *(("goal",) if self.goal else ()),
+        )
         return {name: getattr(self, name) for name in names}
 
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
     ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        for key in (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION):
+        goal = (GOAL_MASK,) if self.goal else ()
+        for key in (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION, *goal):
             feature = PolicyFeature(type=FeatureType.LANGUAGE, shape=(self.max_length,))
             features[PipelineFeatureType.OBSERVATION].setdefault(key, feature)
         return features
+
+
+def _digits(state: torch.Tensor) -> list[str]:
+    """States [B, D] in 256 bins over [-1, 1], as lerobot's processor_pi05.py and openpi's tokenizer write them."""
+    bins = np.digitize(state.detach().cpu().float().numpy(), np.linspace(-1, 1, 257)[:-1]) - 1
+    return [" ".join(map(str, digits)) for digits in bins]
 
 
 def apt_processors(config: Any, dataset_stats: dict | None, host: ModuleType, make: Any) -> tuple[Any, Any]:
@@ -146,6 +172,7 @@ def apt_processors(config: Any, dataset_stats: dict | None, host: ModuleType, ma
             tokenizer_name=config.tokenizer_name,
             max_length=config.tokenizer_max_length,
             require_task=config.stage == LIKELIHOOD,
+            goal=config.stage == PRIOR and config.recipe.prior.goal != "none",
         )
 
     with replaced(host, "TokenizerProcessorStep", prompt_step):

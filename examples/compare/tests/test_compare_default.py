@@ -15,7 +15,8 @@ import pytest
 
 from apt_compare.board import Board, shared
 from apt_compare.plan import read, results, shipped
-from apt_compare.spec import Arm, load_all
+from apt_compare.spec import Arm
+from apt_compare.spec_files import load_all
 from apt_plugin.hosts.gr00t.adapter import GrootAdapter
 from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.launch import split

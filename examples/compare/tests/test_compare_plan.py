@@ -11,7 +11,8 @@ import pytest
 
 from apt_compare.command import Compare
 from apt_compare.plan import Job, Shelf, gather, jobs, read, results, shipped
-from apt_compare.spec import Arm, Setting, Stage1, as_yaml, load, parse
+from apt_compare.spec import Arm, Setting, Stage1
+from apt_compare.spec_files import as_yaml, load, parse
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import from_flat
 

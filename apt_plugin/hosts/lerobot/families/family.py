@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -56,6 +57,10 @@ class Family(ABC):
         Raises:
             AptError: what no recipe can follow.
         """
+
+    def rules_of(self, kind: str) -> families.Rules:
+        """What of a recipe a policy type follows: a goal is written where the state is."""
+        return replace(self.rules, goals=self.writes_state(kind))
 
     def renames(self, files: Sequence[Path], kind: str) -> dict[str, str]:
         """Name in a stock checkpoint's files -> name in the policy, where they differ; kind: the host's type."""

@@ -16,7 +16,8 @@ from typing import Any
 import yaml
 
 from apt_compare import table
-from apt_compare.spec import Arm, Setting, content, digest, load_all
+from apt_compare.spec import Arm, Setting, content, digest
+from apt_compare.spec_files import load_all
 from apt_plugin import files
 from apt_plugin.cache import claims
 from apt_plugin.errors import AptError, choose

@@ -11,18 +11,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
-
-from apt_plugin.errors import AptError, choose, did_you_mean
+from apt_plugin.errors import AptError, choose
 from apt_plugin.recipe import MODES, Recipe, from_flat
 
 POLICIES = ("stock", "apt")
 GROUPS = ("baseline", "control", "apt", "ablation", "research")
 DATA = ("labelled", "unlabelled", "both")
 NEGATIVES = ("scene", "data")
+GOALS = ("", "state", "location")
+WORLDS = ("one", "each")
 BUDGETS = ("steps", "flops")
 BODIES = ("pi05", "groot")
 RAN_WITH: dict[str, Any] = {"vlm_lr_scale": 0.1}  # defaults of the recipe that have changed since results were kept
@@ -31,6 +30,9 @@ LATER = {
     "wait_for_labels": False,
     "label_rounds": 1,
     "play": False,
+    "goal": "",
+    "goal_share": 1.0,
+    "worlds": "one",
 }  # fields that results were kept before, and what they were
 
 
@@ -62,6 +64,9 @@ class Arm:
             `recipe.vlm_lr_scale`); vlm_frozen_share: share of the steps, the first ones, in which it is frozen.
         draws: flow-matching (noise, time) samples per observation; 1 is the host's own.
         stage1: a language-free first stage whose tensors the last stage takes over; None: one stage.
+        goal: what that stage is told of where its own demonstration ends: the robot's state there, as the recipe's
+            `prior.goal` has it ("state", gated), or its cell and jaws in the place of the instruction, as "reach
+            <loc05>" ("location", stock). goal_share: of its samples, that are told so.
         insulate: no gradient from expert to VLM; token_loss: weight of the VLM's own discrete action-token loss.
         dropout: share of instructions blanked; unlabelled: share of each batch that is unlabelled, under none.
         self_label: share of the last stage's steps after which unlabelled frames get the training instruction that fits
@@ -99,6 +104,8 @@ class Arm:
     contrast: float = 0.0
     temperature: float = 0.1
     negatives: str = "scene"
+    goal: str = ""
+    goal_share: float = 1.0
     prior_weight: float = 0.0
     gate_push: float = 0.0
     guidance: tuple[float, ...] = (1.0,)
@@ -108,7 +115,8 @@ class Arm:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance", tuple(float(scale) for scale in self.guidance))
-        for name, known in (("policy", POLICIES), ("group", GROUPS), ("vlm", MODES), ("negatives", NEGATIVES)):
+        for name, known in (("policy", POLICIES), ("group", GROUPS), ("vlm", MODES), ("negatives", NEGATIVES),
+                            ("goal", GOALS)):  # fmt: skip
             choose(f"{self.name}: {name}", getattr(self, name), known)
         for name in ("vlm_frozen_share", "dropout", "unlabelled", "self_label"):
             if not 0 <= getattr(self, name) < 1:
@@ -130,8 +138,19 @@ class Arm:
             raise AptError(f"{self.name}: an insulated VLM learns from its own loss only; write token_loss: 1.")
         if self.token_loss and (self.policy != "stock" or self.vlm != "full"):
             raise AptError(f"{self.name}: token_loss trains the VLM of a stock policy; write policy: stock, vlm: full.")
+        if not 0 < self.goal_share <= 1:
+            raise AptError(f"{self.name}: goal_share is {self.goal_share}; write a share in (0, 1].")
+        if self.goal and (self.stage1 is None or (self.goal == "state") != (self.policy == "apt")):
+            raise AptError(
+                f"{self.name}: a goal is told to a stage1; write state with policy: apt, location with stock."
+            )
         if self.policy == "apt":
             self.resolved()
+
+    @property
+    def untold(self) -> float:
+        """Of the first stage's samples, that lack the goal which the others are told."""
+        return 1 - self.goal_share if self.goal else 0.0
 
     @property
     def sees_unlabelled(self) -> bool:
@@ -150,7 +169,9 @@ class Arm:
         Raises:
             AptError: an unknown field or value.
         """
-        return from_flat({**dict(self.recipe), "vlm": self.vlm, "noise_draws": self.draws}, Recipe(**RAN_WITH))
+        told = {"prior.goal": self.goal, "prior.goal_share": self.goal_share} if self.goal else {}
+        given = {**told, **dict(self.recipe), "vlm": self.vlm, "noise_draws": self.draws}
+        return from_flat(given, Recipe(**RAN_WITH))
 
     def wordings(self) -> tuple[str, ...]:
         """Instructions per frame that training asks for, beside its own."""
@@ -169,7 +190,8 @@ class Setting:
             instead of for what the labelled ones go for.
         steps, batch, warmup: of the stock arm.
         lr_expert, lr_full: peak rates with a frozen and with a trained VLM, where none was tuned.
-        vlm_seeds: number of grounded VLMs, used in turn by the seeds; episodes: tests a split.
+        worlds: "each" seed has a world and a VLM of its own; with "one" all share the world, and vlm_seeds VLMs in turn.
+        episodes: tests a split.
         arms: names; empty: all. budgets: equal "steps", equal counted "flops".
     """
 
@@ -182,6 +204,7 @@ class Setting:
     labelled: int = 300
     unlabelled: int = 1500
     play: bool = False
+    worlds: str = "one"
     batch: int = 32
     steps: int = 1500
     warmup: int = 50
@@ -197,6 +220,7 @@ class Setting:
         object.__setattr__(self, "arms", tuple(self.arms))
         object.__setattr__(self, "budgets", tuple(self.budgets))
         choose(f"{self.name}: body", self.body, BODIES)
+        choose(f"{self.name}: worlds", self.worlds, WORLDS)
         for budget in self.budgets:
             choose(f"{self.name}: budgets", budget, BUDGETS)
         for name in ("labelled", "unlabelled", "batch", "steps", "vlm_seeds", "seeds", "episodes"):
@@ -204,77 +228,10 @@ class Setting:
                 raise AptError(f"{self.name}: {name} is {getattr(self, name)}; write 1 or more.")
 
 
-Spec = TypeVar("Spec", Arm, Setting)
-
-
-def parse(cls: type[Spec], name: str, values: Any) -> Spec:
-    """A dataclass from what a file says.
-
-    Raises:
-        AptError: not a mapping, an unknown field, or a value that the dataclass refuses.
-    """
-    if not isinstance(values, Mapping):
-        raise AptError(f"{name}: a file of {cls.__name__.lower()}s is a mapping of fields, not {values!r}.")
-    values = {"name": name, **values}
-    known = {spec.name: spec for spec in dataclasses.fields(cls)}
-    for key, value in values.items():
-        if key not in known:
-            raise AptError(f"{name}: unknown field {key!r}.{did_you_mean(key, known)}")
-        default = known[key].default
-        if isinstance(default, float) and isinstance(value, str):
-            values[key] = _number(name, key, value)  # YAML 1.1 reads 1e-4 as text
-    if isinstance(values.get("stage1"), Mapping):
-        keys = {spec.name for spec in dataclasses.fields(Stage1)}
-        for key in values["stage1"]:
-            if key not in keys:
-                raise AptError(f"{name}: unknown field stage1.{key}.{did_you_mean(key, keys)}")
-        values["stage1"] = Stage1(**values["stage1"])
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise AptError(f"{name}: a value has the wrong type ({error}).") from error
-
-
-def _number(name: str, key: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError as error:
-        raise AptError(f"{name}: {key} is {value!r}; write a number.") from error
-
-
-def load(cls: type[Spec], path: Path) -> Spec:
-    """One file; its stem is the name."""
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AptError(f"{path} cannot be read as YAML: {error}") from error
-    return parse(cls, path.stem, values)
-
-
-def load_all(cls: type[Spec], folder: Path) -> dict[str, Spec]:
-    """Every *.yaml of a folder by name.
-
-    Raises:
-        AptError: no file there.
-    """
-    found = {path.stem: load(cls, path) for path in sorted(folder.glob("*.yaml"))}
-    if not found:
-        raise AptError(f"No *.yaml in {folder}. The project's own lie in the folder configs of this project.")
-    return found
-
-
-def as_yaml(spec: Arm | Setting) -> str:
-    """The file that `load` reads back as `spec`: fields that differ from the defaults."""
-    out: dict[str, Any] = {}
-    for each in dataclasses.fields(spec):
-        value = getattr(spec, each.name)
-        default = each.default_factory() if each.default_factory is not dataclasses.MISSING else each.default
-        if each.name != "name" and value != default:
-            value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
-            out[each.name] = (
-                list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
-            )
-    return yaml.safe_dump(out, sort_keys=False, allow_unicode=True, width=110)
+def at(setting: Setting, seed: int) -> Setting:
+    """The setting as a run of a seed has it."""
+    own = setting.worlds == "each"
+    return dataclasses.replace(setting, world={**setting.world, "seed": seed}) if own else setting
 
 
 def content(spec: Any) -> dict[str, Any]:

@@ -24,14 +24,14 @@ from apt_plugin.backends.torch_pi import PrefixCache, prefix_pass
 from apt_plugin.hosts.lerobot.families.pi.flow import run_expert
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.hosts.lerobot.groups import part_of
-from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
+from apt_plugin.hosts.lerobot.names import GOAL_MASK, INSTRUCTION_MASK, NATIVE_POSITION
 from apt_plugin.language import PrefixRules
 
 
 class PiBody(Body):
     """lerobot's π0.5, stock (`PI05TinyPolicy`) or gated (`pi05_apt`)."""
 
-    language = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION)
+    language = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION, GOAL_MASK)
 
     def __init__(self, policy: Any, gated: bool):
         self.policy, self.model, self.gated = policy, policy.model, gated

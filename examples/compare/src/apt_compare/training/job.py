@@ -9,24 +9,22 @@ import itertools
 import platform
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import apt_plugin
-from apt_compare.spec import Arm, Setting, content, digest
-from apt_compare.training import base, labelling, policies, policies_groot
+from apt_compare.spec import Arm, Setting, at, content, digest
+from apt_compare.training import base, goals, labelling, policies, policies_groot
+from apt_compare.training.clock import Clock, claimed
 from apt_compare.training.labelling import ASKED
 from apt_compare.training.policies import stage1_recipe
 from apt_compare.training.pools import Pool, every, first_images, joined, process
+from apt_compare.training.retention import Retention, marks
 from apt_compare.training.testing import Acting, HeldOut, heard, roll_out
 from apt_compare.training.trainer import Rate, Trainer
 from apt_plugin.backends.torch_bench import flops as count_flops
-from apt_plugin.cache import claims
 from apt_plugin.files import read_json, write_json
 from apt_plugin.hosts import HOSTS
 from apt_plugin.tabletop.data import reference_stats
@@ -36,33 +34,19 @@ HELD_OUT = 64  # frames for the listen numbers
 STOCK = Arm("stock_frozen")  # whose counted FLOPs are the yardstick of the flops budget
 
 
-@dataclass
-class Clock:
-    """Wall and CPU seconds by phase."""
-
-    wall: dict[str, float] = dataclasses.field(default_factory=dict)
-    cpu: dict[str, float] = dataclasses.field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self.wall[phase] = self.wall.get(phase, 0.0) + time.perf_counter() - wall
-        self.cpu[phase] = self.cpu.get(phase, 0.0) + time.process_time() - cpu
-
-
 class Run:
     """Everything of one run; `result()` does it."""
 
     def __init__(self, setting: Setting, arm: Arm, seed: int, rate: float, out: Path, folder: Path):
         torch.set_num_threads(1)
+        setting = at(setting, seed)
         self.setting, self.arm, self.seed, self.out, self.folder = setting, arm, seed, out, folder
         self.rate = rate
         self.world = base.world_of(setting)
         self.stats = reference_stats(self.world)
         self.clock = Clock()
         self.labels_right: float | None = None  # of self-labelling, for the report alone
-        self.vlm_seed = seed % setting.vlm_seeds
+        self.vlm_seed = seed if setting.worlds == "each" else seed % setting.vlm_seeds
         self.family = FAMILIES[setting.body]
         key = base.base_key(setting, self.vlm_seed, self.family.sizes_of(setting))
         self.base = (out / "base" / key).absolute()
@@ -70,6 +54,9 @@ class Run:
             if not (self.base / base.DONE).is_file():
                 self.family.ground(setting, self.vlm_seed, self.base)
         self.grounding = read_json(self.base / base.DONE)
+        self.retention = (
+            Retention(setting, self.vlm_seed) if setting.body == "pi05" else None
+        )  # GR00T's is not asked yet
         self.start = self.family.start(setting, self.base, seed, folder / "start")
 
     # -- data --------------------------------------------------------------------------------------------
@@ -92,7 +79,10 @@ class Run:
                 hidden = labelling.ask(parts, hidden, [part.instructions() for part in told.by_legs()], features)
                 wordings = (*wordings, *dict.fromkeys(n for p in hidden for n in p.texts if n.startswith(ASKED)))
             parts = parts + hidden
-        pool = process(body, self.processors(body)[0], joined(parts, wordings), labelled)
+        frames = joined(parts, wordings)
+        if prior and arm.goal:
+            frames = goals.told(frames, arm.goal, bool(arm.untold))
+        pool = process(body, self.processors(body)[0], frames, labelled)
         if not body.vlm_trains():
             pool.prefixes = body.store(pool)
         return pool
@@ -103,7 +93,8 @@ class Run:
     def save_prior(self, body: Any, folder: Path, steps: int) -> Path:
         """What lerobot-train leaves: weights, record, processors. At 0 steps it is the trivial prior that a gated
         policy in one stage starts from: the product's check of Stage 2's source stays as it is."""
-        body.policy.apt_run.step = steps
+        if body.gated:
+            body.policy.apt_run.step = steps
         body.policy.save_pretrained(folder)
         for processor in self.processors(body):
             processor.save_pretrained(folder)
@@ -119,14 +110,14 @@ class Run:
         """A Stage-1 result; arms that ask for the same one share it, and each is charged for it."""
         arm, setting = self.arm, self.setting
         told = [content(setting), self.seed, steps, self.rate, dataclasses.asdict(stage1_recipe(arm))]
-        key = digest([*told, arm.stage1.data if arm.stage1 else "", self.base.name])
+        key = digest([*told, arm.stage1.data if arm.stage1 else "", arm.goal, self.base.name])
         folder = self.out / "stage1" / key if steps else self.folder / "prior"
         with claimed(folder):
             if not (folder / "cost.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
                 clock = Clock()
                 with clock("train"):
-                    body = self.family.stage1(self.start, arm)
+                    body = self.first_body()
                     curve: list[tuple[int, float]] = []
                     if steps:
                         trainer = self.trainer(body, self.pool(body, True), steps, True)
@@ -136,6 +127,11 @@ class Run:
                 cost = {"wall": clock.wall["train"], "cpu": clock.cpu["train"], "curve": curve}
                 write_json(folder / "cost.json", cost)
         return folder, read_json(folder / "cost.json")
+
+    def first_body(self) -> Any:
+        if self.arm.goal == "location":  # the host's own policy, which reads the goal where an instruction stands
+            return self.family.stock(self.start, dataclasses.replace(self.arm, vlm="frozen"))
+        return self.family.stage1(self.start, self.arm)
 
     def last_body(self, prior: Path | None) -> Any:
         arm = self.arm
@@ -154,6 +150,10 @@ class Run:
         else:
             pool = self.pool(body, False)
         trainer = self.trainer(body, pool, steps, False)
+        if self.retention is not None:
+            self.retention.ask(body, 0)
+            if arm.vlm != "frozen":
+                trainer.watched = {step: lambda step: self.retention.ask(body, step) for step in marks(steps)}
         asked = arm.labelling_steps(steps)
         if frozen:
             body.freeze_vlm(True)
@@ -175,7 +175,8 @@ class Run:
         forward pass counts, its backward pass does not (two passes, for stock arms too).
         """
         setting = self.setting
-        told = [arm_cost(arm), setting.sizes, setting.batch, setting.world, setting.grounding, setting.body]
+        world = {name: value for name, value in setting.world.items() if name != "seed"}
+        told = [arm_cost(arm), setting.sizes, setting.batch, world, setting.grounding, setting.body]
         path = self.out / "flops" / f"{digest(told)}.json"
         if not path.is_file():
             small = dataclasses.replace(setting, labelled=setting.batch, unlabelled=setting.batch)
@@ -187,7 +188,7 @@ class Run:
     def counted(self) -> dict[str, float]:
         arm, found, prior = self.arm, {}, None
         if arm.stage1 or arm.policy == "apt":
-            body = self.family.stage1(self.start, arm)
+            body = self.first_body()
             if arm.stage1:
                 found["stage1"] = self._count(body, True)
             prior = self.save_prior(body, self.folder / "prior", 0)
@@ -265,6 +266,7 @@ class Run:
             "wall": {**clock.wall, "stage1": before["wall"]}, "cpu": {**clock.cpu, "stage1": before["cpu"]},
             "curve": {"stage1": before["curve"], "last": curve}, "splits": tested.pop(own), "guided": tested,
             "listen": numbers, "gates": gates, "labels_right": self.labels_right,
+            "retention": [] if self.retention is None else self.retention.found,
             "versions": {
                 "apt_plugin": apt_plugin.__version__, "lerobot": HOSTS["lerobot"].version(),
                 "torch": torch.__version__, "python": platform.python_version(),
@@ -278,19 +280,6 @@ def arm_cost(arm: Arm) -> dict[str, Any]:
     for name in ("name", "lr", "rate_like", "vlm_lr_scale", "temperature", "guidance", "negatives"):
         out.pop(name)
     return out
-
-
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Wait for whoever makes `folder`, so that two processes do not both spend minutes on it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
-    while (claim := claims.take_path(path)) is None:
-        time.sleep(1.0)
-    try:
-        yield
-    finally:
-        claim.release()
 
 
 def run(setting: Setting, arm: Arm, seed: int, budget: str, rate: float, out: Path) -> dict[str, Any]:

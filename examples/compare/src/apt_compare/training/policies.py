@@ -86,7 +86,9 @@ def stage1(start: Path, arm: Arm) -> PiBody:
 def stage1_recipe(arm: Arm) -> Recipe:
     told = arm.resolved() if arm.policy == "apt" else Recipe()
     draws = arm.stage1.draws if arm.stage1 else 1
-    return Recipe(prefix=told.prefix, drop_instruction=told.drop_instruction, noise_draws=draws)
+    return Recipe(
+        prefix=told.prefix, drop_instruction=told.drop_instruction, noise_draws=draws, prior=told.prior
+    )  # fmt: skip
 
 
 def stage2(prior: Path, start: Path, arm: Arm, seed: int) -> PiBody:

@@ -39,6 +39,7 @@ class Raw:
     length: int
     truth: np.ndarray
     likely: np.ndarray
+    goals: np.ndarray | None = None  # [N, 3], the state that the first wording is told beside the frame's own
 
     def __len__(self) -> int:
         return len(self.images)
@@ -145,7 +146,10 @@ def process(body: Any, preprocessor: Any, frames: Raw, labelled: int) -> Pool:
     for turn, texts in enumerate(frames.texts.values()):
         for first in range(0, len(frames), BLOCK):
             part = slice(first, first + BLOCK)
-            done = preprocessor(observed(frames.images[part], frames.states[part], texts[part], frames.actions[part]))
+            states = frames.states[part]
+            if frames.goals is not None and turn == 0:
+                states = np.stack([states, frames.goals[part]], 1)
+            done = preprocessor(observed(frames.images[part], states, texts[part], frames.actions[part]))
             fixed, spoken = body.pack(done, len(texts[part]))
             for target, found in ((shared, fixed if turn == 0 else {}), (language, spoken)):
                 for name, value in found.items():

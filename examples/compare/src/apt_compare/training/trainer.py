@@ -5,6 +5,7 @@ B batch   K noise draws   T action tokens   A action dimensions   I instructions
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,7 @@ class Trainer:
     prior: bool = False
     labels: Tensor | None = None  # number of a wording per frame, where self-labelling has found some
     curve: list[tuple[int, float]] = field(default_factory=list)
+    watched: Mapping[int, Callable[[int], None]] = field(default_factory=dict)  # step -> what looks at it then
 
     def __post_init__(self) -> None:
         policy = self.body.policy
@@ -179,16 +181,19 @@ class Trainer:
             return
         self.body.policy.train()
         rows = self._rows(first, steps)
+        share = self.arm.untold if self.prior else self.arm.dropout
         window, total = max(1, self.rate.steps // POINTS), torch.zeros(())
         for index in range(steps):
             if index % AHEAD == 0:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed((self.seed << 20) + first + index)
                     noise, time = self.body.draw(AHEAD, self.batch, self.draws)
-                    drop = torch.rand(AHEAD, self.batch) < self.arm.dropout
+                    drop = torch.rand(AHEAD, self.batch) < share
             k = index % AHEAD
-            dropped = drop[k] if self.arm.dropout and not self.prior else None
+            dropped = drop[k] if share else None
             total = total + self.step(rows[index], dropped, noise[k], time[k])
+            if (look := self.watched.get(first + index + 1)) is not None:
+                look(first + index + 1)
             if (first + index + 1) % window == 0:
                 value = float(total) / min(window, index + 1)
                 check_finite({"loss": value}, first + index)
