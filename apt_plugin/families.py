@@ -53,8 +53,8 @@ def check(recipe: Recipe, family: Rules) -> None:
         )
     if not family.goals and recipe.prior.goal != "none":
         raise AptError(
-            f"prior.goal is {recipe.prior.goal!r}; so far lerobot's pi05 alone, which writes states into its prompt, can "
-            "be told one. Drop --apt.prior.goal."
+            f"prior.goal is {recipe.prior.goal!r}; so far lerobot's pi05 alone, which writes states into its prompt, "
+            "can be told one. Drop --apt.prior.goal."
         )
 
 

@@ -29,8 +29,8 @@ class Prior:
         choose("prior.goal_at", self.goal_at, ENDS)
         if not 0 < self.goal_share < 1:
             raise AptError(
-                f"prior.goal_share is {self.goal_share}; write a share in (0, 1): Stage 2 starts from what Stage 1 does "
-                "without a goal, so some samples must have none."
+                f"prior.goal_share is {self.goal_share}; write a share in (0, 1): Stage 2 starts from Stage 1 as it "
+                "is without a goal, so some samples must have none."
             )
 
 

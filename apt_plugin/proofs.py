@@ -43,6 +43,7 @@ class Subject(Protocol):
     """A checkpoint opened for proofs. Who inherits has the answers of a policy without a host for the last three.
 
     `stage`: 1 or 2; `prefix`: "isolated" or "native"; `trains_vlm`: its recipe trains all of the VLM in this stage.
+    `told(seed)`, where it has one: the same with a goal in its batches, other ones by the seed; None: it is told none.
     """
 
     stage: int
@@ -150,7 +151,21 @@ def _still_matters(name: str, before: Outcome, after: Outcome) -> Proof:
 
 
 def no_leak(subject: Subject) -> list[Proof]:
-    """Contract 1: with the fusion closed, nothing depends on the instruction."""
+    """Contract 1: with the fusion closed, nothing depends on the instruction, be a goal told or not."""
+    proofs, plain = _wordless(subject, "")
+    for what, state, image in (("state", 1, 0), ("images", 0, 1)):
+        other = subject.evaluate(PLAIN, closed=subject.stage == LIKELIHOOD, state_seed=state, image_seed=image)
+        proofs.append(_still_matters(what, plain, other))
+    told: Callable[[int], Subject | None] = getattr(subject, "told", lambda _: None)
+    first, second = told(0), told(1)
+    if first is not None and second is not None:
+        more, plain = _wordless(first, ", told a goal")
+        proofs += [*more, _still_matters("goal", plain, second.evaluate(PLAIN))]
+    return proofs
+
+
+def _wordless(subject: Subject, how: str) -> tuple[list[Proof], Outcome]:
+    """What must not move with the words, and the outcome that it was compared with; `how`: behind what each says."""
     closed = subject.stage == LIKELIHOOD
     plain = subject.evaluate(PLAIN, closed=closed)
     proofs = []
@@ -164,15 +179,11 @@ def no_leak(subject: Subject) -> list[Proof]:
         ):
             value = value if differ else float("inf")
             note = "" if differ else "same tokens: vacuous"
-            proofs.append(_within(1, f"{what}, other {name}", value, ONE_LAYOUT, note))
+            proofs.append(_within(1, f"{what}, other {name}{how}", value, ONE_LAYOUT, note))
     dropped = subject.evaluate(PLAIN, closed=closed, one_layout=False)
     moved = relative(plain.loss, dropped.loss)
-    proofs.append(_within(1, "loss, instruction tokens dropped", moved, TWO_LAYOUTS))
-    proofs = _as_claimed(subject, 1, proofs, "native prefix: leaks by construction")
-    for what, state, image in (("state", 1, 0), ("images", 0, 1)):
-        other = subject.evaluate(PLAIN, closed=closed, state_seed=state, image_seed=image)
-        proofs.append(_still_matters(what, plain, other))
-    return proofs
+    proofs.append(_within(1, f"loss, instruction tokens dropped{how}", moved, TWO_LAYOUTS))
+    return _as_claimed(subject, 1, proofs, "native prefix: leaks by construction"), plain
 
 
 def exact_switch(before: dict[bool, Outcome], second: Subject) -> list[Proof]:

@@ -37,7 +37,7 @@ SAYS = {
     "fusion.gate": "one gate value per layer, per attention head or per channel",
     "fusion.feed_forward": "interleaved: a feed-forward of the new layer's own",
     "fusion.taps": "GR00T, interleaved: VLM layers that are read: last, spread, or a list such as 3,7,15",
-    "prior.goal": "what Stage 1 is told of where its demonstration ends (lerobot's pi05); Stage 2 and acting never are",
+    "prior.goal": "where the demonstration ends, told to Stage 1 alone (lerobot's pi05)",
     "prior.goal_at": "whether that is the end of the sample's action chunk, or of its episode",
     "prior.goal_share": "share of Stage 1's samples that are told, between 0 and 1",
     "mix.repo_id": "unlabelled data that Stage 2 sees under an empty instruction",

@@ -27,7 +27,9 @@ def test_a_chosen_value_is_read_as_it_was_written(name):
     assert {name, *chosen.beside} == request.given
 
 
-@pytest.mark.parametrize("name", ["vlm_lr_scale", "inherited_lr_scale", "cache_kind", "cache_views"])
+@pytest.mark.parametrize(
+    "name", ["vlm_lr_scale", "inherited_lr_scale", "cache_kind", "cache_views", "prior.goal_at", "prior.goal_share"]
+)
 def test_a_value_that_nothing_would_read_is_refused(name):
     """It was recorded as if it had been applied."""
     chosen = FIELDS[name]

@@ -52,6 +52,9 @@ FIELDS = {
     "fusion.gate": Chosen("channel", "a gate value per channel"),
     "fusion.feed_forward": Chosen(True, "fusion layers have a feed-forward"),
     "fusion.taps": Chosen("spread", "fusion layers read several VLM layers"),
+    "prior.goal": Chosen("state", "Stage 1's prompt holds where the demonstration ends"),
+    "prior.goal_at": Chosen("episode", "that is the end of the episode", {"prior.goal": "state"}),
+    "prior.goal_share": Chosen(0.25, "that share of the samples has a goal", {"prior.goal": "state"}),
     "mix.repo_id": Chosen("someone/play", "unlabelled data are read", {"mix.share": 0.25}),
     "mix.root": Chosen("play", "unlabelled data are read", {"mix.share": 0.25}),
     "mix.share": Chosen(0.25, "that share of the frames is unlabelled", {"mix.root": "play"}),
@@ -63,6 +66,8 @@ FIELDS = {
     "gap_every": Chosen(7, "the blanked loss is taken at those steps"),
 }
 
+# What every policy but lerobot's pi05 refuses, and what it says.
+NO_GOALS = dict.fromkeys(("prior.goal", "prior.goal_at", "prior.goal_share"), "so far lerobot's pi05 alone")
 # What a program that acts may choose anew; every other field is refused there, since the checkpoint settles it.
 ACTING = ("guidance_scale",)
 

@@ -44,8 +44,8 @@ class StageFields:
         check(self.recipe, family.rules_of(kind))
         if self.recipe.prior.goal != "none" and getattr(self, "use_relative_actions", False):
             raise AptError(
-                "--policy.use_relative_actions takes the state out of the actions, and knows nothing of the second state "
-                "that prior.goal reads. Drop one of the two."
+                "--policy.use_relative_actions takes the state out of the actions, and knows nothing of the second "
+                "state that prior.goal reads. Drop one of the two."
             )
         super().__post_init__()  # type: ignore[misc]  # the host's config stands behind this mixin
         self.recipe = resolved(self.recipe, lambda: family.trained(vars(self)))

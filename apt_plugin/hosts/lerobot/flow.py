@@ -42,7 +42,7 @@ class PromptBatch:
     @classmethod
     def of(cls, batch: dict[str, Tensor]) -> PromptBatch:
         keys = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION)
-        return cls(*(batch[key] for key in keys), batch.get(GOAL_MASK))
+        return cls(*(batch[key] for key in keys), goal=batch.get(GOAL_MASK))
 
     def told(self, which: Tensor | bool) -> PromptBatch:
         """The same with a goal for `which` samples alone ([B] bool, or all or none of them)."""
@@ -53,7 +53,7 @@ class PromptBatch:
 
     def first(self, count: int) -> PromptBatch:
         """The first `count` text tokens: kept tokens stand first, so this drops instructions or padding."""
-        return PromptBatch(*(None if part is None else part[:, :count] for part in vars(self).values()))
+        return PromptBatch(**{name: part[:, :count] for name, part in vars(self).items() if part is not None})
 
 
 @dataclass(frozen=True)

@@ -81,9 +81,9 @@ class PrefixPolicy(AptPolicy):
     def _errors(self, batch: dict[str, Any], step: int, blank: bool) -> tuple[dict[str, Tensor], Tensor | None]:
         seen, actions = self.observed(batch), self.prepare_action(batch)
         draws, index = self.config.recipe.noise_draws, batch.get("index")
-        prior = self.config.recipe.prior
+        share = self.config.recipe.prior.goal_share
         # an evaluation asks what Stage 2 starts from, which is told no goal
-        told = chosen(prior.goal_share, actions, step, index) if step >= 0 and prior.goal != "none" else False
+        told = chosen(share, actions, step, index) if seen.prompt.goal is not None and step >= 0 else False
         prompt = seen.prompt.told(told)
         noise, time = draw(lambda n: self.model.sample_time(n, "cpu"), actions, draws, step, index)
         errors = self.model.forward(

@@ -16,7 +16,7 @@ from typing import Any
 
 from apt_plugin.backends import torch_device
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import families, written
+from apt_plugin.hosts.lerobot import families, goals, written
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
 from apt_plugin.hosts.lerobot.programs import TRAIN
 from apt_plugin.run import facts, preflight
@@ -99,7 +99,8 @@ def of(config: Any, output: Path) -> Facts:
     warmup, decay = _schedule(config.scheduler, steps)
     more: dict[str, Any] = {}
     if families.of(policy.type).prompt_steps:  # GR00T's prompt has no limit
-        step = AptPromptStep(family=families.host_type(policy.type), tokenizer_name=policy.tokenizer_name)
+        told = {"tokenizer_name": policy.tokenizer_name, "goal": goals.wanted(policy)}
+        step = AptPromptStep(family=families.host_type(policy.type), **told)
         width = int(math.prod(meta.features[state]["shape"]))
         more = facts.longest(texts, lambda text: step.longest(text, width)) | {
             "token_limit": policy.tokenizer_max_length

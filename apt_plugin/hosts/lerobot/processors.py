@@ -28,11 +28,11 @@ from lerobot.processor import (
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import families
+from apt_plugin.hosts.lerobot import families, goals
 from apt_plugin.hosts.lerobot.names import GOAL_MASK, INSTRUCTION_MASK, NATIVE_POSITION, PALIGEMMA, PREPROCESSOR
 from apt_plugin.language import arrange, as_words, goal_segment
 from apt_plugin.run.replace import replaced
-from apt_plugin.stages import LIKELIHOOD, PRIOR
+from apt_plugin.stages import LIKELIHOOD
 
 logger = logging.getLogger(__name__)
 
@@ -133,15 +133,8 @@ class AptPromptStep(ObservationProcessorStep):
 
     def get_config(self) -> dict[str, Any]:
         # `goal` where it is set alone: what other recipes save stays what it was, and so do the stamps of their caches
-        names = (
-            "family",
-            "tokenizer_name",
-            "max_length",
-            "require_task",
-            "task_key",
-            *(("goal",) if self.goal else ()),
-        )
-        return {name: getattr(self, name) for name in names}
+        names = ("family", "tokenizer_name", "max_length", "require_task", "task_key")
+        return {name: getattr(self, name) for name in names} | ({"goal": True} if self.goal else {})
 
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
@@ -172,7 +165,7 @@ def apt_processors(config: Any, dataset_stats: dict | None, host: ModuleType, ma
             tokenizer_name=config.tokenizer_name,
             max_length=config.tokenizer_max_length,
             require_task=config.stage == LIKELIHOOD,
-            goal=config.stage == PRIOR and config.recipe.prior.goal != "none",
+            goal=goals.wanted(config),
         )
 
     with replaced(host, "TokenizerProcessorStep", prompt_step):

@@ -6,6 +6,7 @@ B batch   K noise draws   T action tokens   A action dimensions
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from torch import Tensor
 from apt_plugin import freeze
 from apt_plugin.backends.torch_params import shapes
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import groups, register
+from apt_plugin.hosts.lerobot import goals, groups, register
 from apt_plugin.hosts.lerobot.checkpoints import refuses_without_plugin
 from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, host_type, of
 from apt_plugin.hosts.lerobot.loading import config_of
@@ -33,6 +34,8 @@ from apt_plugin.stages import LIKELIHOOD
 class LerobotSubject:
     """One policy with its own preprocessor, in eager float32 as the contracts are stated."""
 
+    goal_seed: int | None = None  # of the state that its batches are told as their goal
+
     def __init__(self, policy: Any, preprocessor: Any, folder: Path, changed: Callable[[], list[str]]):
         self.policy, self.preprocessor, self.folder, self.replaced_names = policy, preprocessor, folder, changed
         self.stage, self.prefix = policy.config.stage, policy.config.recipe.prefix
@@ -46,6 +49,10 @@ class LerobotSubject:
             raw[key] = torch.rand(n, *feature.shape, generator=pictures)
         if (state := config.robot_state_feature) is not None:
             raw["observation.state"] = torch.rand(n, *state.shape, generator=numbers) * 2 - 1
+            if self.goal_seed is not None:
+                ends = torch.Generator().manual_seed(200 + self.goal_seed)
+                goal = torch.rand(n, *state.shape, generator=ends) * 2 - 1
+                raw["observation.state"] = torch.stack([raw["observation.state"], goal], 1)
         steps = torch.Generator().manual_seed(7)
         raw["action"] = torch.rand(n, config.chunk_size, *config.action_feature.shape, generator=steps) * 2 - 1
         return self.preprocessor({**raw, "task": list(instructions), "index": torch.arange(n)})
@@ -100,12 +107,21 @@ class LerobotSubject:
         spoken = torch.where(batch[INSTRUCTION_MASK], prompt.tokens, -1)
         seen = [image[mask.bool()] for image, mask in zip(images, img_masks, strict=True)]
         fed = {"images": torch.cat(seen).float().cpu().numpy()} if any(map(len, seen)) else {}
+        if prompt.goal is not None and self.goal_seed is not None:
+            fed["goal"] = torch.where(prompt.goal, prompt.tokens, -1).cpu().numpy()
         if policy.config.robot_state_feature is not None:  # a suffix token, or among the prompt's kept tokens
             robot = torch.where(batch[INSTRUCTION_MASK], -1, prompt.tokens) if state is None else state
             fed["state"] = robot.float().cpu().numpy()
         return Outcome(
             loss.detach().float().cpu().numpy(), chunk.float().cpu().numpy(), grads, spoken.cpu().numpy(), fed
         )
+
+    def told(self, seed: int) -> LerobotSubject | None:
+        if not goals.wanted(self.policy.config):
+            return None
+        other = copy.copy(self)
+        other.goal_seed = seed
+        return other
 
     def switched(self) -> LerobotSubject:
         kind, config = type(self.policy), replace(self.policy.config, stage=LIKELIHOOD, pretrained_path=None)

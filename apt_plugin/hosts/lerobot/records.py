@@ -13,7 +13,7 @@ from apt_plugin import agreement, files, freeze, seal, stages
 from apt_plugin.backends import torch_absent, torch_params, torch_ranks
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot import facts, loading, preflight, renaming, training
+from apt_plugin.hosts.lerobot import facts, goals, loading, preflight, renaming, training
 from apt_plugin.hosts.lerobot.families import host_type
 from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_CONFIG, CONFIG, WEIGHTS
@@ -43,6 +43,11 @@ def check_data(config: Any, dataset_meta: Any) -> None:
         raise AptError(
             "recipe.cache needs the launcher, which takes the images out of the training script's data: apt-plugin run "
             "lerobot-train ... --recipe apt --apt.cache DIR. Without it: --policy.recipe.cache=''."
+        )
+    if dataset_meta is not None and goals.wanted(config) and not training.installed():
+        raise AptError(
+            "recipe.prior.goal needs the launcher, which reads a second state for the training script: apt-plugin run "
+            "lerobot-train ... --recipe apt --apt.prior.goal state. Without it: --policy.recipe.prior.goal=none."
         )
     if dataset_meta is not None:
         renaming.check_cameras(config, dataset_meta.features)

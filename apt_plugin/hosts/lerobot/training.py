@@ -17,7 +17,7 @@ from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from apt_plugin import files
 from apt_plugin.backends import torch_ranks
-from apt_plugin.hosts.lerobot import cache, checkpoints, mixing, order, renaming, shards
+from apt_plugin.hosts.lerobot import cache, checkpoints, goals, mixing, order, renaming, shards
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
 
@@ -66,7 +66,8 @@ def _datasets(host: Any) -> Any:
     def make_train_eval_datasets(cfg: Any) -> tuple[Any, Any]:
         shards.check(cfg)
         torch_ranks.keep_group()
-        train, held_out = host(cfg)
+        with goals.reading(cfg):
+            train, held_out = host(cfg)
         mixing.fill_tasks(train)
         mixing.fill_tasks(held_out)
         mix = getattr(getattr(cfg.policy, "recipe", None), "mix", None)

@@ -19,13 +19,13 @@ from apt_plugin.hosts.gr00t import acting, entry, names, prove, training
 from apt_plugin.hosts.gr00t.adapter import GrootAdapter
 from apt_plugin.launch import split
 from apt_plugin.run import staged
-from tests.hosts.fields import ACTING, FIELDS, values_of
+from tests.hosts.fields import ACTING, FIELDS, NO_GOALS, values_of
 from tests.hosts.gr00t import tiny
 from tests.hosts.gr00t.test_contracts import actions_of, stage1
 from tests.hosts.gr00t.test_export import stage2
 
 # Fields that this host refuses, at every door that trains, and what it says.
-REFUSED = {"mix.repo_id": "reads data from folders", "cache_kind": "GR00T stores backbone states"}
+REFUSED = {"mix.repo_id": "reads data from folders", "cache_kind": "GR00T stores backbone states", **NO_GOALS}
 TRAINING_FLAGS = {
     names.TRAIN: ["--base-model-path", "base2", "--dataset-path", "data", "--embodiment-tag", tiny.TAG],
     names.TRAIN_MIXTURE: ["--training.start-from-checkpoint", "base2", "--load-config-path", "soup.yaml"],

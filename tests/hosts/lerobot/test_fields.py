@@ -22,13 +22,13 @@ from apt_plugin.hosts.lerobot.groups import optimizer_groups, part_of
 from apt_plugin.launch import split
 from apt_plugin.run import staged
 from apt_plugin.vlm import Trained, resolved
-from tests.hosts.fields import ACTING, FIELDS, values_of
+from tests.hosts.fields import ACTING, FIELDS, NO_GOALS, values_of
 from tests.hosts.lerobot import tiny
 
 BASE = ["--policy.pretrained_path=lerobot/base", "--policy.device=cpu", "--dataset.repo_id=me/set"]
 # What a family of policies refuses, and what it says.
 TRAINS = {"pi05": "full", "groot": "frozen"}  # of the VLM, by lerobot's own defaults
-REFUSED = {"pi05": {}, "groot": {"cache_kind": "GR00T stores backbone states"}}
+REFUSED = {"pi05": {}, "groot": {"cache_kind": "GR00T stores backbone states", **NO_GOALS}}
 
 
 def parsed(flags: list[str]) -> Any:
@@ -193,6 +193,9 @@ ELSEWHERE = {
     "mix.root": ("test_training", "test_stage2_on_labelled_and_unlabelled_data"),
     "mix.share": ("test_training", "test_a_mix_has_its_share_and_its_labels"),
     "norm_stats": ("test_training", "test_stage2_keeps_the_statistics_of_its_prior"),
+    "prior.goal": ("test_goal", "test_each_frame_is_told_the_state_at_the_end"),
+    "prior.goal_at": ("test_goal", "test_each_frame_is_told_the_state_at_the_end"),
+    "prior.goal_share": ("test_goal", "test_a_share_of_the_samples_is_told"),
     "cache": ("test_cache", "test_both_stages_from_a_cache_equal_training_without"),
     "cache_kind": ("test_cache", "test_both_stages_from_a_cache_equal_training_without"),
     "cache_views": ("test_cache", "test_augmented_views_are_stored_and_drawn_from"),

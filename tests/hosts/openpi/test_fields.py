@@ -14,13 +14,13 @@ from apt_plugin.hosts.openpi.derive import derive
 from apt_plugin.hosts.openpi.programs import JOB
 from apt_plugin.launch import split
 from apt_plugin.recipe import flatten, from_flat
-from tests.hosts.fields import ACTING, FIELDS, values_of
+from tests.hosts.fields import ACTING, FIELDS, NO_GOALS, values_of
 from tests.hosts.openpi import tiny
 from tests.hosts.openpi.test_round_trip import SCRIPTS
 
 OWN = {"mix.share": dataclasses.replace(FIELDS["mix.share"], beside={"mix.repo_id": "someone/play"})}  # no folders here
 # Refused where a stage's config is derived, in JAX and in PyTorch.
-REFUSED = {"mix.root": "openpi finds data sets by repo id"}
+REFUSED = {"mix.root": "openpi finds data sets by repo id", **NO_GOALS}
 
 
 def toy() -> _config.TrainConfig:

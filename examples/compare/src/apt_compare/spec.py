@@ -190,7 +190,7 @@ class Setting:
             instead of for what the labelled ones go for.
         steps, batch, warmup: of the stock arm.
         lr_expert, lr_full: peak rates with a frozen and with a trained VLM, where none was tuned.
-        worlds: "each" seed has a world and a VLM of its own; with "one" all share the world, and vlm_seeds VLMs in turn.
+        worlds: "each" seed has a world and a VLM of its own; with "one" all share the world and vlm_seeds VLMs in turn.
         episodes: tests a split.
         arms: names; empty: all. budgets: equal "steps", equal counted "flops".
     """

@@ -43,6 +43,5 @@ def told(frames: Raw, goal: str, untold: bool) -> Raw:
 def words(state: np.ndarray) -> list[str]:
     """For example "grasp <loc05>": N texts."""
     cells = np.clip((state[:, :2] * CELLS).astype(int), 0, CELLS - 1) @ [1, CELLS]
-    return [
-        f"{_CLOSED if shut else _OPEN} {LOCATIONS[cell]}" for cell, shut in zip(cells, state[:, 2] <= 0.5, strict=True)
-    ]
+    verbs = np.where(state[:, 2] <= 0.5, _CLOSED, _OPEN)
+    return [f"{verb} {LOCATIONS[cell]}" for verb, cell in zip(verbs, cells, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import itertools
 import platform
@@ -150,10 +151,10 @@ class Run:
         else:
             pool = self.pool(body, False)
         trainer = self.trainer(body, pool, steps, False)
-        if self.retention is not None:
-            self.retention.ask(body, 0)
+        if (asking := self.retention) is not None:
+            asking.ask(body, 0)
             if arm.vlm != "frozen":
-                trainer.watched = {step: lambda step: self.retention.ask(body, step) for step in marks(steps)}
+                trainer.watched = dict.fromkeys(marks(steps), functools.partial(asking.ask, body))
         asked = arm.labelling_steps(steps)
         if frozen:
             body.freeze_vlm(True)
