@@ -105,7 +105,7 @@ def test_isolated_without_words_is_native(camera: np.ndarray, prompt: Prompt) ->
     """On an empty instruction both modes are one: the host's own rule. So Stage 1 is the host on prompts without
     a task, and not some third thing that the pretrained VLM has never met."""
     left = prompt.valid & ~prompt.instruction
-    empty = Prompt(prompt.tokens, left, np.zeros_like(left), (left.cumsum() - 1) * left)
+    empty = Prompt(prompt.tokens, left, np.zeros_like(left), (left.cumsum() - 1) * left, np.zeros_like(left))
     one, other = (rules_of(camera, empty, mode) for mode in ("isolated", "native"))
     valid = masks(camera, empty)[0]
     assert np.array_equal(one.position[valid], other.position[valid])
