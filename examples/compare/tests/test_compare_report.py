@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apt_compare import reporting
+from apt_compare import reporting, worlds
 from apt_compare.board import Board, current, shared
 from apt_compare.kinds import names, places
 from apt_compare.plan import Configs, read, results, shipped
@@ -254,7 +254,8 @@ def test_the_tables_that_people_read_follow_from_the_committed_results(made):
                 found = made.rate(setting, "steps", row["arm"], made.unseen)
                 assert row[setting] == ("" if found is None else _interval(found)), (row["arm"], setting)
     cells = 0
-    for table, setting in zip(_tables((PROJECT / "findings.md").read_text()), ("random", "little"), strict=True):
+    page = (PROJECT / "findings.md").read_text().partition(worlds.BEGIN)[0]  # behind it stand other results
+    for table, setting in zip(_tables(page), ("random", "little"), strict=True):
         for row in table:
             found = made.rate(setting, "steps", row["arm"], made.unseen)
             cells += 1

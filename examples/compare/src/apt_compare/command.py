@@ -20,16 +20,17 @@ class Compare:
 
     plan: which runs there are. run: do them (stops and resumes anywhere, several processes share the work). tune: find
     each arm's learning rate on the seen split. gather: all results as one table. report: tables, plots and a sentence
-    per question. page: write those sentences into a page such as findings.md.
+    per question. page: write those sentences into a page such as findings.md. worlds: the same for the tables of
+    settings whose seeds have a world each, which the report leaves out.
     """
 
-    action: Annotated[Literal["plan", "run", "tune", "gather", "report", "page"], tyro.conf.Positional]
+    action: Annotated[Literal["plan", "run", "tune", "gather", "report", "page", "worlds"], tyro.conf.Positional]
     output: Path = Path("apt-compare")
-    """Results, grounded VLMs and shared first stages; for report a folder, for gather and page a file."""
+    """Results, grounded VLMs and shared first stages; for report a folder, for gather, page and worlds a file."""
     configs: Path | None = None
     """Folder with arms/, settings/, rates.yaml and questions.yaml; left out: ours."""
     results: Path | None = None
-    """gather, report, page: a folder of runs or a .csv table; left out: the output folder."""
+    """gather, report, page, worlds: a folder of runs or a .csv table; left out: the output folder."""
     settings: tuple[str, ...] = ()
     arms: tuple[str, ...] = ()
     budgets: tuple[Literal["steps", "flops"], ...] = ()
@@ -41,7 +42,7 @@ class Compare:
     def __call__(self) -> int:
         folder = self.configs or plan.shipped()
         configs = plan.read(folder)
-        if self.action in ("gather", "report", "page"):
+        if self.action in ("gather", "report", "page", "worlds"):
             return self._from_results(configs)
         if self.action == "tune":
             from apt_compare.tuning import tune
@@ -53,19 +54,22 @@ class Compare:
         return self._list(jobs) if self.action == "plan" else self._run(jobs)
 
     def _from_results(self, configs: plan.Configs) -> int:
-        from apt_compare import reporting
+        from apt_compare import reporting, worlds
         from apt_compare.board import current
 
         source = self.results or self.output
         found: Any = plan.results(source)
         if source.is_dir():  # a folder may hold runs of arms that were edited since; a gathered table was filtered
             found = current(found, configs)
+        one_world, each = worlds.apart(found, configs)
         if self.action == "gather":
             plan.gather(found, self.output if self.output.suffix == ".csv" else self.output / "results.csv")
         elif self.action == "page":
-            reporting.write_page(found, configs, self.output)
+            reporting.write_page(one_world, configs, self.output)
+        elif self.action == "worlds":
+            worlds.write_page(each, configs, self.output)
         else:
-            reporting.write(found, configs, self.output)
+            reporting.write(one_world, configs, self.output)
         return 0
 
     def _list(self, jobs: list[plan.Job]) -> int:

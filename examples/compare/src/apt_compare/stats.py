@@ -1,7 +1,8 @@
 """Success rates over seeds and episodes, and differences between arms, with 95 % intervals.
 
 Episodes of one trained policy share its luck, so seeds are resampled first and episodes within them (hierarchical
-bootstrap). Two arms under one seed share demonstrations, the grounded VLM and test episodes: differences are paired.
+bootstrap), and no interval is narrower than Student's over the seeds. Two arms under one seed share demonstrations, the
+grounded VLM and test episodes: differences are paired.
 """
 
 from __future__ import annotations
@@ -37,33 +38,51 @@ class Estimate:
 
 
 def rate(counts: Counts, seed: int = 0) -> Estimate | None:
-    """Mean success over seeds; None without runs. One run's interval knows its episodes only."""
+    """Mean success over seeds, see `_interval`; None without runs. One run's interval knows its episodes only."""
     if not counts:
         return None
     draws = _resampled([counts], sorted(counts), seed)[0]
-    each = tuple(k / n for k, n in (counts[s] for s in sorted(counts)))
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Estimate(float(np.mean(each)), float(low), float(high), len(each), each)
+    each = np.array([k / n for k, n in (counts[s] for s in sorted(counts))])
+    low, high = _interval(draws, each)
+    return Estimate(float(each.mean()), max(0.0, low), min(1.0, high), len(each), tuple(float(v) for v in each))
 
 
 def difference(ours: Counts, theirs: Counts, seed: int = 0) -> Estimate | None:
-    """ours - theirs over the seeds that both have; None where they share none.
-
-    With a handful of seeds a percentile bootstrap is too narrow (it cannot see beyond the values it has), so the wider
-    of it and Student's interval over the seeds' differences is given.
-    """
+    """ours - theirs over the seeds that both have, see `_interval`; None where they share none."""
     both = sorted(set(ours) & set(theirs))
     if not both:
         return None
     a, b = _resampled([ours, theirs], both, seed)
     each = np.array([ours[s][0] / ours[s][1] - theirs[s][0] / theirs[s][1] for s in both])
-    low, high = np.percentile(a - b, [2.5, 97.5])
+    low, high = _interval(a - b, each)
+    return Estimate(float(each.mean()), low, high, len(both), tuple(float(v) for v in each))
+
+
+def _interval(draws: np.ndarray, each: np.ndarray) -> tuple[float, float]:
+    """The wider of the bootstrap's and Student's: over a handful of seeds the first cannot see beyond what it has.
+
+    Args:
+        draws: resampled means. each: [seeds].
+    """
+    low, high = np.percentile(draws, [2.5, 97.5])
+    half = _student_half(each)
+    return min(float(low), float(each.mean()) - half), max(float(high), float(each.mean()) + half)
+
+
+def _student_half(each: np.ndarray) -> float:
+    """Half of Student's 95 % interval of a mean; 0 of one number, of which nothing is known."""
+    count = len(each)
+    return 0.0 if count < 2 else T[min(count - 1, len(T)) - 1] * float(each.std(ddof=1)) / count**0.5
+
+
+def student(values: Mapping[int, float]) -> Estimate | None:
+    """Mean of a number over seeds with Student's 95 % interval; None without any, no interval (NaN) of one alone."""
+    each = np.array([values[s] for s in sorted(values)], float)
+    if not len(each):
+        return None
+    half = _student_half(each) if len(each) > 1 else float("nan")
     value = float(each.mean())
-    if len(both) > 1:
-        t = T[min(len(both) - 1, len(T)) - 1]
-        half = t * float(each.std(ddof=1)) / len(both) ** 0.5
-        low, high = min(low, value - half), max(high, value + half)
-    return Estimate(value, float(low), float(high), len(both), tuple(float(v) for v in each))
+    return Estimate(value, value - half, value + half, len(each), tuple(float(v) for v in each))
 
 
 def pooled(parts: Sequence[Counts]) -> dict[int, tuple[int, int]]:

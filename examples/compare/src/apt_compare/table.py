@@ -24,6 +24,8 @@ PATHS = {
     **{name.replace(" ", "_"): ("listen", name) for name in NUMBERS},
     "labels_right": ("labels_right",),
 }
+# Where a run has them: "step pointing naming; ..." of its VLM, and how many `task` episodes went to the usual target.
+LATER = ("retention", "task_usual")
 FIRST = ("setting", "arm", "seed", "budget", "digest", "stage1_steps", "last_steps", "episodes")
 
 
@@ -35,12 +37,13 @@ def write(found: Sequence[Mapping[str, Any]]) -> bytes:
     """
     splits = [split for split in SPLITS if any(split in each["splits"] for each in found)]
     scales = sorted({scale for each in found for scale in each["guided"]}, key=float)
-    columns = [*FIRST, *PATHS, *splits, *(f"{split}@{scale}" for scale in scales for split in splits)]
+    later = LATER if any(each.get("retention") for each in found) else ()
+    columns = [*FIRST, *PATHS, *later, *splits, *(f"{split}@{scale}" for scale in scales for split in splits)]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for each in sorted(found, key=lambda result: result["key"]):
-        writer.writerow(_row(each))
+        writer.writerow(_row(each) | {name: value for name, value in _later(each).items() if name in later})
     return out.getvalue().encode()
 
 
@@ -61,6 +64,12 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
         **{column: _short(_at(flat, path)) for column, path in PATHS.items()},
         **{name: count["k"] for name, count in counts.items()},
     }
+
+
+def _later(result: Mapping[str, Any]) -> dict[str, Any]:
+    asked = "; ".join(f"{step:.0f} {kept:.3g} {named:.3g}" for step, kept, named in result.get("retention") or [])
+    where = result["splits"].get("task", {}).get("where", {})
+    return {"retention": asked, "task_usual": where.get("usual", result.get("task_usual", 0))}
 
 
 def _at(values: Mapping[str, Any], path: Sequence[str]) -> Any:
@@ -102,6 +111,9 @@ def _result(row: Mapping[str, str]) -> dict[str, Any]:
             inner = inner.setdefault(name, {})
         if row[column] or len(path) == 1:
             inner[path[-1]] = float(row[column]) if row[column] else None
+    if row.get("retention"):
+        asked = [tuple(map(float, each.split())) for each in row["retention"].split("; ")]
+        out |= {"retention": asked, "task_usual": int(row["task_usual"])}
     for column, k in row.items():
         split, _, scale = column.partition("@")
         if split in SPLITS and k:

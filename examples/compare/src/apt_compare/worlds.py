@@ -1,0 +1,147 @@
+"""Settings whose seeds have a world and a VLM each, as one table: success by arm, Student's t over the worlds.
+
+The other settings have one world, two VLMs and another score; their report is `reporting`. Neither holds the other's
+results: a figure would be read as if it were of the same instrument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from apt_compare.kinds import verdict
+from apt_compare.plan import Configs
+from apt_compare.stats import Estimate, rank_correlation, student
+from apt_plugin import files
+from apt_plugin.errors import AptError
+
+SCORED = ("task", "combination", "object", "environment", "wording")  # `position` is `seen` again, `chained` 0 to 2 %
+RIVALS = ("stock_frozen", "warmup")  # one stage, no gates
+BEGIN, END = "<!-- worlds: written by `apt-compare worlds` -->", "<!-- end of worlds -->"
+Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]  # arm, with its guidance -> world -> run
+
+
+def apart(found: Sequence[Mapping[str, Any]], configs: Configs) -> tuple[list[Any], list[Any]]:
+    """(results of settings with one world, results of settings with a world a seed)."""
+    own = {name for name, setting in configs.settings.items() if setting.worlds == "each"}
+    return [each for each in found if each["setting"] not in own], [each for each in found if each["setting"] in own]
+
+
+def write_page(found: Sequence[Mapping[str, Any]], configs: Configs, path: Path) -> None:
+    """The tables between the two marks of a Markdown page; the rest of the page is left alone.
+
+    Raises:
+        AptError: no page there, or one without the marks.
+    """
+    page = path.read_text() if path.is_file() else ""
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise AptError(f"{path} holds not one pair of lines {BEGIN} and {END}; write both where the tables stand.")
+    files.write_bytes(path, with_tables(page, found, configs).encode())
+
+
+def with_tables(page: str, found: Sequence[Mapping[str, Any]], configs: Configs) -> str:
+    """The page with its tables renewed."""
+    head, _, rest = page.partition(BEGIN)
+    lines: list[str] = []
+    for name in configs.settings:
+        runs = by_arm([each for each in found if each["setting"] == name])
+        lines += [*table(runs), "", *(f"* {said}" for said in sentences(runs)), ""] if runs else []
+    return "\n".join([f"{head}{BEGIN}", "", *lines, END]) + rest.partition(END)[2]
+
+
+def by_arm(found: Sequence[Mapping[str, Any]]) -> Runs:
+    """Each run under its arm, and once more under "<arm> @<scale>" with what it did under that guidance."""
+    out: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for run in found:
+        out.setdefault(run["arm"], {})[run["seed"]] = run
+        for scale, splits in run["guided"].items():
+            guided = {**run, "splits": splits, "task_usual": None}
+            out.setdefault(f"{run['arm']} @{scale}", {})[run["seed"]] = guided
+    return out
+
+
+def score(run: Mapping[str, Any]) -> float:
+    """Mean success over `SCORED`."""
+    return sum(of_split(split)(run) for split in SCORED) / len(SCORED)
+
+
+def of_split(split: str) -> Callable[[Mapping[str, Any]], float]:
+    return lambda run: run["splits"][split]["k"] / run["splits"][split]["n"]
+
+
+def over(runs: Mapping[int, Mapping[str, Any]], number: Callable[[Mapping[str, Any]], float]) -> Estimate | None:
+    """A number of each run over the worlds."""
+    return student({seed: number(run) for seed, run in runs.items()})
+
+
+def minus(ours: Mapping[int, Any], theirs: Mapping[int, Any], number: Callable[[Any], float]) -> Estimate | None:
+    """The same, ours - theirs in the worlds that both have."""
+    return student({seed: number(ours[seed]) - number(theirs[seed]) for seed in ours.keys() & theirs.keys()})
+
+
+def table(runs: Runs) -> list[str]:
+    """Markdown: success in %, how often a `task` ended at the usual target, and what is left of the VLM's pointing and
+    naming."""
+    head = ["arm", "worlds", "seen", "task (95 %)", "to the usual", *SCORED[1:]]
+    head += ["five (95 %)", "pointing", "naming"]
+    out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    ranked = sorted(runs, key=lambda arm: -sum(map(score, runs[arm].values())) / len(runs[arm]))
+    for arm in ranked:
+        each = runs[arm]
+        cells = [_shown(over(each, of_split(name)), split=name) for name in ("seen", *SCORED)]
+        cells.insert(2, _habit(list(each.values())))
+        kept = [_mean([run["retention"][-1][column] for run in each.values()]) for column in (1, 2)]
+        out.append(
+            f"| `{arm}` | {len(each)} | {' | '.join(cells)} | {_shown(over(each, score))} | {' | '.join(kept)} |"
+        )
+    return out
+
+
+def _habit(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Of the episodes of `task`, in %, that went to the usual target; a table of results keeps no guided ones."""
+    told = [run["splits"]["task"].get("where", {}).get("usual", run.get("task_usual")) for run in runs]
+    if None in told:
+        return ""
+    return f"{100 * sum(told) / sum(run['splits']['task']['n'] for run in runs):.0f}"
+
+
+def sentences(runs: Runs) -> list[str]:
+    """Each arm against the one-stage rivals, on `task` and on the five; what goes with success."""
+    out = []
+    for arm, each in runs.items():
+        for rival in RIVALS:
+            if arm.partition(" @")[0] in RIVALS or rival not in runs:
+                continue
+            found = [minus(each, runs[rival], number) for number in (of_split("task"), score)]
+            told = [
+                f"{_points(made)} on {what}" for made, what in zip(found, ("task", "the five"), strict=True) if made
+            ]
+            out.append(f"{arm} against {rival}: {', '.join(told)}.")
+    every = [run for arm, each in runs.items() if " @" not in arm for run in each.values()]
+    if len(every) >= 8:
+        value, low, high = rank_correlation([(run["retention"][-1][1], score(run)) for run in every])
+        out.append(
+            f"Pointing kept and success, {len(every)} runs: rank correlation {value:.2f} ({low:.2f} to {high:.2f})."
+        )
+    return out
+
+
+def _shown(made: Estimate | None, split: str = "") -> str:
+    """The interval where it is wanted: of `task` and of the five."""
+    assert made is not None
+    value = f"{100 * made.value:.0f}"
+    if split not in ("", "task") or made.seeds < 2:
+        return value
+    return f"{value} ({100 * made.low:.0f} to {100 * made.high:.0f})"
+
+
+def _points(made: Estimate) -> str:
+    if made.seeds < 2:
+        return f"{100 * made.value:+.0f} (1 world)"
+    told = f"{100 * made.value:+.0f} ({100 * made.low:+.0f} to {100 * made.high:+.0f}, {made.seeds} worlds)"
+    return f"{told}, {verdict(made)},"
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.2f}"

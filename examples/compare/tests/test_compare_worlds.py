@@ -1,0 +1,90 @@
+"""The table over worlds: its score, its intervals, and that neither instrument reports the other's results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apt_compare import table, worlds
+from apt_compare.board import current
+from apt_compare.plan import read, results, shipped
+from apt_compare.stats import student
+from apt_plugin.errors import AptError
+
+CONFIGS = read(shipped())
+PROJECT = Path(__file__).parents[1]
+
+
+def run(arm: str, seed: int, task: int, rest: int = 50, guided: bool = False) -> dict:
+    counts = {split: {"k": rest, "n": 100, "where": {}} for split in ("seen", "position", "chained", *worlds.SCORED)}
+    counts["task"] = {"k": task, "n": 100, "where": {"usual": 100 - task}}
+    return {
+        "setting": "certain", "arm": arm, "seed": seed, "budget": "steps", "rate": 3e-3, "steps": [0, 10],
+        "flops": {"stock": 1e9, "total": 1e9}, "cpu": {"train": 1.0}, "wall": {"train": 1.0}, "listen": {},
+        "splits": counts, "guided": {"1.5": counts} if guided else {}, "labels_right": None,
+        "retention": [[0, 1.0, 0.9], [1500, 0.8 + seed / 100, 0.7]], "key": f"certain--{arm}--s{seed}--steps--x",
+    }  # fmt: skip
+
+
+def test_an_interval_over_worlds_is_students():
+    """A percentile bootstrap of five numbers cannot see beyond them: 48 to 58 was printed where it is 45 to 60."""
+    found = student({0: 0.5, 1: 0.6, 2: 0.7})
+    assert found is not None
+    assert found.value == pytest.approx(0.6)
+    assert found.high - found.value == found.value - found.low == pytest.approx(4.303 * 0.1 / 3**0.5)
+    alone = student({3: 0.5})
+    assert alone is not None
+    assert alone.high != alone.high  # of one world nobody knows
+    assert student({}) is None
+
+
+def test_the_score_is_the_mean_of_the_five_splits_that_tell_something():
+    assert worlds.score(run("a", 0, 100)) == pytest.approx(0.6)
+    assert not {"seen", "rare", "position", "chained"} & set(worlds.SCORED)
+
+
+def test_the_table_says_worlds_and_intervals_and_the_sentences_say_differences():
+    arms = {"stock_frozen": 40, "new": 80}
+    kept = [run(arm, seed, k + seed, guided=arm == "new") for arm, k in arms.items() for seed in range(4)]
+    made = worlds.by_arm(kept)
+    lines = worlds.table(made)
+    assert lines[2].startswith("| `new` | 4 | 50 | 82 (79 to 84) | 18 |")
+    assert lines[2].endswith("| 56 (56 to 57) | 0.82 | 0.70 |")
+    assert lines[3].startswith("| `new @1.5` |")
+    said = worlds.sentences(made)
+    told = "+40 (+40 to +40, 4 worlds), better, on task, +8 (+8 to +8, 4 worlds), better, on the five."
+    assert said[0] == f"new against stock_frozen: {told}"
+    assert said[-1].startswith("Pointing kept and success, 8 runs: rank correlation ")
+    assert "(1 world) on task" in worlds.sentences(worlds.by_arm([run("new", 0, 80), run("warmup", 0, 70)]))[0]
+
+
+def test_retention_and_where_the_arm_went_survive_the_table():
+    kept = [run("a", 0, 30), run("b", 1, 40)]
+    back = table.read(table.write(kept).decode())
+    assert [each["retention"] for each in back] == [
+        [(0, 1.0, 0.9), (1500, pytest.approx(0.8 + k / 100), 0.7)] for k in (0, 1)
+    ]
+    assert [each["task_usual"] for each in back] == [70, 60]
+    assert table.write(back) == table.write(kept)
+
+
+def test_neither_instrument_reports_the_others_results():
+    old = {**run("a", 0, 10), "setting": "random"}
+    assert worlds.apart([old, run("a", 0, 10)], CONFIGS) == ([old], [run("a", 0, 10)])
+
+
+def test_the_tables_on_the_page_follow_from_the_committed_results():
+    """And from the committed arms and settings: an edited arm's old results no longer count."""
+    found = results(PROJECT / "worlds.csv")
+    assert len(current(found, CONFIGS)) == len(found)
+    assert worlds.apart(found, CONFIGS)[0] == []
+    page = (PROJECT / "findings.md").read_text()
+    assert page.count("\n| `stock_frozen` |") >= 2
+    assert worlds.with_tables(page, found, CONFIGS) == page
+
+
+def test_a_page_without_marks_is_left_alone(tmp_path):
+    (tmp_path / "page.md").write_text("no marks")
+    with pytest.raises(AptError, match="holds not one pair of lines"):
+        worlds.write_page([run("a", 0, 10)], CONFIGS, tmp_path / "page.md")
