@@ -8,6 +8,7 @@ import pytest
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import owner_of
+from apt_plugin.hosts.lerobot.families import POLICIES
 from apt_plugin.launch import split
 from apt_plugin.recipes import find, shipped
 from tests.schedules import check
@@ -22,7 +23,7 @@ COMMANDS = {
 
 def test_each_host_has_its_own_recipes() -> None:
     assert set(shipped()) == {"lerobot", "openpi", "gr00t"}
-    assert {"pi05", "pi0", "pi05_play_data"} <= set(shipped()["lerobot"])
+    assert {*POLICIES, "pi05_play_data"} <= set(shipped()["lerobot"])  # one for each policy type
     assert {"pi05_libero", "pi0_libero", "pi05_droid_finetune"} <= set(shipped()["openpi"])
     assert {"strict", "host", "export", "cached"} <= set(shipped()["gr00t"])
 

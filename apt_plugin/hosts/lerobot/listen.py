@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import ModelCard
 from torch import Tensor
 
 from apt_plugin.backends import torch_listen, torch_params
 from apt_plugin.backends.torch_evidence import Beside
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot import cards
 from apt_plugin.hosts.lerobot.families import find
 from apt_plugin.hosts.lerobot.groups import VLM
 from apt_plugin.hosts.lerobot.listen_attention import attention_of
@@ -27,7 +27,6 @@ from apt_plugin.hosts.lerobot.listening import STOCK_VLM, Listening
 from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Context, Frames, facts_of
-from apt_plugin.run.replace import replaced
 from apt_plugin.stages import LIKELIHOOD, RECORD, read_record
 
 logger = logging.getLogger(__name__)
@@ -139,9 +138,7 @@ class LerobotListener:
 
     def model_card(self) -> str:
         """By lerobot's own template; ours adds how the recipe trained it."""
-        config, data = self.config, str(getattr(self.dataset, "repo_id", ""))
-        with replaced(ModelCard, "validate", lambda *_: None):  # by the hub, where it is pushed
-            return str(self.policy.generate_model_card(data, config.type, config.license, config.tags))
+        return cards.fresh(self.policy, str(getattr(self.dataset, "repo_id", "")))
 
     def digest(self) -> str:
         return torch_params.digest(_vlm(self.policy).items())

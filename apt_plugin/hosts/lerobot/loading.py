@@ -79,7 +79,7 @@ def _adapters(config: Any, base: Source) -> Source | None:
     folder = local_folder(config.pretrained_path)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         return None
-    check_steps(folder, config)
+    check_steps(folder)
     record = read_record(folder)
     files.check_safetensors(folder / ADAPTER_WEIGHTS, record.weights)
     check_sealed(folder, record)
@@ -99,7 +99,7 @@ def _weights(path: str | Path, config: Any, dataset_meta: Any = None, **download
     host_config = files.read_json(folder / "config.json")
     kind = host_config.get("type")
     if kind == config.type:
-        check_steps(folder, config)  # of a checkpoint of ours the host, or our Stage 2, reads the processors next
+        check_steps(folder)  # of a checkpoint of ours the host, or our Stage 2, reads the processors next
         record = read_record(folder)
         check_sealed(folder, record)
         if record.stage == config.stage:

@@ -50,7 +50,7 @@ def open_policy(path: str | Path, device: str = "") -> Opened:
             "checkpoints/last/pretrained_model."
         )
     config: Any = loading.config_of(folder)
-    check_steps(folder, config)
+    check_steps(folder)
     config.pretrained_path = folder
     if device or not config.device:
         config.device = device or "cpu"

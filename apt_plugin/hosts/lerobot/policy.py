@@ -9,6 +9,7 @@ families is a method that a family's own policy answers.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,10 @@ import torch
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from apt_plugin import card, freeze, stages
+from apt_plugin import freeze, stages
 from apt_plugin.backends import torch_params
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot import cache, families, loading, records, shards
+from apt_plugin.hosts.lerobot import cache, cards, families, loading, records, shards
 from apt_plugin.hosts.lerobot.groups import check_wrapped, in_vlm, optimizer_groups, trainable_share, vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS
 from apt_plugin.listen.interval import interval_numbers
@@ -33,9 +34,6 @@ else:
     HostPolicy = object
 
 logger = logging.getLogger(__name__)
-SERVED = (
-    'To run it, install the policy beside lerobot: `pip install "apt-plugin[lerobot]"`. Without it lerobot refuses.'
-)
 
 
 class AptPolicy(HostPolicy):
@@ -62,6 +60,7 @@ class AptPolicy(HostPolicy):
         self.apt_run = records.state_of(config)
         self._apt_eval: dict[str, list[float]] = {}
         config._apt_recorder = self._record_adapter
+        config._apt_card = functools.partial(cards.told, self)
 
     # -- what a family says of itself -----------------------------------------------------------------------
 
@@ -141,15 +140,10 @@ class AptPolicy(HostPolicy):
     def generate_model_card(
         self, dataset_repo_id: str, model_type: str, license: str | None, tags: list[str] | None, **more: Any
     ) -> Any:
-        """lerobot's own card of the policy that this one was made from, with a section of ours."""
+        """lerobot's own card of the policy that this one was made from, with a section of ours (main: `cards`)."""
         host = families.host_type(model_type)
-        made = super().generate_model_card(dataset_repo_id, host, license, [*(tags or []), model_type, "apt"], **more)
-        run = getattr(more.get("cfg"), "output_dir", None)
-        proofs = card.proofs_of(Path(run).parent) if run else None
-        record = self.apt_run.record(vlm=vlm_digest(self), weights="", layout="")
-        made.text = card.put(made.text, card.TRAINED, f"{card.trained(record, proofs)}\n{SERVED}")
-        made.text = card.put(made.text, card.HEARD, card.UNHEARD)
-        return made
+        made = super().generate_model_card(dataset_repo_id, host, license, cards.tags(model_type, tags), **more)
+        return cards.told(self, made, more.get("cfg"))
 
     def _record_adapter(self, folder: Path) -> None:
         if (folder / ADAPTER_WEIGHTS).is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apt_plugin.hosts.lerobot.families import FAMILIES
+from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES
 from apt_plugin.hosts.lerobot.private import PRIVATE
 from apt_plugin.probes import Package, Probe, every, imports_of, names, parameters, private, says
 
@@ -21,11 +21,24 @@ def takes_autocast(package: Package) -> bool:
     return package.holds("configs.train", "TrainPipelineConfig.accelerator")
 
 
+def card_by_config(package: Package) -> bool:
+    """Whether a function writes model cards, of a config (cards.py); in 0.6.1 the policy does."""
+    return package.holds("common.train_utils", "generate_model_card")
+
+
+_CARD = {
+    True: parameters("common.train_utils", "generate_model_card", "model_cfg", "cfg", first=True),
+    False: names("policies.pretrained", "PreTrainedPolicy.generate_model_card"),
+}
 _AUTOCAST = {True: names("configs.accelerator", "AcceleratorConfig.mixed_precision"), False: says(TRAIN, "bf16")}
 PROBES = (
     Probe("imports", imports_of(Path(__file__).parent)),
     private(PRIVATE),
     Probe("training script", names(TRAIN, *REBOUND)),
+    Probe("warm-up", every(
+        names(TRAIN, "make_optimizer_and_scheduler", "update_policy"),
+        lambda package: names(TRAIN, "load_training_state")(package) and names(TRAIN, "resume_before_prepare")(package),
+    )),
     Probe("checkpoint saving", every(
         parameters("common.train_utils", "save_checkpoint", "checkpoint_dir", first=True),
         parameters("common.train_utils", "update_last_checkpoint", "checkpoint_dir", first=True),
@@ -43,7 +56,12 @@ PROBES = (
         names("datasets.lerobot_dataset", "LeRobotDataset.clear_image_transforms"),
         names("datasets.dataset_reader", "DatasetReader.hf_dataset"),
     )),
+    # A saved processor's steps are looked up in the host's registry: importing a policy's package fills it (steps.py).
+    Probe("registered steps", every(
+        *(names(f"policies.{kind}", f"make_{kind}_pre_post_processors") for kind in POLICIES)
+    )),
     Probe("policy server", names("async_inference.constants", "SUPPORTED_POLICIES")),
+    Probe("model cards", lambda package: _CARD[card_by_config(package)](package)),
     Probe("LoRA", names("policies.pretrained", "PreTrainedPolicy.wrap_with_peft")),
     *(probe for family in FAMILIES for probe in family.probes),
 )  # fmt: skip

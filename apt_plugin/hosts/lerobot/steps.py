@@ -6,8 +6,6 @@ the hub can run any command. A step that the host, a plugin of it or we register
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,18 @@ from apt_plugin.hosts.lerobot.names import PREPROCESSOR
 POSTPROCESSOR = "policy_postprocessor.json"
 
 
-def check_steps(folder: Path, config: Any) -> None:
+def check_steps(folder: Path) -> None:
     """Refuse saved processors with a step that is not in the host's registry.
 
     Args:
-        folder: a checkpoint; config: its policy config, whose family registers steps of its own.
+        folder: a checkpoint; the package of its policy has been imported, as its config was read.
 
     Raises:
         AptError: naming the file and the step.
     """
+    from lerobot.policies import factory  # noqa: F401  # the package of each policy registers its steps
     from lerobot.processor import ProcessorStepRegistry
 
-    family = type(config).__module__.replace("configuration_", "processor_")
-    if importlib.util.find_spec(family) is not None:
-        importlib.import_module(family)
     known = set(ProcessorStepRegistry.list())
     for name in (PREPROCESSOR, POSTPROCESSOR):
         if (folder / name).is_file():

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lerobot.common import train_utils
 from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from apt_plugin import files
 from apt_plugin.backends import torch_ranks
-from apt_plugin.hosts.lerobot import cache, checkpoints, goals, mixing, order, renaming, shards
+from apt_plugin.hosts.lerobot import cache, cards, checkpoints, goals, mixing, order, renaming, shards
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
 
@@ -51,6 +52,8 @@ def install(around: Mapping[str, Callable[[Any], Any]] | None = None) -> None:
     }
     for name, wrap in wraps.items():
         _INSTALLED.wrap(lerobot_train, name, wrap)
+    if cards.by_config():
+        _INSTALLED.wrap(train_utils, cards.FUNCTION, cards.with_recipe)
     for name, wrap in (around or {}).items():
         _INSTALLED.wrap(lerobot_train, name, wrap, over=name in wraps)
 

@@ -19,6 +19,7 @@ from apt_plugin.run.replace import Replacements
 
 logger = logging.getLogger(__name__)
 _INSTALLED = Replacements()
+RESUMES = ("resume_before_prepare", "load_training_state")  # in main's script, in 0.6.1's
 
 
 class Warmup:
@@ -68,15 +69,15 @@ class Warmup:
         return make_optimizer_and_scheduler
 
     def resumed(self, host: Any) -> Any:
-        """Around `load_training_state`, which tells the step."""
+        """Around what tells the step of a checkpoint: the first of what it returns, or (main) all of it."""
 
         @functools.wraps(host)
-        def load_training_state(*args: Any, **kwargs: Any) -> Any:
+        def resume(*args: Any, **kwargs: Any) -> Any:
             found = host(*args, **kwargs)
-            self.step = found[0]
+            self.step = found if isinstance(found, int) else found[0]
             return found
 
-        return load_training_state
+        return resume
 
     def updates(self, host: Any) -> Any:
         """Around `update_policy`, one step."""
@@ -104,7 +105,7 @@ def install(share: float) -> None:
     wraps = {
         "make_train_eval_datasets": warmup.begins,
         "make_optimizer_and_scheduler": warmup.built,
-        "load_training_state": warmup.resumed,
+        next(name for name in RESUMES if hasattr(lerobot_train, name)): warmup.resumed,
         "update_policy": warmup.updates,
     }
     for name, wrap in wraps.items():

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from lerobot.common import train_utils
 
 from apt_plugin.card import listened
+from apt_plugin.hosts.lerobot import cards, training
 from apt_plugin.hosts.lerobot.opening import open_policy
 from apt_plugin.hosts.lerobot.sizes import TINY, sized
 from apt_plugin.listen import Settings
@@ -22,17 +24,28 @@ from tests.hosts.lerobot.test_listen import stock_folder
 QUIET = Settings(instructions=3, draws=2, progress=False)
 
 
-def test_what_is_pushed_says_how_it_was_trained(likelihood: Path, tmp_path: Path) -> None:
-    """`push_to_hub` calls this on the policy with the training's config."""
-    policy: Any = open_policy(likelihood).policy
-    (tmp_path / PROOFS).write_text(json.dumps({"holds": True}))
-    cfg = SimpleNamespace(output_dir=tmp_path / "stage2")
-    with pytest.MonkeyPatch.context() as patch:
-        import lerobot.policies.pretrained as host
+def pushed(policy: Any, cfg: Any) -> ModelCard:
+    """The card as a training run asks for it, where it pushes."""
+    config = policy.config
+    if not cards.by_config():
+        return policy.generate_model_card(cfg.dataset.repo_id, config.type, config.license, config.tags, cfg=cfg)
+    training.install()
+    try:
+        return train_utils.generate_model_card(config, cfg=cfg, dataset_meta=None)
+    finally:
+        training.uninstall()
 
-        patch.setattr(host, "_build_card_context", lambda *_: {})
+
+def test_what_is_pushed_says_how_it_was_trained(likelihood: Path, tmp_path: Path) -> None:
+    policy: Any = open_policy(likelihood).policy
+    policy.config.tags = ["mine"]
+    (tmp_path / PROOFS).write_text(json.dumps({"holds": True}))
+    cfg = SimpleNamespace(
+        output_dir=tmp_path / "stage2", dataset=SimpleNamespace(repo_id="me/kitchen"), steps=3, batch_size=2, seed=1
+    )
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ModelCard, "validate", lambda _: None)  # asks the hub
-        card = policy.generate_model_card("me/kitchen", policy.config.type, None, ["mine"], cfg=cfg)
+        card = pushed(policy, cfg)
     assert card.data.base_model == "lerobot/pi05_base"
     assert card.data.datasets == "me/kitchen"
     assert {"apt", "pi05_apt", "mine"} <= set(card.data.tags)

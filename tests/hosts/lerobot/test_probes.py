@@ -26,12 +26,15 @@ CHANGES = {
     "imports": ("policies/utils.py", r"def get_device_from_parameters", "def device_of"),
     "private names": ("policies/groot/modeling_groot.py", r"_filter_groot_inputs", "_filter_inputs"),
     "training script": ("scripts/lerobot_train.py", r"\bEpisodeAwareSampler\b", "EpisodeSampler"),
+    "warm-up": ("scripts/lerobot_train.py", r"\bupdate_policy\b", "one_update"),
     "checkpoint saving": ("common/train_utils.py", r"(def save_checkpoint\(\s*)checkpoint_dir", r"\1folder"),
     "checkpoint files": ("utils/constants.py", r"optimizer_state\.safetensors", "optimizer.safetensors"),
     "bfloat16 autocast": ("scripts/lerobot_train.py", r"bf16", "half"),
     "Euler loop": ("policies/common/flow_matching.py", r"inference_delay: ", "delay: "),
     "image reader": ("datasets/dataset_reader.py", r"\bhf_dataset\b", "table"),
+    "registered steps": ("policies/smolvla/__init__.py", r"make_smolvla_pre_post_processors", "make_processors"),
     "policy server": ("async_inference/constants.py", r"SUPPORTED_POLICIES", "POLICIES"),
+    "model cards": ("policies/pretrained.py", r"def generate_model_card", "def model_card"),
     "LoRA": ("policies/pretrained.py", r"wrap_with_peft", "wrap_peft"),
     "policy fields": ("policies/pi05/configuration_pi05.py", r"train_expert_only", "expert_only"),
     "π0.5 model": (PI05, r"def embed_prefix\(\s*self, images", "def embed_prefix(self, states, images"),
@@ -60,6 +63,8 @@ def test_another_release_fails_the_probe_of_what_it_changed(lerobot: Package, tm
     file, old, new = CHANGES[name]
     if name == "bfloat16 autocast" and probes.takes_autocast(lerobot):
         file, old, new = "configs/accelerator.py", r"mixed_precision: str", "precision: str"
+    if name == "model cards" and probes.card_by_config(lerobot):
+        file, old, new = "common/train_utils.py", r"(def generate_model_card\(\s*)model_cfg", r"\1model"
     told = failed(doctored.copy(lerobot, tmp_path, file, old, new), probes.PROBES)
     assert [line.partition(":")[0] for line in told] == [name], told
 
@@ -74,6 +79,7 @@ def test_the_rebound_names_are_those_that_are_probed() -> None:
         found = {name.removeprefix("lerobot.scripts.lerobot_train.") for name in claimed()}
     finally:
         training.uninstall()
+    found.discard("lerobot.common.train_utils.generate_model_card")  # main's; the probe "model cards" has it
     assert found == set(probes.REBOUND) - {"make_optimizer_and_scheduler"}  # bound by a cache's builder
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("lerobot")
@@ -9,6 +11,7 @@ import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import factory  # noqa: F401  # registers the policy types
 
+from apt_plugin.hosts.lerobot.families import POLICIES
 from apt_plugin.launch import split
 from apt_plugin.recipes import shipped
 from tests.schedules import check
@@ -20,7 +23,7 @@ STEPS = 100_000  # lerobot-train's own default
 @pytest.mark.parametrize("name", sorted(shipped()["lerobot"]))
 def test_every_stage_reaches_its_rate_and_leaves_it_in_time(name: str, stage: str) -> None:
     request = split(["lerobot-train", "--recipe", "apt", "--apt.config", name], "lerobot")
-    policy = PreTrainedConfig.get_choice_class("pi0" if name == "pi0" else "pi05")()
+    policy: Any = PreTrainedConfig.get_choice_class(next(kind for kind in POLICIES if name.split("_")[0] == kind))()
     assert not [flag for flag in request.stage_flags[stage] if "scheduler" in flag]  # else it belongs below
     steps = int(request.stage_flags[stage].get("steps", STEPS))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
