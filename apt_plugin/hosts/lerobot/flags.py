@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 AUTOCAST = "accelerator.mixed_precision"
 # Of a plain checkpoint's config: what the new policy says itself.
-_NOT_CARRIED = ("type", "pretrained_path", "input_features", "output_features", "model_params_fp32")
+_NOT_CARRIED = ("type", "pretrained_path", "input_features", "output_features", "model_params_fp32", "use_peft")
 
 
 def recipe_flags(recipe: Recipe) -> dict[str, str]:
@@ -75,13 +75,24 @@ def source_flags(flags: Flags) -> Flags:
     """Turn the host's policy type, or a plain checkpoint named by --policy.path, into ours.
 
     Raises:
-        AptError: a policy without a flow-matching action expert behind a VLM, or none named.
+        AptError: a policy without a flow-matching action expert behind a VLM, or none named; adapters in place of a
+            whole policy; the host's own switch for LoRA.
     """
     path = flags.get("policy.path")
     kind = flags.get("policy.type")
+    if flags.get("policy.use_peft") == "true":  # 0.7 trains LoRA on this flag alone
+        raise AptError(
+            "--policy.use_peft=true asks the host for LoRA in both stages; the recipe has LoRA on the VLM, in Stage 2. "
+            "Write --apt.vlm lora in its place (its settings are --peft.*)."
+        )
     if path is not None:
         config = files.read_json(local_folder(path) / "config.json")
         kind = config.get("type")
+        if config.get("use_peft"):
+            raise AptError(
+                f"{path} holds LoRA adapters (use_peft in its config.json), and Stage 1 starts from whole weights. "
+                "Merge them into their base first (merge_and_unload of PEFT), or name the base in --policy.path."
+            )
         carried = {
             f"policy.{k}": json.dumps(v) if isinstance(v, list | bool | dict) else str(v)
             for k, v in config.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,18 @@ def test_policy_path_of_a_plain_checkpoint(plain: dict[str, Path]) -> None:
     assert "--policy.image_resolution=[28, 28]" in command  # its own settings come along
     assert command.count("--policy.chunk_size=9") == 1  # and the user's win
     assert not [t for t in command if t.startswith("--policy.path")]
+
+
+def test_lora_of_the_hosts_own_is_refused_with_the_way_to_have_it(plain: dict[str, Path], tmp_path: Path) -> None:
+    """0.7 trains LoRA on `--policy.use_peft=true` alone, which a LoRA checkpoint's config brought into both stages."""
+    with pytest.raises(AptError, match=r"Write --apt\.vlm lora in its place"):
+        plan(*BASE, "--recipe=apt", "--policy.use_peft=true")
+    config = json.loads((plain["pi05"] / "config.json").read_text())
+    assert config["use_peft"] is False
+    assert not [t for t in plan("lerobot-train", f"--policy.path={plain['pi05']}", "--recipe=apt") if "use_peft" in t]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"use_peft": True}))
+    with pytest.raises(AptError, match=r"holds LoRA adapters .*Merge them into their base first"):
+        plan("lerobot-train", f"--policy.path={tmp_path}", "--recipe=apt")
 
 
 def test_lora_asks_the_host_for_peft(trained: Path) -> None:
