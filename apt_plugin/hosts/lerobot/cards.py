@@ -73,6 +73,6 @@ def fresh(policy: Any, dataset: str) -> str:
     with replaced(ModelCard, "validate", lambda *_: None):  # by the hub, where it is pushed
         if not by_config():
             return str(policy.generate_model_card(dataset, config.type, config.license, config.tags))
-        made = with_recipe(getattr(train_utils, FUNCTION))(config)
+        made: Any = with_recipe(getattr(train_utils, FUNCTION))(config)
         made.data.datasets = dataset
         return str(made)
