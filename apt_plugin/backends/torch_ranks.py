@@ -16,7 +16,12 @@ _kept: list[object] = []
 
 def writes() -> bool:
     """Whether this process is the one that writes files: the first, or the only one."""
-    return not _many() or distributed.get_rank() == 0
+    return rank() == 0
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return distributed.get_rank() if _many() else 0
 
 
 def meet() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from apt_plugin import files, freeze, stages
 from apt_plugin.backends import torch_params, torch_ranks
 from apt_plugin.backends.torch_draws import draw
-from apt_plugin.hosts.openpi import checkpoints, records
+from apt_plugin.hosts.openpi import checkpoints, order, records
 from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch, part_of
 from apt_plugin.hosts.openpi.training import GAP, REPLACED, mix_data
 from apt_plugin.stages import LIKELIHOOD, write_record
@@ -36,6 +36,8 @@ class Watched(AptPI0Pytorch):
         self, observation: Any, actions: Tensor, noise: Tensor | None = None, time: Tensor | None = None
     ) -> Tensor:
         run = self.run
+        if self.training:  # the host augments images by a global stream, which no checkpoint holds
+            torch.manual_seed(run.config.seed + 1_000_003 * run.state.step + torch_ranks.rank())
         if self.training and noise is None and time is None:
             noise, time = draw(lambda n: self.sample_time(n, "cpu"), actions, self.apt.noise_draws, run.state.step)
         loss = super().forward(observation, actions, noise, time)
@@ -164,6 +166,7 @@ def saving(host: Any) -> Any:
 
 def install(script: Any, run: TorchRun) -> None:
     mix_data(run.config)
+    order.install(run.config, REPLACED)
     REPLACED.wrap(script, "save_checkpoint", saving)
     REPLACED.set(pi0_pytorch, "PI0Pytorch", run.build)
     host = script.safetensors.torch

@@ -20,6 +20,7 @@ from flax import nnx
 
 from apt_plugin import stages
 from apt_plugin.backends import jax_fusion
+from apt_plugin.hosts.openpi import order
 from apt_plugin.hosts.openpi.loading import check_params
 from apt_plugin.hosts.openpi.mark import marked, unmarked_state
 from apt_plugin.hosts.openpi.records import Run, vlm_digest
@@ -46,6 +47,7 @@ def install(script: Any, run: Run) -> None:
     from openpi.training import checkpoints
 
     mix_data(run.config)
+    order.install(run.config, REPLACED)
     if run.cached is not None:
         run.cached.install(REPLACED)
     REPLACED.wrap(script, "train_step", _step)

@@ -29,7 +29,6 @@ TASKS = ("push the red cube", "pull the blue bowl")
 
 PLAY = "local/play"  # other data of the same robot, without task annotation
 FIXED = "APT_TEST_FIXED" in os.environ  # two samples, no augmentation, actions from one fixed noise
-ALIKE = "APT_TEST_ALIKE" in os.environ  # every frame is the first: a run does not depend on its place in the data
 
 
 class Toy:
@@ -45,7 +44,6 @@ class Toy:
         return 2 if FIXED else 32
 
     def __getitem__(self, index) -> dict:
-        index = 0 if ALIKE else index
         rng, task = np.random.default_rng(int(index)), int(index) % 2
         image = rng.integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
         state = rng.uniform(-1, 1, 8).astype(np.float32)

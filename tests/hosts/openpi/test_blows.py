@@ -1,7 +1,7 @@
 """openpi's runs, by both of its trainers, under every blow at every moment, see tests/hosts/blows.py.
 
-Every frame is the same here: neither trainer takes up its place in the data again, so that a resumed run of either sees
-other frames than one left alone. Nothing is proven between the stages: in JAX that takes longer than all the rest.
+On ordinary frames, augmented as the host augments them. Nothing is proven between the stages: in JAX that takes longer
+than all the rest.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ def host(request, tmp_path_factory: pytest.TempPathFactory) -> blows.Host:
         "--apt.vlm", "frozen", "--apt.listen", "0", "--apt.prove", "false", "--apt.stage1.num-train-steps", "6",
         "--apt.stage2.num-train-steps", "6",
     ]  # fmt: skip
-    env = environment(root, APT_TEST_FIXED="1", APT_TEST_STILL="1", APT_TEST_ALIKE="1", OMP_NUM_THREADS="1")
+    env = environment(root, OMP_NUM_THREADS="1")
     return blows.Host(lambda run: [*command, f"--checkpoint-base-dir={run}"], ["--resume"], env, root)

@@ -68,12 +68,11 @@ def test_its_checkpoints_are_whole_though_its_steps_hold_no_vlm(runs, root):
 
 
 def test_a_resumed_cached_run_goes_on(runs):
-    """openpi starts its data order anew when it resumes, cached or not: the steps before are the same."""
+    """By the frames that come next in its order (openpi itself starts that anew)."""
     resumed, whole = runs["resumed"], runs["kv"][0]
     assert resumed["steps"] == 3
     assert resumed["vlm"] == whole["vlm"]
-    np.testing.assert_allclose(resumed["curves"]["loss"][:2], whole["curves"]["loss"][:2], rtol=1e-6)
-    assert resumed["curves"]["loss"][2] < whole["curves"]["loss"][1]
+    np.testing.assert_allclose(resumed["curves"]["loss"], whole["curves"]["loss"], rtol=1e-6)
 
 
 def test_image_tokens_give_the_same_steps_through_the_language_model(runs):
