@@ -98,12 +98,15 @@ def load(folder: Path) -> Any:
 
 
 def stock_tree(config: Any) -> dict[str, tuple]:
-    """Names and shapes of the host's own model under this config."""
+    """Names and shapes of the host's own model under this config, built as an outline: no second model in memory."""
     from gr00t.configs.model.gr00t_n1d7 import Gr00tN1d7Config
     from gr00t.model.gr00t_n1d7.gr00t_n1d7 import Gr00tN1d7
 
+    from apt_plugin.hosts.gr00t.absent import outlined
+
     values = {k: v for k, v in vars(config).items() if not k.startswith(("_", "apt_")) and k != "model_type"}
-    return shapes(Gr00tN1d7(Gr00tN1d7Config(**values)))
+    with outlined(), torch.device("meta"):
+        return shapes(Gr00tN1d7(Gr00tN1d7Config(**values)))
 
 
 def open_subject(checkpoint: str | Path, device: str | None = None) -> Gr00tSubject:

@@ -92,10 +92,12 @@ class OpenpiSubject:
     def switched(self) -> OpenpiSubject:
         """Stage 2 at step 0: every shared leaf is the checkpoint's, merged as the trainer's loader does."""
         config = apt_config(self.config, LIKELIHOOD, self.config.apt_recipe)
-        second = config.create(jax.random.key(1))
-        state = nnx.state(second, nnx.Param)
-        state.replace_by_pure_dict(loading.merge_prior(state.to_pure_dict(), self._start, self.folder or Path("model")))
-        nnx.update(second, state)
+        wanted, shared = loading.flat(_params(config)), loading.flat(self._start).keys()
+        # Only what is new is made: a second whole model would stand beside the first.
+        new = jax.jit(lambda key: {n: v for n, v in loading.flat(_params(config, key)).items() if n not in shared})
+        wanted |= new(jax.random.key(1))
+        second = config.load(loading.merge_prior(loading.unflat(wanted), self._start, self.folder or Path("model")))
+        del self.model
         return OpenpiSubject(second, config, self.tokenizer, self.state_dim, self.folder, self.replaced_names)
 
     def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
@@ -154,6 +156,12 @@ class OpenpiSubject:
         done = subprocess.run([sys.executable, "-c", code, str(self.folder), stock], capture_output=True, text=True)
         words = [line for line in done.stderr.strip().splitlines() if "apt" in line.lower()]
         return done.returncode != 0, (words or [done.stderr[-120:]])[-1]
+
+
+def _params(config: AptPi0Config, key: jax.Array | None = None) -> Any:
+    """The tree of a fresh model; without a key its shapes."""
+    model = nnx.eval_shape(config.create, jax.random.key(0)) if key is None else config.create(key)
+    return nnx.state(model, nnx.Param).to_pure_dict()
 
 
 def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:

@@ -105,11 +105,14 @@ class OpenpiTorchSubject:
     def switched(self) -> OpenpiTorchSubject:
         """Stage 2 at step 0: every tensor of the checkpoint, and fusion as it starts."""
         config = apt_config(self.config, LIKELIHOOD, self.config.apt_recipe)
-        second = AptPI0Pytorch(config).float()
-        # Its tensors become the second's: copies would hold a VLM three times.
+        with torch.device("meta"):  # an outline of it: the first one's tensors become the second's
+            second = AptPI0Pytorch(config).float()
         missing, unexpected = second.load_state_dict(
             {**self.model.state_dict(), **self._start}, strict=False, assign=True
         )
+        for name, buffer in self.model.named_buffers():  # no state: positions and frequencies, made from the config
+            owner, _, last = name.rpartition(".")
+            setattr(second.get_submodule(owner), last, buffer)
         del self.model
         assert not unexpected, unexpected
         assert all(freeze.added(name) for name in missing), missing

@@ -52,7 +52,8 @@ class AptPI0Pytorch(pi0_pytorch.PI0Pytorch):
             attn = expert.layers[0].self_attn
             sites = fusion_sites(len(expert.layers), self.apt.fusion.every)
             heads, width = attn.q_proj.out_features // attn.head_dim, attn.q_proj.in_features
-            self.apt_fusion = build_fusion(self.apt.fusion, sites, width, heads, attn.head_dim)
+            with torch.device("cpu"):  # with values, also where the rest is only outlined (the proofs)
+                self.apt_fusion = build_fusion(self.apt.fusion, sites, width, heads, attn.head_dim)
             self._match_expert()
         # The mark of our checkpoints (mark.py): a stock model loads strictly, and refuses by this name.
         self.register_buffer(MARK, torch.tensor([config.apt_stage]))
