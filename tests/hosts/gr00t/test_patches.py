@@ -11,6 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from apt_plugin.stages import read_record
@@ -79,3 +81,25 @@ def test_hosts_own_command_takes_the_recipe(checkout, where, tmp_path):
         assert "Gr00tN1d7Apt" in served.stdout, served.stderr[-2000:]
     finally:
         patching.run("gr00t", "revert", checkout)
+
+
+def test_one_stage_by_the_hosts_own_command_is_looked_at_first(checkout, where, tmp_path):
+    """No launcher stands in front, and no other process: the pre-flight runs in this one."""
+    data = shutil.copytree(where / "data", tmp_path / "broken")
+    path = next((data / "data").rglob("*.parquet"))
+    table = pd.read_parquet(path)
+    table.at[0, "action"] = np.full(7, np.nan, np.float32)
+    table.to_parquet(path)
+    patching.run("gr00t", "apply", checkout)
+    try:
+        done = run(
+            checkout, where, str(checkout / "gr00t/experiment/launch_finetune.py"), "--base-model-path", "base2",
+            "--dataset-path", str(data), "--embodiment-tag", tiny.TAG, "--output-dir", str(tmp_path / "out"),
+            "--recipe", "apt", "--apt.stage", "1",
+        )  # fmt: skip
+    finally:
+        patching.run("gr00t", "revert", checkout)
+    assert done.returncode == 1
+    assert f"Stage 1: 7 numbers of action in {data} are NaN or infinite" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("checkpoint-*"))

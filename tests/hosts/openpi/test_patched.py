@@ -102,6 +102,18 @@ def test_the_hosts_own_commands_take_the_recipe_and_its_own_server_the_result(ro
     assert np.isfinite(actions).all()
 
 
+@pytest.mark.parametrize("script", ["train.py", "train_pytorch.py"])
+def test_one_stage_by_the_hosts_own_command_is_looked_at_first(root, script):
+    """The pre-flight of the launcher, though none is there."""
+    command = [str(root / "openpi/scripts" / script), "tiny_pi05", "--exp-name=looked", "--model.max-token-len=30"]
+    command += ["--recipe", "apt", "--apt.stage", "1"]
+    done = processes.run([sys.executable, *command], cwd=root, env=environment(root))
+    assert done.returncode == 1
+    assert "Stage 1: the longest prompt has" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (root / "checkpoints/tiny_pi05_apt1/looked").exists()
+
+
 def test_patches_come_off_again_and_refuse_any_other_content(tmp_path):
     for part in ("src", "scripts"):
         shutil.copytree(CHECKOUT / part, tmp_path / part)
