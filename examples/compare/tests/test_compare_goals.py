@@ -1,4 +1,4 @@
-"""Hindsight goals, worlds that differ by seed, and what is kept of the VLM: what the newer instrument promises."""
+"""Hindsight goals, worlds that differ by seed, trained experts, and what is kept of the VLM: the newer instrument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from lerobot.utils.constants import OBS_LANGUAGE_TOKENS
 
 from apt_compare.spec import Arm, Stage1
-from apt_compare.training import goals
+from apt_compare.training import experts, goals, policies
 from apt_compare.training.pools import every
 from apt_compare.training.retention import marks
 from apt_plugin.errors import AptError
@@ -82,6 +82,25 @@ def a_run_of(out, folder, setting, seed):
     from apt_compare.training import job
 
     return job.Run(setting, Arm("a"), seed, 3e-3, out, folder)
+
+
+def test_a_trained_expert_is_one_for_all_arms_and_has_not_met_what_the_tests_keep_back(out, tmp_path):
+    """The VLM is the grounded one to the bit: what the expert learned elsewhere is all that differs."""
+    runs = [a_run(out, tmp_path / arm, Arm(arm), expert="trained") for arm in ("a", "b")]
+    assert runs[0].start == runs[1].start
+    chance = a_run(out, tmp_path / "c", Arm("c"))
+    ours, other = (dict(policies.stock(run.start, run.arm).policy.named_parameters()) for run in (runs[0], chance))
+    moved = {name for name in ours if not torch.equal(ours[name], other[name])}
+    assert moved
+    assert not [name for name in moved if ".paligemma." in name]
+    world = runs[0].world
+    met = experts.mixture(world, 200, 0)
+    assert len(met) == 200
+    named = {tuple(map(int, pair)) for pair in met.pairs[np.arange(200), met.named]}
+    assert not named & set(world.never_named)
+    assert named - {tuple(map(int, pair)) for pair in world.slots[:, :2].reshape(-1, 2)}
+    with pytest.raises(AptError, match="expert: trained is there for body: pi05 alone"):
+        dataclasses.replace(SMALL, body="groot", expert="trained")
 
 
 def test_retention_is_asked_through_training_where_the_vlm_trains_and_once_where_it_does_not(out, tmp_path):

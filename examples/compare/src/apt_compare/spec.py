@@ -22,6 +22,7 @@ DATA = ("labelled", "unlabelled", "both")
 NEGATIVES = ("scene", "data")
 GOALS = ("", "state", "location")
 WORLDS = ("one", "each")
+EXPERTS = ("random", "trained")
 BUDGETS = ("steps", "flops")
 BODIES = ("pi05", "groot")
 RAN_WITH: dict[str, Any] = {"vlm_lr_scale": 0.1}  # defaults of the recipe that have changed since results were kept
@@ -33,6 +34,7 @@ LATER = {
     "goal": "",
     "goal_share": 1.0,
     "worlds": "one",
+    "expert": "random",
 }  # fields that results were kept before, and what they were
 
 
@@ -191,7 +193,7 @@ class Setting:
         steps, batch, warmup: of the stock arm.
         lr_expert, lr_full: peak rates with a frozen and with a trained VLM, where none was tuned.
         worlds: "each" seed has a world and a VLM of its own; with "one" all share the world and vlm_seeds VLMs in turn.
-        episodes: tests a split.
+        expert: "trained" starts it from another world's demonstrations instead of from chance; episodes: tests a split.
         arms: names; empty: all. budgets: equal "steps", equal counted "flops".
     """
 
@@ -205,6 +207,7 @@ class Setting:
     unlabelled: int = 1500
     play: bool = False
     worlds: str = "one"
+    expert: str = "random"
     batch: int = 32
     steps: int = 1500
     warmup: int = 50
@@ -221,6 +224,8 @@ class Setting:
         object.__setattr__(self, "budgets", tuple(self.budgets))
         choose(f"{self.name}: body", self.body, BODIES)
         choose(f"{self.name}: worlds", self.worlds, WORLDS)
+        if choose(f"{self.name}: expert", self.expert, EXPERTS) == "trained" and self.body != "pi05":
+            raise AptError(f"{self.name}: expert: trained is there for body: pi05 alone; write that, or random.")
         for budget in self.budgets:
             choose(f"{self.name}: budgets", budget, BUDGETS)
         for name in ("labelled", "unlabelled", "batch", "steps", "vlm_seeds", "seeds", "episodes"):

@@ -17,7 +17,7 @@ import torch
 
 import apt_plugin
 from apt_compare.spec import Arm, Setting, at, content, digest
-from apt_compare.training import base, goals, labelling, policies, policies_groot
+from apt_compare.training import base, experts, goals, labelling, policies, policies_groot
 from apt_compare.training.clock import Clock, claimed
 from apt_compare.training.labelling import ASKED
 from apt_compare.training.policies import stage1_recipe
@@ -59,6 +59,9 @@ class Run:
             Retention(setting, self.vlm_seed) if setting.body == "pi05" else None
         )  # GR00T's is not asked yet
         self.start = self.family.start(setting, self.base, seed, folder / "start")
+        if setting.expert == "trained":
+            with self.clock("practice (shared)"):
+                self.start = experts.practised(self)
 
     # -- data --------------------------------------------------------------------------------------------
 

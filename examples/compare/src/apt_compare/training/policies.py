@@ -46,6 +46,11 @@ def start(setting: Setting, grounded: Path, seed: int, folder: Path) -> Path:
         for name, parameter in policy.named_parameters():
             if part_of(name) == "vlm":
                 parameter.copy_(stored[name])
+    return keep(policy, setting, grounded, folder)
+
+
+def keep(policy: Any, setting: Setting, grounded: Path, folder: Path) -> Path:
+    """A stock checkpoint of a policy of ours, from which both kinds of policies start."""
     checkpoint.save(policy, folder, reference_stats(base.world_of(setting)))
     # Shared first stages outlive this folder, and their processors name the tokenizer by its path.
     told = {**read_json(folder / "config.json"), "tokenizer_name": str(grounded / "tokenizer")}
