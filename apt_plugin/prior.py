@@ -22,8 +22,8 @@ class Prior:
     # Whether that is the state behind the sample's own action chunk, or at the end of its episode.
     goal_at: str = "chunk"
     # Of Stage 1's samples; the others have no goal, as all of Stage 2's: the switch is exact for those. They teach the
-    # habit all the same: where the scene implies the task (examples/compare, setting certain, one world) 11 of a hundred
-    # instructions of `task` were followed with 0.9, 2 with 0.5, none with no goal, and 75 by the host's own training.
+    # habit all the same: where the scene implies the task (examples/compare, setting certain, one world) 11 of a
+    # hundred instructions of `task` were followed with 0.9, 2 with 0.5, none with no goal, and 75 by a stock policy.
     goal_share: float = 0.9
 
     def __post_init__(self) -> None:
