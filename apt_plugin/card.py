@@ -39,6 +39,7 @@ def trained(record: Record, proofs: Mapping[str, Any] | None = None) -> str:
     steps = f"{before['steps']} in Stage 1, {record.steps} in Stage 2" if before else f"{record.steps}"
     held = "not known here" if proofs is None else "all hold" if proofs.get("holds") else "**some do not hold**"
     rows = {
+        "Began with": began(record.base),
         "Recipe": f"[APT](https://arxiv.org/abs/2606.12366), Stage {record.stage} of 2; {fields}",
         "Gradient steps": steps,
         "Written by": f"apt-plugin {record.plugin} in {record.host}",
@@ -47,6 +48,19 @@ def trained(record: Record, proofs: Mapping[str, Any] | None = None) -> str:
     }
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in rows.items())])
     return f"## Training recipe\n\n{table}\n"
+
+
+def published(base: str | None) -> str | None:
+    """The base's name on the hub; None where it is a folder of somebody's machine, or was not recorded."""
+    found = base is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists()
+    return base if found else None
+
+
+def began(base: str | None) -> str:
+    """What training began with, in words; a folder stays unnamed, since cards are pushed."""
+    if name := published(base):
+        return f"[{name}](https://huggingface.co/{name})"
+    return "not recorded" if base is None else "a checkpoint that is not on the hub"
 
 
 def heard(result: Result) -> str:

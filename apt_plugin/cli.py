@@ -14,7 +14,7 @@ import tyro
 
 from apt_plugin import __version__
 from apt_plugin.arguments import check, in_words
-from apt_plugin.errors import choose
+from apt_plugin.errors import AptError, choose
 from apt_plugin.overview import OVERVIEW
 from apt_plugin.passed_commands import PASSED
 
@@ -115,6 +115,8 @@ class Listen:
     """The base checkpoint: was the VLM left alone, and has it kept its language?"""
     quick: bool = False
     """Only rule out the cheap causes: weights, words, data, statistics, retention. Exit 1 when one is found."""
+    suite: str = ""
+    """With --quick: a suite of the LIBERO that is installed here. Does its evaluator tell the policy what it scores?"""
     output: Path = Path("apt-listen")
     """Where listen.html and listen.json go."""
     card: bool = False
@@ -133,7 +135,9 @@ class Listen:
         more |= {"frames": self.frames, "device": self.device}
         asked = (self.policy, self.dataset, self.host)
         if self.quick:
-            return quick_status(*asked, self.base, self.output, self.seed, **more)
+            return quick_status(*asked, self.base, self.output, self.seed, self.suite, **more)
+        if self.suite:
+            raise AptError("--suite is looked at among the cheap causes: write --quick beside it.")
         more["card"] = self.card
         console([run(*asked, settings, self.instructions, self.libero_pro, self.base, self.output, **more)])
         return 0

@@ -11,7 +11,7 @@ from apt_plugin import report
 from apt_plugin.card import listened
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import host_of, named
-from apt_plugin.listen import Settings, listen
+from apt_plugin.listen import Settings, listen, scored
 from apt_plugin.listen.causes import Cause, found, sentence, weights
 from apt_plugin.listen.instructions import Variant, load, load_libero_pro
 from apt_plugin.listen.loaded import NotLoadedError
@@ -66,8 +66,15 @@ def run(
     return result
 
 
-def run_quick(policy: str, dataset: str, host: str, base: str, output: Path, seed: int, **options: Any) -> list[Cause]:
-    """Only the cheap causes, files included. A checkpoint that its host did not load is an answer here, no refusal."""
+def run_quick(
+    policy: str, dataset: str, host: str, base: str, output: Path, seed: int, suite: str = "", **options: Any
+) -> list[Cause]:
+    """Only the cheap causes, files included. A checkpoint that its host did not load is an answer here, no refusal.
+
+    Args:
+        suite: of LIBERO, whose evaluator is looked at too; "" for none.
+    """
+    evaluator = [scored.look(scored.suite(suite))] if suite else []
     host = host or host_of(policy)
     adapter = named(host)
     register()
@@ -79,6 +86,7 @@ def run_quick(policy: str, dataset: str, host: str, base: str, output: Path, see
     else:
         facts = listener.facts
         causes = quick(listener, adapter.open_base(base, listener, **options) if base else None)
+    causes += evaluator
     write(quick_sections(causes, facts), output)
     return causes
 

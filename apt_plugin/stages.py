@@ -45,6 +45,7 @@ class Record:
     proofs: dict[str, Any] | None = None
     facts: dict[str, Any] | None = None  # what Stage 2 must have in common with it, see `agreement`
     sealed: dict[str, dict[str, str]] | None = None  # the files beside the weights, see `seal`
+    base: str | None = None  # what Stage 1 began with, as the user named it; None: not recorded
 
     def trend(self) -> Trend:
         return trend(self.curve.points("loss")[1])

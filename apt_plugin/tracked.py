@@ -13,6 +13,7 @@ NAMES = {
     "blank_gap": "apt/blank_gap_held_out",  # on frames that the run holds out, where it does
     "gate_mean": "apt/gate_mean",
     "gate_max": "apt/gate_max",
+    "retention": "apt/retention",  # where the VLM trains: does it tell instructions apart as when the stage began?
 }
 Value = TypeVar("Value")
 

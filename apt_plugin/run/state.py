@@ -34,6 +34,7 @@ class StageState:
         vlm_start: `freeze.digest` of the VLM when the stage began; None until it was hashed.
         stage1: Stage 2's provenance, see `after`.
         facts: what Stage 2 must have in common with Stage 1, see `agreement`.
+        base: what training began with, as the user named it; a Stage 2 takes its Stage 1's.
     """
 
     stage: int
@@ -45,6 +46,7 @@ class StageState:
     vlm_start: str | None = None
     stage1: dict[str, Any] | None = None
     facts: dict[str, Any] | None = None
+    base: str | None = None
 
     @property
     def vlm_mode(self) -> str:
@@ -65,6 +67,7 @@ class StageState:
         if record.stage == LIKELIHOOD:
             raise AptError(f"{folder} is a Stage-2 result; Stage 2 starts from Stage 1. To go on training it, resume.")
         self.stage1 = {"path": str(folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps}
+        self.base = record.base
         logger.info("APT: Stage 2 starts from %s. %s", folder, record.trend().sentence())
 
     def resume(self, folder: Path | str, record: Record) -> None:
@@ -76,7 +79,7 @@ class StageState:
         if record.stage != self.stage:
             raise AptError(f"{folder} is of Stage {record.stage}, this run of Stage {self.stage}.")
         self.step, self.curve = record.steps, record.curve
-        self.vlm_start, self.stage1 = record.vlm_start, record.stage1
+        self.vlm_start, self.stage1, self.base = record.vlm_start, record.stage1, record.base
         logger.info("APT: resuming Stage %d behind %d steps.", record.stage, record.steps)
 
     def check(self, vlm: str, non_finite: str | None = None) -> str:
@@ -124,5 +127,6 @@ class StageState:
             weights=weights,
             curve=copy.deepcopy(self.curve),  # a host may write it from a thread while training goes on
             stage1=self.stage1,
+            base=self.base,
             **{"facts": self.facts, **more},
         )

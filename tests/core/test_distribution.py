@@ -82,7 +82,9 @@ def test_the_readme_renders_on_an_index_where_our_files_are_not(dist) -> None:
         text = metadata(dist[kind]).get_payload()
         links = re.findall(r"\]\(([^)]+)\)", text)
         assert [link for link in links if not link.startswith(("https://", "#"))] == []
-    assert "https://arxiv.org/abs/2606.12366" in metadata(dist["apt_plugin"]).get_payload()
+    text = metadata(dist["apt_plugin"]).get_payload()
+    assert "https://arxiv.org/abs/2606.12366" in text
+    assert "![" not in text  # the picture's file is not there either
 
 
 def test_there_is_one_version(dist) -> None:

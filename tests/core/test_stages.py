@@ -81,8 +81,8 @@ def test_a_record_of_another_schema_is_refused(schema: Any, tmp_path: Path) -> N
         read_record(tmp_path)
 
 
-# A record without facts or a seal is of a plugin that did not write them yet.
-OPTIONAL = ("stage1", "proofs", "facts", "sealed")
+# A record without facts, a seal or a base is of a plugin that did not write them yet.
+OPTIONAL = ("stage1", "proofs", "facts", "sealed", "base")
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Record) if f.name not in OPTIONAL])

@@ -31,6 +31,16 @@ def test_a_record_comes_back_as_the_state_it_was(tmp_path):
     assert again.curve.points("loss")[1].tolist() == one.curve.points("loss")[1].tolist()
 
 
+def test_the_base_is_carried_from_stage_to_stage(tmp_path):
+    """A card that names the base reads it off the last checkpoint."""
+    one = state()
+    one.base = "lerobot/pi05_base"
+    write_record(tmp_path, one.record(**HASHES))
+    two = state(LIKELIHOOD, vlm="full")
+    two.after(tmp_path, read_record(tmp_path))
+    assert two.record(**HASHES).base == "lerobot/pi05_base"
+
+
 def test_a_record_is_of_its_moment():
     """openpi writes in a thread while the next steps run."""
     one = state()
@@ -70,7 +80,7 @@ def test_a_resumed_stage_keeps_the_hash_it_began_with():
 
 def test_provenance_is_of_a_stage_1(tmp_path):
     prior = state().record(**HASHES, steps=9)
-    two = state(LIKELIHOOD)
+    two = state(LIKELIHOOD, vlm="full")
     two.after(tmp_path, prior)
     assert two.stage1 == {"path": str(tmp_path), "weights": "c" * 64, "vlm": "a" * 64, "steps": 9}
     with pytest.raises(AptError, match="Stage 2 starts from Stage 1"):

@@ -68,8 +68,29 @@ def test_it_says_which_arm_did_better_whichever_it_is() -> None:
     assert which_is_better(rows)[0].startswith("On unseen instructions and scenes: APT")
 
 
+NOTEBOOK = Path(__file__).parents[2] / "examples/first_steps.ipynb"
+NOT_HERE = {"install", "show"}  # the network, and a browser
+
+
+def cells() -> list[dict]:
+    """The notebook's cells of code."""
+    whole = json.loads(NOTEBOOK.read_text())
+    assert whole["nbformat"] == 4
+    return [cell for cell in whole["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_is_committed_as_it_was_before_it_ran() -> None:
+    """Outputs of somebody's machine would be read as ours."""
+    for cell in cells():
+        assert (cell["outputs"], cell["execution_count"]) == ([], None)
+        assert set(cell["metadata"].get("tags", ())) <= NOT_HERE
+    assert len([cell for cell in cells() if not cell["metadata"]]) == 3  # which the next test runs
+
+
 @pytest.mark.slow
-def test_the_whole_demo_very_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_demo_very_small_as_the_notebook_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every part of README's first command, on the host's own commands; too short to learn anything."""
     from apt_plugin.tabletop.grounding import Grounding
 
@@ -78,9 +99,17 @@ def test_the_whole_demo_very_small(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         stage2_steps=40, stock_steps=20, warmup=2, rollouts=4,
     )  # fmt: skip
     monkeypatch.setattr(driver, "QUICK", tiny)
-    assert driver.demo(quick=True, output=tmp_path / "demo", seed=0) == 0
-    numbers = json.loads((tmp_path / "demo" / "report.json").read_text())
-    text = (tmp_path / "demo" / "report.html").read_text()
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for cell in cells():
+        if not NOT_HERE & set(cell["metadata"].get("tags", ())):
+            exec("".join(cell["source"]), names)
+    said = capsys.readouterr().out
+    assert "ordinary fine-tune: " in said
+    assert "the recipe: " in said
+    folder = tmp_path / "apt-demo"
+    numbers = json.loads((folder / "report.json").read_text())
+    text = (folder / "report.html").read_text()
     kinds = [section["kind"] for section in numbers["sections"]]
     for kind in ("verdict", "rates", "proofs", "curves", "gates", "frames", "settings"):
         assert kind in kinds, kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ def told(policy: Any, made: ModelCard, cfg: Any) -> ModelCard:
     run = getattr(cfg, "output_dir", None)
     proofs = card.proofs_of(Path(run).parent) if run else None
     record = policy.apt_run.record(vlm=vlm_digest(policy), weights="", layout="")
+    data: Any = made.data  # the type checker does not see its fields
+    data.base_model = card.published(record.base)  # the host names its default of the family
+    made.text = re.sub(r"(?<=\*\*Fine-tuned from:\*\* ).*", lambda _: card.began(record.base), made.text)
     made.text = card.put(made.text, card.TRAINED, f"{card.trained(record, proofs)}\n{SERVED}")
     made.text = card.put(made.text, card.HEARD, card.UNHEARD)
     return made

@@ -20,12 +20,16 @@ from apt_plugin.backends import torch_attention, torch_listen
 from apt_plugin.backends.torch_guidance import Guidance
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.flow import AptFlow
+from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
 
 STOCK_VLM = ".vlm_with_expert.vlm."  # SmolVLA's, by name
 
 
 class Listening:
     """One policy at a time."""
+
+    # Fields of a processed batch that its instructions decide.
+    prompts = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION)
 
     def flow(self, policy: Any) -> Any:
         """The host's flow model inside the policy."""

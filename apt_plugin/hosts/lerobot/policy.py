@@ -24,6 +24,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import cache, cards, families, loading, records, shards
 from apt_plugin.hosts.lerobot.groups import check_wrapped, in_vlm, optimizer_groups, trainable_share, vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS
+from apt_plugin.hosts.lerobot.retained import Retained
 from apt_plugin.listen.interval import interval_numbers
 from apt_plugin.stages import LIKELIHOOD
 from apt_plugin.tracked import tracked
@@ -59,6 +60,7 @@ class AptPolicy(HostPolicy):
         self._settle(config)
         self.apt_run = records.state_of(config)
         self._apt_eval: dict[str, list[float]] = {}
+        self._apt_retained: Retained | None = None
         config._apt_recorder = self._record_adapter
         config._apt_card = functools.partial(cards.told, self)
 
@@ -112,7 +114,9 @@ class AptPolicy(HostPolicy):
             config = loading.config_of(pretrained_name_or_path, **kwargs)
         data = {key: kwargs[key] for key in ("dataset_meta", "dataset_stats") if key in kwargs}
         if cls._raw(pretrained_name_or_path, config):
-            return cls(config, **data).eval()
+            policy = cls(config, **data).eval()
+            policy.apt_run.base = str(pretrained_name_or_path)
+            return policy
         source = loading.inspect(pretrained_name_or_path, config, **kwargs)
         if source.kind == "prior":
             config.stage1_path = str(source.folder)
@@ -124,7 +128,7 @@ class AptPolicy(HostPolicy):
         renames = families.of(config.type).renames(source.files, families.host_type(config.type)) if host else {}
         loaded = torch_params.load_shared(policy, source.files, renames, skip, fresh, policy.apt_absent, host)
         loading.log_source(source, policy, loaded, skip | fresh)
-        records.restore(policy, source)
+        records.restore(policy, source, str(pretrained_name_or_path))
         policy.name_or_path = str(source.folder)  # PEFT notes the base model under this name
         if not policy._keeps_processors(source) and str(config.pretrained_path) == str(pretrained_name_or_path):
             config.pretrained_path = None  # where lerobot reads the processors from
@@ -169,6 +173,8 @@ class AptPolicy(HostPolicy):
         scalars = {name: float(self._mean(term.detach(), counts, False)) for name, term in terms.items()}
         stages.check_finite(scalars, self.apt_run.step)
         logged = self._log(scalars, terms["loss"])
+        if blank and self.training and self.config.vlm_mode != "frozen":
+            logged |= self._retention(batch)
         weights = {"loss": 1.0, "prior": recipe.prior_loss}
         parts = [w * self._mean(terms[n], counts, reduction == "none") for n, w in weights.items() if n in terms]
         return sum(parts[1:], parts[0]), logged
@@ -191,6 +197,17 @@ class AptPolicy(HostPolicy):
         self.apt_run.curve.add(self.apt_run.step, curve)
         per_dim = errors.detach()[..., : self.config.output_features[ACTION].shape[0]].mean((0, 1)).cpu().tolist()
         return {**tracked(curve), "loss_per_dim": per_dim, "trainable_share": trainable_share(self)}
+
+    def _retention(self, batch: dict[str, Any]) -> dict[str, float]:
+        """Behind a resume it is not known: what the VLM said when the stage began was not kept."""
+        if self._apt_retained is None and self.apt_run.step:
+            return {}
+        self._apt_retained = self._apt_retained or Retained(self, batch)
+        value = self._apt_retained.now(self)
+        if value is None:
+            return {}
+        self.apt_run.curve.add(self.apt_run.step, {"retention": value})
+        return tracked({"retention": value})
 
     def _held_out(self) -> dict[str, float]:
         """Means of the host's evaluation pass since the last step (`--dataset.eval_split --eval_steps`)."""

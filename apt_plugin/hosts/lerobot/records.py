@@ -76,10 +76,12 @@ def state_of(config: Any) -> StageState:
     return StageState(config.stage, config.recipe, host_type(config.type), host)
 
 
-def restore(policy: Any, source: loading.Source) -> None:
-    """Continue our own checkpoint where it stopped, or note where this stage begins."""
+def restore(policy: Any, source: loading.Source, named: str) -> None:
+    """Continue our own checkpoint where it stopped, or note where this stage begins; `named`: as the user wrote it."""
     source = source.adapters or source
-    if source.kind == "same" and source.record is not None:
+    if source.kind == "host":
+        policy.apt_run.base = named
+    elif source.kind == "same" and source.record is not None:
         policy.apt_run.resume(source.folder, source.record)
     elif source.kind == "prior" and source.record is not None:
         policy.apt_run.after(source.folder, source.record)

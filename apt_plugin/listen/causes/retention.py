@@ -62,11 +62,18 @@ def retention(task: Sequence[str], tasks: Sequence[str], evidence: Evidence, bas
         then = evidence.read(frames, texts)
     assert then is not None
     first = {row: frames.index(row) for row in rows}
-    moved = [(now[i] - now[first[f]], then[i] - then[first[f]]) for i, f in enumerate(frames) if i != first[f]]
-    cosines = [c for here, there in moved if (c := _cosine(here, there)) is not None]
-    if not cosines:
+    own = [first[frame] for frame in frames]
+    value = kept(now - now[own], then - then[own])
+    if value is None:
         raise AptError("The base's VLM does not tell these instructions apart.")
-    return float(np.mean(cosines))
+    return value
+
+
+def kept(now: np.ndarray, then: np.ndarray) -> float | None:
+    """Mean cosine of what instructions move now with what they moved then, both [N, C]. Rows in which nothing moved
+    then are left out; None where none is left."""
+    cosines = [c for here, there in zip(now, then, strict=True) if (c := _cosine(here, there)) is not None]
+    return float(np.mean(cosines)) if cosines else None
 
 
 def _cosine(here: np.ndarray, there: np.ndarray) -> float | None:

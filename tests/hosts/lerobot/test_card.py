@@ -24,6 +24,12 @@ from tests.hosts.lerobot.test_listen import stock_folder
 QUIET = Settings(instructions=3, draws=2, progress=False)
 
 
+def asked(run: Path) -> Any:
+    """Of the training's config, what a card reads."""
+    data = SimpleNamespace(repo_id="me/kitchen")
+    return SimpleNamespace(output_dir=run / "stage2", dataset=data, steps=3, batch_size=2, seed=1)
+
+
 def pushed(policy: Any, cfg: Any) -> ModelCard:
     """The card as a training run asks for it, where it pushes."""
     config = policy.config
@@ -40,19 +46,36 @@ def test_what_is_pushed_says_how_it_was_trained(likelihood: Path, tmp_path: Path
     policy: Any = open_policy(likelihood).policy
     policy.config.tags = ["mine"]
     (tmp_path / PROOFS).write_text(json.dumps({"holds": True}))
-    cfg = SimpleNamespace(
-        output_dir=tmp_path / "stage2", dataset=SimpleNamespace(repo_id="me/kitchen"), steps=3, batch_size=2, seed=1
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ModelCard, "validate", lambda _: None)  # asks the hub
-        card = pushed(policy, cfg)
-    assert card.data.base_model == "lerobot/pi05_base"
+        card = pushed(policy, asked(tmp_path))
     assert card.data.datasets == "me/kitchen"
     assert {"apt", "pi05_apt", "mine"} <= set(card.data.tags)
     text = ModelCard(str(card)).text  # as the hub reads it
     for words in ("Stage 2 of 2", "`vlm=frozen`", "4 in Stage 1, 3 in Stage 2", "all hold", "apt-plugin[lerobot]"):
         assert words in text
     assert text.index("## Training recipe") < text.index("Nobody has asked it yet") < text.index("## Evaluation")
+
+
+def test_the_card_names_the_base_that_training_began_with(
+    likelihood: Path, plain: dict[str, Path], tmp_path: Path
+) -> None:
+    """lerobot writes its own default of the family, whatever was trained from."""
+    policy: Any = open_policy(likelihood).policy
+    assert policy.apt_run.base == str(plain["pi05"])  # what Stage 1 named, carried through Stage 2
+    for base, line in (
+        ("me/kitchen_base", "[me/kitchen_base](https://huggingface.co/me/kitchen_base)"),
+        (str(plain["pi05"]), "a checkpoint that is not on the hub"),
+        (None, "not recorded"),
+    ):
+        policy.apt_run.base = base
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ModelCard, "validate", lambda _: None)  # asks the hub
+            card = pushed(policy, asked(tmp_path))
+        assert card.data.base_model == (base if base == "me/kitchen_base" else None)
+        assert f"- **Fine-tuned from:** {line}\n" in card.text
+        assert f"| Began with | {line} |" in card.text
+        assert str(plain["pi05"]) not in str(card)
 
 
 @pytest.mark.parametrize("kind", ["stock", "ours"])

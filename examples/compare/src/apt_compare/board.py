@@ -122,8 +122,9 @@ class Board:
         return difference(self.over(setting, budget, ours, splits), self.over(setting, budget, theirs, splits))
 
     def mean(self, setting: str, budget: str, arm: str, *path: str) -> float | None:
-        """Mean over seeds of a number inside the results, None where none has it."""
-        values = []
+        """Mean over seeds of a number inside the results, None where none has it; under guidance, listen's under it."""
+        values, scale = [], arm.partition(" @")[2]
+        path = ("listen_guided", scale, *path[1:]) if scale and path[0] == "listen" else path
         for run in self.runs.get((setting, budget, arm.partition(" @")[0]), {}).values():
             value: Any = run
             for name in path:

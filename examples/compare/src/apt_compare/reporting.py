@@ -161,7 +161,7 @@ def _costs(board: Board, setting: str, budget: str, head: str) -> Any:
     note = (
         "Counted FLOPs are those of a user without kept features, in steps of the stock arm with a frozen VLM; seconds "
         "are of training, both stages, on one thread of this machine, prefixes of a frozen VLM kept in memory. Listen "
-        "numbers on held-out frames of the training distribution, without guidance."
+        "numbers on held-out frames of the training distribution; under guidance only the margin, of some runs."
     )
     header = [
         "arm",

@@ -30,7 +30,8 @@ FIRST = ("setting", "arm", "seed", "budget", "digest", "stage1_steps", "last_ste
 
 
 def write(found: Sequence[Mapping[str, Any]]) -> bytes:
-    """The table of many results, in the order of their keys. A column `task@1.5`: the same policy, guidance 1.5.
+    """The table of many results, in the order of their keys. A column `task@1.5` or `margin@1.5`: the same policy
+    under guidance 1.5.
 
     Raises:
         AptError: splits of one run that differ in their number of episodes.
@@ -38,7 +39,8 @@ def write(found: Sequence[Mapping[str, Any]]) -> bytes:
     splits = [split for split in SPLITS if any(split in each["splits"] for each in found)]
     scales = sorted({scale for each in found for scale in each["guided"]}, key=float)
     later = LATER if any(each.get("retention") for each in found) else ()
-    columns = [*FIRST, *PATHS, *later, *splits, *(f"{split}@{scale}" for scale in scales for split in splits)]
+    guided = (*splits, "margin") if any(each.get("listen_guided") for each in found) else splits
+    columns = [*FIRST, *PATHS, *later, *splits, *(f"{name}@{scale}" for scale in scales for name in guided)]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
@@ -63,6 +65,7 @@ def _row(result: Mapping[str, Any]) -> dict[str, Any]:
         "episodes": episodes.pop(),
         **{column: _short(_at(flat, path)) for column, path in PATHS.items()},
         **{name: count["k"] for name, count in counts.items()},
+        **{f"margin@{scale}": _short(n["margin"]) for scale, n in result.get("listen_guided", {}).items()},
     }
 
 
@@ -119,4 +122,6 @@ def _result(row: Mapping[str, str]) -> dict[str, Any]:
         if split in SPLITS and k:
             tested = out["guided"].setdefault(scale, {}) if scale else out["splits"]
             tested[split] = {"k": int(k), "n": int(row["episodes"])}
+        elif split == "margin" and scale and k:
+            out.setdefault("listen_guided", {})[scale] = {"margin": float(k)}
     return out

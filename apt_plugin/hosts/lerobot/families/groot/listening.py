@@ -16,6 +16,8 @@ from apt_plugin.hosts.lerobot.listening import Listening
 class GrootListening(Listening):
     """See `Listening`."""
 
+    prompts = ("input_ids", "attention_mask", "mm_token_type_ids")
+
     def flow(self, policy: Any) -> Any:
         return policy._groot_model
 

@@ -258,8 +258,9 @@ class Run:
                 )
                 for scale in arm.guidance
             }
+            moved = self.start if setting.body == "pi05" and arm.vlm == "full" else None
             held_out = HeldOut(body, before_act, self.world, HELD_OUT, self.seed)
-            numbers = heard(held_out, self.seed)
+            numbers, swept = heard(held_out, self.seed, [s for s in arm.guidance if s != 1.0], moved)
         gates = body.fusions.openings() if body.fusions is not None else {}
         own = f"{arm.guidance[0]:g}"
         total = first * cost.get("stage1", 0.0) + last * cost["last"] + self.labelling_of(cost)
@@ -269,7 +270,7 @@ class Run:
             "steps": [first, last], "flops": {"per_step": cost, "stock": stock["last"], "total": total},
             "wall": {**clock.wall, "stage1": before["wall"]}, "cpu": {**clock.cpu, "stage1": before["cpu"]},
             "curve": {"stage1": before["curve"], "last": curve}, "splits": tested.pop(own), "guided": tested,
-            "listen": numbers, "gates": gates, "labels_right": self.labels_right,
+            "listen": numbers, "listen_guided": swept, "gates": gates, "labels_right": self.labels_right,
             "retention": [] if self.retention is None else self.retention.found,
             "versions": {
                 "apt_plugin": apt_plugin.__version__, "lerobot": HOSTS["lerobot"].version(),

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lerobot.utils.constants import ACTION
+from safetensors.torch import load_file
 
 from apt_compare.training.pools import observed
+from apt_plugin.backends import torch_evidence
+from apt_plugin.backends.torch_evidence import pooled_values
 from apt_plugin.backends.torch_listen import TorchContext
+from apt_plugin.hosts.lerobot.groups import part_of
+from apt_plugin.hosts.lerobot.names import WEIGHTS
 from apt_plugin.listen import scores as listen_scores
+from apt_plugin.listen.causes.retention import retention
 from apt_plugin.listen.instructions import Variant
-from apt_plugin.listen.measure import listen_in
+from apt_plugin.listen.measure import Heard, listen_in
 from apt_plugin.listen.subject import Frames
 from apt_plugin.tabletop.data import frames
 from apt_plugin.tabletop.rollout import evaluate
@@ -66,10 +73,9 @@ def roll_out(actor: Any, world: World, episodes: int, seed: int) -> dict[str, di
 class HeldOut:
     """First frames of demonstrations that no run trains on, as the subject that `listen_in` asks."""
 
-    gated = False  # the prior gap is not among the numbers
-
     def __init__(self, body: Any, preprocessor: Any, world: World, count: int, seed: int):
-        self.body, self.preprocessor = body, preprocessor
+        self.body, self.preprocessor, self.gated = body, preprocessor, body.gated
+        self.facts: dict[str, str] = {}
         self.steps = body.steps
         drawn = world.training(4 * count, seed + 77_000).by_legs()  # one leg each: a chained one names two objects
         self.episodes = next(part for part in drawn if part.legs == 1)[:count]
@@ -97,6 +103,10 @@ class HeldOut:
         batch = self.preprocessor(observed(self.images[index], self.states[index], list(texts)))
         return _Context(self.body, batch)
 
+    def read(self, rows: Sequence[int], texts: Sequence[str]) -> np.ndarray:
+        """As `listen.evidence.Evidence.read`: what is asked for by retention."""
+        return self.context(rows, texts).read()
+
 
 class _Context(TorchContext):
     def __init__(self, body: Any, batch: Any):
@@ -108,10 +118,31 @@ class _Context(TorchContext):
     def compute(self, x: torch.Tensor, time: torch.Tensor, language: bool) -> torch.Tensor:
         return self.body.velocity(self.prefix, x, time, language)
 
+    def read(self) -> np.ndarray:
+        return pooled_values(self.prefix.v, self.prefix.kept | self.prefix.spoken)
 
-def heard(held_out: HeldOut, seed: int, draws: int = 4) -> dict[str, float]:
-    """`NUMBERS`, and the loss of the demonstrated chunk under its own instruction; no intervals, these are cheap."""
-    made = listen_in(held_out, held_out.variants(), draws, batch=256, seed=seed, progress=False)  # type: ignore[arg-type]
+
+def heard(
+    held_out: HeldOut, seed: int, scales: Sequence[float] = (), start: Path | None = None, draws: int = 4
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """`NUMBERS`, and the loss of the demonstrated chunk under its own instruction: the policy's own, and by guidance
+    scale. No intervals, these are cheap. `start`: what training began with, where it moved the VLM, for retention."""
+    variants = held_out.variants()
+    made = listen_in(held_out, variants, draws, 256, seed, scales, progress=False)  # type: ignore[arg-type]
+    swept = {
+        f"{scale:g}": _numbers(Heard(made.frames, made.variants, losses, actions, None, 0.0, 0))
+        for scale, (losses, actions) in made.guidance.items()
+    }
+    numbers = _numbers(made)
+    if start is not None:
+        own = {name: p for name, p in held_out.body.policy.named_parameters() if part_of(name) == "vlm"}
+        base = torch_evidence.Beside(own, load_file(start / WEIGHTS), str(start))
+        tasks = list(dict.fromkeys(held_out.frames.task))
+        numbers["retention"] = retention(held_out.frames.task, tasks, held_out, base) or 0.0  # type: ignore[arg-type]
+    return numbers, swept
+
+
+def _numbers(made: Heard) -> dict[str, float]:
     out = {"loss": float(made.losses[:, 0].mean())}
     for name, (top, bottom, _) in listen_scores.per_frame(made).items():
         ok = np.isfinite(top) & np.isfinite(bottom)
