@@ -172,7 +172,7 @@ def _guidance(result: Result) -> Any:
     if result.heard.closed is None:
         note += (
             " This policy has no gates: the prior is what it does under an empty instruction. If training never showed "
-            "it one, that is a guess, and guidance may make it worse."
+            "it one, that is a guess, and guidance makes it worse: the margin falls then, and the loss jumps."
         )
     return report.Table("Guidance", note, ["scale", "number", "value", "low", "high"], rows)
 

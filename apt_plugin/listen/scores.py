@@ -23,7 +23,7 @@ FEWEST = 6  # frames below which a number is not given
 # policy that no word reaches has differences of some 1e-8 (openpi's JAX Stage 1) that must not pass for hearing.
 ROUNDING = 1e-6
 
-# What a number is good for, by the two studies in examples/listen.md (21 and 571 policies): its rank among policies
+# What a number is good for, by the two studies in examples/listen.md (21 and 576 policies): its rank among policies
 # went with success on instructions they had never met in both (COMPARES), or it did not and only its distance from a
 # deaf policy's value means something (VERDICT), or it is shown for understanding (HINT).
 COMPARES, VERDICT, HINT = "compares policies", "for the verdict only", "a hint"
