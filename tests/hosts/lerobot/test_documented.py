@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from apt_plugin.hosts import HOSTS, Level
 from apt_plugin.stages import read_record
 from tests import documents, installed, processes
 from tests.hosts.lerobot import datasets
@@ -102,6 +103,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     root = tmp_path_factory.mktemp("reader")
     wheels = installed.built(root)
     (command,) = (c.text for c in documents.run_by(documents.INSTALLED)["README.md"])
+    if HOSTS["lerobot"].standing().level is Level.UNTESTED:  # the front page installs beside a tested release
+        command = "pip install --no-deps apt-plugin lerobot_policy_apt"
     python = installed.environment(root / "env", wheels["apt_plugin"], "lerobot", ["lerobot[async]"])
     installed.install(python, command, wheels["apt_plugin"].parent)
     found = Reader(root, python)
