@@ -1,4 +1,7 @@
-"""Figures that tests measured, printed together at the end: a parallel run loses what its workers print."""
+"""What holds for every test: the longest files begin first, no process outlives its test, and figures are shown.
+
+Figures that tests measured are printed together at the end: a parallel run loses what its workers print.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,22 @@ from typing import Any
 import pytest
 
 from tests import processes
+
+# Of more than a minute each, the longest first: a parallel run whose last file is one of them waits for it alone.
+LONG = (
+    "test_documented.py", "test_training.py", "test_cache.py", "test_soak.py", "test_cache_cost.py", "test_demo.py",
+    "test_groot_launch.py", "test_cache_distributed.py", "test_groot_distributed.py",
+)  # fmt: skip
+
+
+def pytest_configure(config: Any) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # xdist by itself leaves a file of one long test to the end
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture

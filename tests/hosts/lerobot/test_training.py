@@ -96,7 +96,7 @@ def test_a_killed_write_is_gone_on_from(data, plain, tok: str, tmp_path: Path, w
     datasets.call(
         "apt-plugin", "run", "lerobot-train", "--policy.type=pi05", f"--policy.pretrained_path={plain['pi05']}",
         *datasets.flags(data["labelled"], tok, steps=4, save_freq=2, output_dir=tmp_path / "run"),
-        "--resume=true", "--recipe", "apt", "--apt.stage", "1", "--apt.prove=false", "--apt.listen=0",
+        "--resume=true", "--recipe", "apt", "--apt.stage", "1",
     )  # fmt: skip
     checkpoints = out / "checkpoints"
     assert sorted(p.name for p in checkpoints.iterdir()) == ["000002", "000004", "last"]
