@@ -91,7 +91,9 @@ def environment(folder: Path, wheel: Path, extra: str = "", more: Sequence[str] 
     site = next(folder.glob("lib/python*/site-packages"))
     for distribution in needed(wheel, extra, more).values():
         for name in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
-            if not name.endswith(".pth") and not (site / name).exists():
+            # Of files that only name a folder, the one of a host that is installed from its checkout is needed.
+            plain = not name.endswith(".pth") or name.startswith("__editable__")
+            if plain and not (site / name).exists():
                 (site / name).symlink_to(Path(str(distribution.locate_file(name))))
     return folder / "bin/python"
 
