@@ -95,8 +95,8 @@ def test_the_whole_demo_very_small_as_the_notebook_runs_it(
     from apt_plugin.tabletop.grounding import Grounding
 
     tiny = Demo(
-        grounding=Grounding(steps=8, scenes=64, probe=32), labelled=24, unlabelled=24, batch=8, stage1_steps=30,
-        stage2_steps=20, stock_steps=20, warmup=2, rollouts=4,
+        grounding=Grounding(steps=8, scenes=64, probe=32), labelled=24, unlabelled=24, batch=8, stage1_steps=60,
+        stage2_steps=40, stock_steps=20, warmup=2, rollouts=4,
     )  # fmt: skip
     monkeypatch.setattr(driver, "QUICK", tiny)
     monkeypatch.chdir(tmp_path)
