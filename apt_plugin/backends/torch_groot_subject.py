@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apt_plugin import freeze
-from apt_plugin.backends import torch_params
+from apt_plugin.backends import torch_params, torch_subject
 from apt_plugin.backends.torch_groot_flow import GrootFlow
 from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
-from apt_plugin.proofs import Outcome
-from apt_plugin.stages import LIKELIHOOD, PRIOR
+from apt_plugin.proofs import Outcome, Subject
+from apt_plugin.stages import PRIOR
+from apt_plugin.vlm import mode_of
 
 PLACES = 160  # for words behind the images, where one layout is asked for; the longest proof prompt fits by letters
 
 
-class GrootSubject:
+class GrootSubject(Subject):
     """One model in eager float32, as the contracts are stated."""
 
     def __init__(self, flow: Any, make_batch: Callable[[Sequence[str], int, int], Mapping[str, Any]]):
@@ -36,7 +36,7 @@ class GrootSubject:
         assert isinstance(flow, GrootFlow)
         self.flow, self.make_batch = flow, make_batch
         self.stage, self.prefix = flow.apt_stage, flow.apt_recipe.prefix
-        self.trains_vlm = self.stage == LIKELIHOOD and flow.apt_recipe.vlm == "full"
+        self.trains_vlm = mode_of(flow.apt_recipe, self.stage) == "full"
         if self.prefix == "native":
             # Stage 1 leaves the words out there too, so that it leaks nothing; what is lost is the switch.
             self.unclaimed = {2} if self.stage == PRIOR else {1, 2}
@@ -68,11 +68,7 @@ class GrootSubject:
             errors = flow.apt_errors(backbone, action, noise, time, closed=closed)
             loss = errors["loss"].sum((1, 2)) / (errors["mask"].sum((1, 2)) + 1e-6)
             loss.mean().backward()
-            grads = {
-                n: p.grad.float().cpu().numpy()
-                for n, p in flow.named_parameters()
-                if p.grad is not None and not freeze.added(n)
-            }
+            grads = torch_subject.gradients(flow)
             actions = self._sample(flow, {k: v for k, v in inputs.items() if k != "action"})
         tokens, mask = (torch.as_tensor(inputs[name]).cpu() for name in ("input_ids", "attention_mask"))
         words = torch.where(mask.bool(), tokens, -1).flip(-1)  # without the left padding, so that only words differ
@@ -96,25 +92,17 @@ class GrootSubject:
         groups = parameter_groups(named, flow.apt_recipe, self.stage, 1e-3, set(named))
         optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1)
         inputs = dict(self.make_batch(instructions, 0, 0))
-        norms: dict[str, float] = {}
+
+        def loss(step: int) -> Tensor:
+            flow.train()
+            backbone, action = flow.prepare_input(dict(inputs))
+            noise, time = flow.apt_draw(action["action"], step)
+            errors = flow.apt_errors(backbone, action, noise, time)
+            return errors["loss"].sum() / errors["mask"].sum()
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
-            for step in range(steps + 1):  # the last pass only measures
-                flow.train()
-                optimizer.zero_grad()
-                backbone, action = flow.prepare_input(dict(inputs))
-                noise, time = flow.apt_draw(action["action"], step)
-                errors = flow.apt_errors(backbone, action, noise, time)
-                (errors["loss"].sum() / errors["mask"].sum()).backward()
-                norms = {
-                    n: 0.0 if p.grad is None else float(p.grad.float().norm())
-                    for n, p in named.items()
-                    if freeze.added(n) and p.requires_grad
-                }
-                if step < steps:
-                    optimizer.step()
-        flow.zero_grad(set_to_none=True)
-        return norms
+            return torch_subject.optimise(flow, optimizer, loss, steps)
 
     def vlm_digest(self) -> str:
         return torch_params.digest((n, p) for n, p in self.flow.named_parameters() if part_of(n) == "vlm")

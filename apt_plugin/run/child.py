@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +39,18 @@ def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
             _end(heard.family, heard.signal)
     status = 128 - status if status < 0 else status
     return status or (128 + heard.signal if heard.signal else 0)
+
+
+def refusal(code: str, *arguments: str) -> tuple[bool, str]:
+    """Run a program of the host in a fresh process, where the plugin is never imported.
+
+    Returns:
+        Whether it stopped with an error, and the line that says why: one that names `apt`, else the last.
+    """
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    words = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith("  ")]
+    named = [line for line in words if "apt" in line.lower()]
+    return done.returncode != 0, (named or words or [""])[-1]
 
 
 class _Heard:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from apt_plugin.backends.torch_groot_subject import GrootSubject
 from apt_plugin.backends.torch_params import shapes
 from apt_plugin.hosts.gr00t import records, register
 from apt_plugin.hosts.gr00t.checkpoints import openable
+from apt_plugin.run.child import refusal
 from apt_plugin.stages import LIKELIHOOD, read_record
 
 CAMERAS, SIDE = 2, 256
@@ -71,9 +70,7 @@ class Gr00tSubject(GrootSubject):
     def refused_without_plugin(self) -> tuple[bool, str]:
         """A fresh process of the host that never imports the plugin tries to open the checkpoint."""
         code = "import sys, gr00t.model\nfrom transformers import AutoModel\nAutoModel.from_pretrained(sys.argv[1])\n"
-        done = subprocess.run([sys.executable, "-c", code, str(self.folder)], capture_output=True, text=True)
-        words = [line for line in done.stderr.strip().splitlines() if "Error" in line]
-        return done.returncode != 0, words[-1] if words else ""
+        return refusal(code, str(self.folder))
 
     def replaced_names(self) -> list[str]:
         """Building changes objects of its own only; what a training process replaces is put back by `uninstall`."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 from apt_plugin import files, seal
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.names import CONFIG, PROCESSORS, WEIGHTS
+from apt_plugin.run.child import refusal
 from apt_plugin.stages import RECORD, Record, read_record, write_record
 
 logger = logging.getLogger(__name__)
@@ -73,6 +72,4 @@ def refuses_without_plugin(folder: Path) -> tuple[bool, str]:
         "from lerobot.configs import PreTrainedConfig\n"
         "PreTrainedConfig.from_pretrained(sys.argv[1])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
-    words = done.stderr.strip().splitlines()
-    return done.returncode != 0, words[-1] if words else ""
+    return refusal(code, str(folder))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from apt_plugin import freeze
+from apt_plugin.backends import torch_subject
 from apt_plugin.backends.torch_params import shapes
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import goals, groups, register
@@ -26,12 +27,28 @@ from apt_plugin.hosts.lerobot.loading import config_of
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, PREPROCESSOR, WEIGHTS
 from apt_plugin.hosts.lerobot.processors import AptPromptStep
 from apt_plugin.hub import local_folder
-from apt_plugin.proofs import Outcome
+from apt_plugin.proofs import Outcome, Subject
 from apt_plugin.run.replace import watch
 from apt_plugin.stages import LIKELIHOOD
+from apt_plugin.vlm import mode_of
 
 
-class LerobotSubject:
+def made_up(config: Any, length: int, instructions: Sequence[str], state_seed: int, image_seed: int) -> dict[str, Any]:
+    """A raw batch as this policy's data sets have it: images and states by their seeds, the same actions always.
+
+    Args:
+        length: action tokens of a chunk.
+    """
+    n = len(instructions)
+    pictures, numbers, steps = (torch.Generator().manual_seed(seed) for seed in (image_seed, 100 + state_seed, 7))
+    raw: dict[str, Any] = {k: torch.rand(n, *f.shape, generator=pictures) for k, f in config.image_features.items()}
+    if (state := config.robot_state_feature) is not None:
+        raw["observation.state"] = torch.rand(n, *state.shape, generator=numbers) * 2 - 1
+    raw["action"] = torch.rand(n, length, *config.action_feature.shape, generator=steps) * 2 - 1
+    return {**raw, "task": list(instructions), "index": torch.arange(n)}
+
+
+class LerobotSubject(Subject):
     """One policy with its own preprocessor, in eager float32 as the contracts are stated."""
 
     goal_seed: int | None = None  # of the state that its batches are told as their goal
@@ -39,23 +56,16 @@ class LerobotSubject:
     def __init__(self, policy: Any, preprocessor: Any, folder: Path, changed: Callable[[], list[str]]):
         self.policy, self.preprocessor, self.folder, self.replaced_names = policy, preprocessor, folder, changed
         self.stage, self.prefix = policy.config.stage, policy.config.recipe.prefix
-        self.trains_vlm = self.stage == LIKELIHOOD and policy.config.recipe.vlm == "full"
+        self.trains_vlm = mode_of(policy.config.recipe, self.stage) == "full"
 
     def _batch(self, instructions: Sequence[str], state_seed: int, image_seed: int) -> dict[str, Tensor]:
-        config, n = self.policy.config, len(instructions)
-        pictures, numbers = torch.Generator().manual_seed(image_seed), torch.Generator().manual_seed(100 + state_seed)
-        raw: dict[str, Any] = {}
-        for key, feature in config.image_features.items():
-            raw[key] = torch.rand(n, *feature.shape, generator=pictures)
-        if (state := config.robot_state_feature) is not None:
-            raw["observation.state"] = torch.rand(n, *state.shape, generator=numbers) * 2 - 1
-            if self.goal_seed is not None:
-                ends = torch.Generator().manual_seed(200 + self.goal_seed)
-                goal = torch.rand(n, *state.shape, generator=ends) * 2 - 1
-                raw["observation.state"] = torch.stack([raw["observation.state"], goal], 1)
-        steps = torch.Generator().manual_seed(7)
-        raw["action"] = torch.rand(n, config.chunk_size, *config.action_feature.shape, generator=steps) * 2 - 1
-        return self.preprocessor({**raw, "task": list(instructions), "index": torch.arange(n)})
+        config = self.policy.config
+        raw = made_up(config, config.chunk_size, instructions, state_seed, image_seed)
+        if (state := config.robot_state_feature) is not None and self.goal_seed is not None:
+            ends = torch.Generator().manual_seed(200 + self.goal_seed)
+            goal = torch.rand(len(instructions), *state.shape, generator=ends) * 2 - 1
+            raw["observation.state"] = torch.stack([raw["observation.state"], goal], 1)
+        return self.preprocessor(raw)
 
     def _recipe(self, **changes: Any) -> contextlib.AbstractContextManager:
         """The recipe with other run-time choices, for one evaluation."""
@@ -98,11 +108,7 @@ class LerobotSubject:
                 chunk = model.sample_actions(images, img_masks, prompt, state, noise=noise[:, 0].contiguous())
         finally:
             model.apt_fusion = fusion
-        grads = {
-            n: p.grad.float().cpu().numpy()
-            for n, p in policy.named_parameters()
-            if p.grad is not None and not freeze.added(n)
-        }
+        grads = torch_subject.gradients(policy)
         policy.zero_grad(set_to_none=True)
         spoken = torch.where(batch[INSTRUCTION_MASK], prompt.tokens, -1)
         seen = [image[mask.bool()] for image, mask in zip(images, img_masks, strict=True)]
@@ -136,19 +142,7 @@ class LerobotSubject:
         config = policy.config
         optimizer = torch.optim.AdamW(groups.optimizer_groups(policy, config), lr=config.optimizer_lr, weight_decay=0.1)
         batch = self._batch(instructions, 0, 0)
-        for _ in range(steps + 1):  # the last pass only measures
-            optimizer.zero_grad()
-            policy.forward(batch)[0].backward()
-            norms = {
-                n: 0.0 if p.grad is None else float(p.grad.float().norm())
-                for n, p in policy.named_parameters()
-                if freeze.added(n) and p.requires_grad
-            }
-            if _ < steps:
-                optimizer.step()
-                policy.update()
-        policy.zero_grad(set_to_none=True)
-        return norms
+        return torch_subject.optimise(policy, optimizer, lambda _: policy.forward(batch)[0], steps, policy.update)
 
     def vlm_digest(self) -> str:
         return groups.vlm_digest(self.policy)

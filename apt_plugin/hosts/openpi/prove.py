@@ -6,9 +6,7 @@ B batch   K noise draws   T action tokens   A action dimensions
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from openpi.models import model as _model
-from openpi.models import pi0_config
 from openpi.training import optimizer
 
 from apt_plugin.freeze import added
@@ -25,24 +22,17 @@ from apt_plugin.hosts.openpi import checkpoints, loading, preload, records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.derive import freeze_filter, shapes_of
 from apt_plugin.hosts.openpi.optim import AptOptimizer, part_of
-from apt_plugin.hosts.openpi.prove_batch import WATCHED, fed, make_batch, roomy, run_rules
+from apt_plugin.hosts.openpi.prove_batch import WATCHED, Opened, draws, fed, run_rules
 from apt_plugin.proofs import Outcome
 from apt_plugin.run.replace import watch
 from apt_plugin.stages import LIKELIHOOD
 
 
-class OpenpiSubject:
+class OpenpiSubject(Opened):
     """One model in float32. Each evaluation of a kind runs one compiled program, whatever the words are."""
 
-    def __init__(
-        self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None,
-        changed: Callable[[], list[str]] | None = None,
-    ):  # fmt: skip
-        self.model, self.config, self.tokenizer, self.folder = model, roomy(config), tokenizer, folder
-        self.state_dim = state_dim
-        self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
-        self.trains_vlm = self.stage == LIKELIHOOD and config.apt_recipe.vlm == "full"
-        self.replaced_names = watch(WATCHED) if changed is None else changed
+    def __init__(self, model: Any, *opened: Any):
+        super().__init__(model, *opened)
         self._start = nnx.state(model, nnx.Param).to_pure_dict()  # arrays are immutable: training replaces them
         self._programs: dict[tuple, Any] = {}
 
@@ -78,10 +68,8 @@ class OpenpiSubject:
         state_seed: int = 0,
         image_seed: int = 0,
     ) -> Outcome:
-        obs, actions = make_batch(self.config, self.tokenizer, instructions, self.state_dim, state_seed, image_seed)
-        fixed = np.random.default_rng(11)
-        noise = jnp.asarray(fixed.standard_normal((len(instructions), 2, *actions.shape[1:])), jnp.float32)
-        time = jnp.asarray(fixed.uniform(0.05, 1, (len(instructions), 2)), jnp.float32)
+        obs, actions = self.batch(instructions, state_seed, image_seed)
+        noise, time = map(jnp.asarray, draws(actions))
         program = self._program(closed, one_layout)
         state = nnx.state(self.model)
         loss, chunk, grads, features = program(state, obs, actions, noise, time)
@@ -98,7 +86,7 @@ class OpenpiSubject:
         wanted |= new(jax.random.key(1))
         second = config.load(loading.merge_prior(loading.unflat(wanted), self._start, self.folder or Path("model")))
         del self.model
-        return OpenpiSubject(second, config, self.tokenizer, self.state_dim, self.folder, self.replaced_names)
+        return self.second(second, config)
 
     def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
         """Optimiser steps with the recipe's freezing and groups, by the host's optimiser with weight decay."""
@@ -108,7 +96,7 @@ class OpenpiSubject:
         recipe = AptOptimizer(optimizer.AdamW(weight_decay=0.1), self.stage, self.config.apt_recipe)
         tx = recipe.create(1e-3)
         graph, state = nnx.split(self.model)
-        obs, actions = make_batch(self.config, self.tokenizer, instructions, self.state_dim, 0, 0)
+        obs, actions = self.batch(instructions)
 
         @jax.jit
         def gradient(state: Any, rng: jax.Array) -> Any:
@@ -139,23 +127,16 @@ class OpenpiSubject:
     def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
         state = nnx.state(self.model, nnx.Param)
         ours = {"/".join(map(str, p)): tuple(leaf.value.shape) for p, leaf in state.flat_state().items()}
-        names = [f.name for f in dataclasses.fields(pi0_config.Pi0Config)]
-        stock = pi0_config.Pi0Config(**{name: getattr(self.config, name) for name in names})
-        return {n: s for n, s in ours.items() if not added(n)}, shapes_of(stock)
+        return {n: s for n, s in ours.items() if not added(n)}, shapes_of(self.stock_config())
 
-    def refused_without_plugin(self) -> tuple[bool, str]:
-        """A fresh process of the host that never imports the plugin does what a stock server does with the stats."""
-        if self.folder is None:
-            return False, "no checkpoint on disk: nothing that could be refused"
-        stock = records.stock_assets(self.folder)
+    def stock_program(self, folder: Path) -> tuple[str, ...]:
+        """What a stock server does with the statistics."""
         code = (
             "import sys\n"
             "from openpi.training import checkpoints\n"
             "checkpoints.load_norm_stats(sys.argv[1] + '/assets', sys.argv[2])\n"
         )
-        done = subprocess.run([sys.executable, "-c", code, str(self.folder), stock], capture_output=True, text=True)
-        words = [line for line in done.stderr.strip().splitlines() if "apt" in line.lower()]
-        return done.returncode != 0, (words or [done.stderr[-120:]])[-1]
+        return code, str(folder), records.stock_assets(folder)
 
 
 def _params(config: AptPi0Config, key: jax.Array | None = None) -> Any:

@@ -6,8 +6,9 @@ B batch   T action tokens   A action dimensions
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,17 @@ import numpy as np
 from openpi import transforms as _transforms
 from openpi.models import model as _model
 from openpi.models import pi0 as _pi0
+from openpi.models import pi0_config
 from openpi.training import checkpoints as _checkpoints
 from openpi.training import config as _config
 
 from apt_plugin.hosts.openpi.config import AptPi0Config
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt, kept_bound
+from apt_plugin.proofs import Subject
+from apt_plugin.run.child import refusal
+from apt_plugin.run.replace import watch
 from apt_plugin.stages import PRIOR
+from apt_plugin.vlm import mode_of
 
 WORDS = 64  # tokens that the proofs' longest instruction may take
 
@@ -32,6 +38,57 @@ WATCHED = {
     _pi0: ("Pi0", "make_attn_mask"),
     _transforms: ("TokenizePrompt", "Normalize"),
 }
+
+
+class Opened(Subject):
+    """What the proofs of both trainers' models hold alike."""
+
+    def __init__(
+        self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None,
+        changed: Callable[[], list[str]] | None = None,
+    ):  # fmt: skip
+        """
+        Args:
+            state_dim: numbers of a state; 0 where the data have no statistics.
+            folder: the checkpoint; None for a model that was never written.
+            changed: names of the host that are not what they were (`run.replace.watch`).
+        """
+        self.model, self.config, self.tokenizer, self.folder = model, roomy(config), tokenizer, folder
+        self.state_dim = state_dim
+        self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
+        self.trains_vlm = mode_of(config.apt_recipe, self.stage) == "full"
+        self._changed = watch(WATCHED) if changed is None else changed
+
+    def replaced_names(self) -> list[str]:
+        return self._changed()
+
+    def second(self, model: Any, config: AptPi0Config) -> Self:
+        """Stage 2's model, opened as this one was."""
+        return type(self)(model, config, self.tokenizer, self.state_dim, self.folder, self._changed)
+
+    def batch(self, instructions: Sequence[str], state_seed: int = 0, image_seed: int = 0) -> tuple[Any, jax.Array]:
+        return make_batch(self.config, self.tokenizer, instructions, self.state_dim, state_seed, image_seed)
+
+    def stock_config(self) -> pi0_config.Pi0Config:
+        """The host's own config of this model."""
+        names = [f.name for f in dataclasses.fields(pi0_config.Pi0Config)]
+        return pi0_config.Pi0Config(**{name: getattr(self.config, name) for name in names})
+
+    def refused_without_plugin(self) -> tuple[bool, str]:
+        if self.folder is None:
+            return False, "no checkpoint on disk: nothing that could be refused"
+        return refusal(*self.stock_program(self.folder))
+
+    def stock_program(self, folder: Path) -> tuple[str, ...]:
+        """A program that opens the checkpoint as a stock host does, and its arguments."""
+        raise NotImplementedError
+
+
+def draws(actions: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Fixed noise [B, 2, T, A] and time [B, 2] for actions [B, T, A], float32."""
+    fixed, n = np.random.default_rng(11), actions.shape[0]
+    noise = fixed.standard_normal((n, 2, *actions.shape[1:])).astype(np.float32)
+    return noise, fixed.uniform(0.05, 1, (n, 2)).astype(np.float32)
 
 
 def make_batch(

@@ -6,28 +6,24 @@ B batch   K noise draws   T action tokens   A action dimensions
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from openpi.models import pi0_config
 from openpi.models_pytorch import pi0_pytorch
 from openpi.models_pytorch import preprocessing_pytorch as _preprocessing
 from openpi.shared import array_typing as at
 
 from apt_plugin import freeze
-from apt_plugin.backends import torch_params
+from apt_plugin.backends import torch_params, torch_subject
 from apt_plugin.hosts.openpi import records
-from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
+from apt_plugin.hosts.openpi.config import apt_config
 from apt_plugin.hosts.openpi.optim import AptOptimizer
-from apt_plugin.hosts.openpi.prove_batch import WATCHED, fed, make_batch, roomy, run_rules
+from apt_plugin.hosts.openpi.prove_batch import Opened, draws, fed, run_rules
 from apt_plugin.hosts.openpi.torch_model import AptPI0Pytorch, part_of
 from apt_plugin.proofs import Outcome
-from apt_plugin.run.replace import watch
 from apt_plugin.stages import LIKELIHOOD
 
 WEIGHTS = "model.safetensors"
@@ -48,22 +44,15 @@ def as_torch(obs: Any) -> Any:
         )
 
 
-class OpenpiTorchSubject:
+class OpenpiTorchSubject(Opened):
     """One model, on the CPU or where `device` says."""
 
-    def __init__(
-        self, model: Any, config: AptPi0Config, tokenizer: Any, state_dim: int, folder: Path | None,
-        changed: Callable[[], list[str]] | None = None,
-    ):  # fmt: skip
-        self.model, self.config, self.tokenizer, self.folder = model, roomy(config), tokenizer, folder
-        self.state_dim = state_dim
-        self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
-        self.trains_vlm = self.stage == LIKELIHOOD and config.apt_recipe.vlm == "full"
-        self.replaced_names = watch(WATCHED) if changed is None else changed
+    def __init__(self, *opened: Any):
+        super().__init__(*opened)
         self._start: dict[str, torch.Tensor] = {}  # what training has moved, as it was
 
-    def _batch(self, instructions: Sequence[str], state_seed: int = 0, image_seed: int = 0) -> tuple[Any, Any]:
-        obs, actions = make_batch(self.config, self.tokenizer, instructions, self.state_dim, state_seed, image_seed)
+    def batch(self, instructions: Sequence[str], state_seed: int = 0, image_seed: int = 0) -> tuple[Any, Any]:
+        obs, actions = super().batch(instructions, state_seed, image_seed)
         return as_torch(obs), torch.from_numpy(np.array(actions))
 
     def evaluate(
@@ -76,10 +65,8 @@ class OpenpiTorchSubject:
         image_seed: int = 0,
     ) -> Outcome:
         model = self.model.eval()
-        obs, actions = self._batch(instructions, state_seed, image_seed)
-        fixed = np.random.default_rng(11)
-        noise = torch.from_numpy(fixed.standard_normal((len(instructions), 2, *actions.shape[1:])).astype(np.float32))
-        time = torch.from_numpy(fixed.uniform(0.05, 1, (len(instructions), 2)).astype(np.float32))
+        obs, actions = self.batch(instructions, state_seed, image_seed)
+        noise, time = map(torch.from_numpy, draws(actions))
         model.apt = run_rules(self.config, closed, one_layout)
         fusion, model.apt_fusion = model.apt_fusion, None if closed else model.apt_fusion
         try:
@@ -90,11 +77,7 @@ class OpenpiTorchSubject:
             chunk = model.sample_actions("cpu", obs, noise=noise[:, 0], num_steps=3)
         finally:
             model.apt_fusion = fusion
-        grads = {
-            name: p.grad.numpy().copy()
-            for name, p in model.named_parameters()
-            if p.grad is not None and part_of(name) == "inherited"
-        }
+        grads = torch_subject.gradients(model, lambda name: part_of(name) == "inherited")
         model.zero_grad(set_to_none=True)
         words = torch.where(obs.token_loss_mask, obs.tokenized_prompt, -1)
         with torch.no_grad():
@@ -116,7 +99,7 @@ class OpenpiTorchSubject:
         del self.model
         assert not unexpected, unexpected
         assert all(freeze.added(name) for name in missing), missing
-        return OpenpiTorchSubject(second, config, self.tokenizer, self.state_dim, self.folder, self.replaced_names)
+        return self.second(second, config)
 
     def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
         """Optimiser steps with the recipe's freezing and rates, with weight decay on all but gates."""
@@ -130,34 +113,26 @@ class OpenpiTorchSubject:
             for n, p in learns.items()
         ]
         optimizer = torch.optim.AdamW(groups)
-        obs, actions = self._batch(instructions)
-        norms: dict[str, float] = {}
-        for step in range(steps + 1):  # the last pass only measures
+        obs, actions = self.batch(instructions)
+
+        def loss(step: int) -> torch.Tensor:
             torch.manual_seed(step)
-            optimizer.zero_grad()
             noise = model.sample_noise((len(instructions), 2, *actions.shape[1:]), "cpu")
             time = model.sample_time(2 * len(instructions), "cpu").reshape(-1, 2)
-            model.errors(obs, actions, noise, time)["loss"].mean().backward()
-            norms = {n: 0.0 if p.grad is None else float(p.grad.norm()) for n, p in learns.items() if freeze.added(n)}
-            if step < steps:
-                optimizer.step()
-        model.zero_grad(set_to_none=True)
-        return norms
+            return model.errors(obs, actions, noise, time)["loss"].mean()
+
+        return torch_subject.optimise(model, optimizer, loss, steps)
 
     def vlm_digest(self) -> str:
         return torch_params.digest((n, p) for n, p in self.model.named_parameters() if part_of(n) == "vlm")
 
     def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
         ours = {n: s for n, s in torch_params.shapes(self.model).items() if not freeze.added(n)}
-        names = [f.name for f in dataclasses.fields(pi0_config.Pi0Config)]
-        stock = pi0_config.Pi0Config(**{name: getattr(self.config, name) for name in names})
         with torch.device("meta"):
-            return ours, torch_params.shapes(pi0_pytorch.PI0Pytorch(stock))
+            return ours, torch_params.shapes(pi0_pytorch.PI0Pytorch(self.stock_config()))
 
-    def refused_without_plugin(self) -> tuple[bool, str]:
-        """A fresh process of the host that never imports the plugin reads the file's names as `load_model` does."""
-        if self.folder is None:
-            return False, "no checkpoint on disk: nothing that could be refused"
+    def stock_program(self, folder: Path) -> tuple[str, ...]:
+        """The file's names, read as the host's `load_model` reads them."""
         code = (
             "import sys, torch, safetensors.torch\n"
             "names = safetensors.torch.load_file(sys.argv[1]).keys()\n"
@@ -169,10 +144,7 @@ class OpenpiTorchSubject:
             "tensors = {n.replace('.', '/'): torch.zeros(1) for n in names}\n"
             "model.load_state_dict(tensors)\n"
         )
-        path = str(self.folder / WEIGHTS)
-        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
-        words = [line.strip() for line in done.stderr.strip().splitlines() if "apt" in line.lower()]
-        return done.returncode != 0, (words or [done.stderr[-120:]])[-1]
+        return code, str(folder / WEIGHTS)
 
 
 def open_torch(folder: Path, record: Any, tokenizer: Any, changed: Callable[[], list[str]]) -> OpenpiTorchSubject:

@@ -15,6 +15,7 @@ from apt_plugin import freeze
 from apt_plugin.backends.torch_groot_subject import GrootSubject
 from apt_plugin.backends.torch_params import shapes
 from apt_plugin.hosts.lerobot.checkpoints import refuses_without_plugin
+from apt_plugin.hosts.lerobot.prove import made_up
 from apt_plugin.stages import LIKELIHOOD
 
 
@@ -27,15 +28,9 @@ class LerobotGrootSubject(GrootSubject):
         self.policy, self.preprocessor, self.folder = policy, preprocessor, folder
 
     def _batch(self, instructions: Sequence[str], state_seed: int, image_seed: int) -> dict[str, Any]:
-        config, n = self.policy.config, len(instructions)
-        pictures, numbers = torch.Generator().manual_seed(image_seed), torch.Generator().manual_seed(100 + state_seed)
-        raw: dict[str, Any] = {k: torch.rand(n, *f.shape, generator=pictures) for k, f in config.image_features.items()}
-        if (state := config.robot_state_feature) is not None:
-            raw["observation.state"] = torch.rand(n, *state.shape, generator=numbers) * 2 - 1
-        steps = torch.Generator().manual_seed(7)
-        length = len(config.action_delta_indices)
-        raw["action"] = torch.rand(n, length, *config.action_feature.shape, generator=steps) * 2 - 1
-        batch = self.preprocessor({**raw, "task": list(instructions), "index": torch.arange(n)})
+        config = self.policy.config
+        raw = made_up(config, len(config.action_delta_indices), instructions, state_seed, image_seed)
+        batch = self.preprocessor(raw)
         return self.policy._filter_groot_inputs(batch, include_action=True)
 
     def switched(self) -> LerobotGrootSubject:
