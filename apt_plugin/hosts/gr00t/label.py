@@ -7,7 +7,7 @@ from pathlib import Path
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import data
-from apt_plugin.hosts.gr00t.listen import Gr00tListener, labels_of, room_of
+from apt_plugin.hosts.gr00t.listen import Gr00tListener, episodes_of
 from apt_plugin.hosts.gr00t.opening import Opened, check_data, open_data, open_policy
 from apt_plugin.listen import labelled_copy
 from apt_plugin.listen.labels import Labels, spread
@@ -18,10 +18,12 @@ class Gr00tEpisodes:
 
     def __init__(self, opened: Opened, folder: str):
         self.opened, self.loader = opened, open_data(opened, Path(folder))
-        self.task, self.room = labels_of(self.loader), room_of(self.loader)
+        self.episodes = episodes_of(self.loader)
+        self.task = self.episodes.text
 
     def listener(self, episodes: Sequence[int], frames: int) -> Gr00tListener:
-        return Gr00tListener(self.opened, self.loader, chosen=spread(episodes, self.room, frames), labels=self.task)
+        chosen = spread(episodes, self.episodes.room or (), frames)
+        return Gr00tListener(self.opened, self.loader, chosen=chosen, episodes=self.episodes)
 
 
 def open_sets(

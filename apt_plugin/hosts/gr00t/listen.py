@@ -16,60 +16,35 @@ import torch
 
 from apt_plugin.backends import torch_attention, torch_evidence, torch_listen, torch_params
 from apt_plugin.backends.torch_evidence import Beside
-from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import register
 from apt_plugin.hosts.gr00t.opening import Opened, check_data, open_data, open_policy
-from apt_plugin.listen.evidence import Arrived, Evidence, Tensor
-from apt_plugin.listen.sampling import spread_over_tasks
-from apt_plugin.listen.subject import Context, Frames, facts_of
+from apt_plugin.listen.evidence import Arrived, Tensor
+from apt_plugin.listen.hosted import Chunks, Episodes, HostEvidence, HostListener, Places, frames_wanted
+from apt_plugin.listen.subject import Context, facts_of
 from apt_plugin.stages import LIKELIHOOD
 
 logger = logging.getLogger(__name__)
 
-FIRST_FRAMES = 128  # episodes; each is decoded whole by the host's loader
 
-
-class Gr00tListener:
+class Gr00tListener(HostListener):
     """One model with its own processor, on one data set read by the host's own loader."""
 
+    block = 1  # a stock GR00T's adapter attends to padding
+    most_first = 128  # each episode is decoded whole by the host's loader
+
     def __init__(
-        self,
-        opened: Opened,
-        loader: Any,
-        count: int = 0,
-        seed: int = 0,
-        chosen: Sequence[tuple[int, int]] | None = None,
-        labels: Sequence[str] | None = None,
-    ):
+        self, opened: Opened, loader: Any, count: int = 0, seed: int = 0, chosen: Places | None = None,
+        episodes: Episodes | None = None,
+    ):  # fmt: skip
         """
         Args:
-            count: frames, spread over the instructions; or `chosen`: these (episode, step), of episodes without
-                instruction too.
-            labels: the instruction of every episode, where they have been read already.
-
-        Raises:
-            AptError: no episode has an instruction, and no frames were chosen.
+            episodes: of this data set, where they have been read already.
         """
         self.model, self.processor, self.tag, self.loader = opened.model, opened.processor, opened.tag, loader
-        self.modality = loader.modality_configs
         self.steps = int(self.model.action_head.num_inference_timesteps)
         self.gated = getattr(self.model, "apt_stage", None) == LIKELIHOOD
         self._episodes: dict[int, Any] = {}
-        self.labels = labels_of(loader) if labels is None else list(labels)
-        labelled = [episode for episode, text in enumerate(self.labels) if text.strip()]
-        texts = [self.labels[episode] for episode in labelled]
-        self.tasks = sorted(set(texts))
-        self._first: list[int] = []
-        if chosen is None:
-            if not labelled:
-                raise AptError(f"{loader.dataset_path} has no instruction in any episode: listen needs labelled data.")
-            room = room_of(loader)
-            picked = spread_over_tasks(texts, np.array([room[e] for e in labelled]), count, seed)
-            chosen = [(labelled[k], t) for k, t in picked]
-            first = spread_over_tasks(texts, None, min(FIRST_FRAMES, len(texts)), seed)
-            self._first = [labelled[k] for k, _ in first]
-        self._steps = [self._step(episode, t) for episode, t in chosen]
-        self.frames = self._frames(chosen, [self.labels[episode] for episode, _ in chosen])
+        super().__init__(episodes or episodes_of(loader), count, seed, chosen)
         self.facts = facts_of(
             host="Isaac GR00T", policy=self.model.config.model_type, checkpoint=opened.folder,
             stage=getattr(self.model, "apt_stage", None), data=loader.dataset_path, tasks=len(self.tasks),
@@ -84,10 +59,11 @@ class Gr00tListener:
             self._episodes[index] = self.loader[index]
         return self._episodes[index]
 
-    def _step(self, episode: int, step: int) -> Any:
+    def item(self, episode: int, step: int) -> Any:
         from gr00t.data.dataset.sharded_single_step_dataset import extract_step_data
 
-        return extract_step_data(self._episode(episode), step, self.modality, self.tag, allow_padding=True)
+        known = self.loader.modality_configs
+        return extract_step_data(self._episode(episode), step, known, self.tag, allow_padding=True)
 
     def _inputs(self, steps: Sequence[Any], texts: Sequence[str]) -> dict[str, Any]:
         """Frames under other words, through the host's processor and collator."""
@@ -99,24 +75,18 @@ class Gr00tListener:
             made.append(self.processor([{"type": MessageType.EPISODE_STEP.value, "content": told}]))
         return dict(self.processor.collator(made)["inputs"])
 
-    def _frames(self, chosen: Sequence[tuple[int, int]], texts: Sequence[str]) -> Frames:
-        batches = [self._inputs([step], [text]) for step, text in zip(self._steps, texts, strict=True)]
-        mask = np.stack([batch["action_mask"][0].numpy() > 0 for batch in batches])
-        lengths = np.array([self.loader.get_episode_length(episode) for episode, _ in chosen])
-        return Frames(
-            episode=np.array([episode for episode, _ in chosen]),
-            position=np.array([t for _, t in chosen]) / np.maximum(lengths - 1, 1),
-            task=tuple(texts),
-            actions=np.stack([batch["action"][0].float().numpy() for batch in batches]),
-            valid=np.asarray(mask.any(-1)),
-            pictures=np.stack([_picture(step) for step in self._steps]),
-            width=int(mask.any((0, 1)).sum()),
-        )
+    def chunks(self, items: Sequence[Any], texts: Sequence[str]) -> Chunks:
+        batch = self._inputs(items, texts)
+        mask = batch["action_mask"].numpy() > 0
+        return Chunks(batch["action"].float().numpy(), mask.any(-1), int(mask.any((0, 1)).sum()))
+
+    def picture(self, item: Any) -> np.ndarray:
+        return np.ascontiguousarray(np.asarray(next(iter(item.images.values()))[-1]), dtype=np.uint8)
 
     # -- what is asked ------------------------------------------------------------------------------------
 
     def context(self, frames: Sequence[int], texts: Sequence[str]) -> Context:
-        steps = [self._steps[f] for f in frames]
+        steps = [self._items[f] for f in frames]
         if hasattr(self.model, "apt_features"):
             return torch_listen.AptGrootContext(self.model, self._observed(steps, texts))
         return torch_listen.OneByOne(
@@ -131,15 +101,8 @@ class Gr00tListener:
         inputs = self._inputs(steps, texts)
         return {name: value for name, value in inputs.items() if name not in ("action", "action_mask")}
 
-    def first_frames(self) -> tuple[np.ndarray, list[str]]:
-        found = [self._features(self._step(episode, 0)) for episode in self._first]
-        return np.concatenate(found), [self.labels[episode] for episode in self._first]
-
-    def features(self, frames: Sequence[int]) -> np.ndarray:
-        return np.concatenate([self._features(self._steps[f]) for f in frames])
-
-    def _features(self, step: Any) -> np.ndarray:
-        return torch_listen.groot_features(self.model, self._observed([step], [""]))
+    def pooled(self, items: Sequence[Any]) -> np.ndarray:
+        return torch_listen.groot_features(self.model, self._observed(items, [""] * len(items)))
 
     def gates(self) -> dict[str, float]:
         fusion = getattr(self.model, "apt_fusion", None)
@@ -154,7 +117,7 @@ class Gr00tListener:
 
     def _attention_of(self, row: int) -> dict[str, float]:
         """One frame by itself: no padding, so that a prompt's tokens stand where they stand."""
-        step, text = self._steps[row], self.frames.task[row]
+        step, text = self._items[row], self.frames.task[row]
         told, blank = (self._observed([step], [words]) for words in (text, ""))
         ours = hasattr(self.model, "apt_features")
         context: Any = (torch_listen.AptGrootContext if ours else torch_listen.GrootContext)(self.model, told)
@@ -166,14 +129,14 @@ class Gr00tListener:
         return dict(shares)
 
     def evidence(self) -> Gr00tEvidence:
-        return Gr00tEvidence(self, self.labels)
+        return Gr00tEvidence(self)
 
     def digest(self) -> str:
         return vlm_digest(self.model)
 
 
-def labels_of(loader: Any) -> list[str]:
-    """The instruction of every episode's first frame, "" where it has none, without decoding videos."""
+def episodes_of(loader: Any) -> Episodes:
+    """A data set's episodes with the instruction of each one's first frame, without decoding videos."""
     key = loader.modality_configs["language"].modality_keys[0]
 
     def label(row: dict[str, Any]) -> str:
@@ -182,13 +145,10 @@ def labels_of(loader: Any) -> list[str]:
             return str(frame[column].iloc[0])
         return str(loader.create_language_from_meta(row, len(frame), key)[0])
 
-    return [label(row) for row in loader.episodes_metadata]
-
-
-def room_of(loader: Any) -> list[int]:
-    """How many frames of every episode a whole chunk follows; one at least."""
     reach = max(loader.modality_configs["action"].delta_indices)
-    return [max(loader.get_episode_length(e) - reach, 1) for e in range(len(loader))]
+    length = [int(loader.get_episode_length(episode)) for episode in range(len(loader))]
+    room = [max(each - reach, 1) for each in length]  # frames that a whole chunk follows; one at least
+    return Episodes(str(loader.dataset_path), [label(row) for row in loader.episodes_metadata], length, room)
 
 
 def vlm_digest(model: Any) -> str:
@@ -199,39 +159,24 @@ def _vlm(model: Any) -> dict[str, Any]:
     return {n: p for n, p in model.named_parameters() if ".backbone." in f".{n}"}
 
 
-class Gr00tEvidence(Evidence):
+class Gr00tEvidence(HostEvidence):
     """Facts behind one `Gr00tListener`."""
-
-    def __init__(self, listener: Gr00tListener, labels: Sequence[str]):
-        self._listener, self._labels = listener, labels
 
     def tensors(self) -> Iterator[Tensor]:
         return torch_evidence.tensors(self._listener.model, lambda name: ".backbone." in f".{name}")
 
-    def labels(self) -> Sequence[str]:
-        return self._labels
-
     def arrived(self, frames: Sequence[int], texts: Sequence[str]) -> list[Arrived]:
         found = []
         for frame, text in zip(frames, texts, strict=True):
-            batch = self._listener._observed([self._listener._steps[frame]], [text])
+            batch = self._listener._observed([self._listener._items[frame]], [text])
             ids = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
             found.append(Arrived(tuple(ids), self._listener.processor.processor.tokenizer.decode(ids)))
         return found
 
     def state(self) -> np.ndarray:
-        steps = [self._listener._steps[row] for row in range(len(self._listener.frames))]
+        steps = [self._listener._items[row] for row in range(len(self._listener.frames))]
         seen = [self._listener._observed([step], [""])["state"] for step in steps]
         return np.concatenate([each.float().reshape(1, -1).cpu().numpy() for each in seen])
-
-    def read(self, frames: Sequence[int], texts: Sequence[str]) -> np.ndarray:
-        contexts: Any = [self._listener.context([f], [t]) for f, t in zip(frames, texts, strict=True)]
-        return np.concatenate([one.read() for one in contexts])
-
-
-def _picture(step: Any) -> np.ndarray:
-    frame = np.asarray(next(iter(step.images.values()))[-1])
-    return np.ascontiguousarray(frame, dtype=np.uint8)
 
 
 def open_listener(
@@ -247,8 +192,7 @@ def open_listener(
     """
     path = Path(root or dataset)
     check_data(path)
-    if frames < 1:
-        raise AptError(f"--frames is {frames}; write 1 or more (64 is the default).")
+    frames_wanted(frames)
     opened = open_policy(policy, config, device)
     loader = open_data(opened, path)
     logger.info("listen: %s on %s", opened.model.config.model_type, path)

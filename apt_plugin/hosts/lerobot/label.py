@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from apt_plugin import files
-from apt_plugin.hosts.lerobot.listen import EpisodeTable, LerobotListener
+from apt_plugin.hosts.lerobot.listen import LerobotListener, episodes_of
 from apt_plugin.hosts.lerobot.mixing import fill_tasks
 from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
 from apt_plugin.listen.labels import Labels, spread
@@ -26,12 +26,12 @@ class LerobotEpisodes:
 
     def __init__(self, opened: Opened, dataset: Any):
         self.opened, self.dataset = opened, dataset
-        self.table = EpisodeTable(dataset.meta, silent=True)
-        self.task = self.table.task
+        self.episodes = episodes_of(dataset.meta)
+        self.task = self.episodes.text
 
     def listener(self, episodes: Sequence[int], frames: int) -> Any:
-        chosen = spread(episodes, self.table.length.tolist(), frames)
-        return LerobotListener(self.opened, self.dataset, len(chosen), chosen=chosen)
+        chosen = spread(episodes, self.episodes.length, frames)
+        return LerobotListener(self.opened, self.dataset, chosen=chosen)
 
 
 def open_sets(

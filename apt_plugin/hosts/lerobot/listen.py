@@ -25,21 +25,19 @@ from apt_plugin.hosts.lerobot.listen_attention import attention_of
 from apt_plugin.hosts.lerobot.listen_evidence import LerobotEvidence
 from apt_plugin.hosts.lerobot.listening import STOCK_VLM, Listening
 from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
-from apt_plugin.listen.sampling import spread_over_tasks
-from apt_plugin.listen.subject import Context, Frames, facts_of
+from apt_plugin.listen.hosted import Chunks, Episodes, HostListener, Places, frames_wanted
+from apt_plugin.listen.subject import Context, facts_of
 from apt_plugin.stages import LIKELIHOOD, RECORD, read_record
 
 logger = logging.getLogger(__name__)
 
-Places = Sequence[tuple[int, int]]
-FIRST_FRAMES = 512  # episodes at most whose first frames say whether the data need language
 
+class LerobotListener(HostListener):
+    """One policy with frames of one data set."""
 
-class LerobotListener:
-    """One policy with frames of one data set; raw frames are read once, words are put in per question."""
+    block = 32
 
-    def __init__(self, opened: Opened, dataset: Any, count: int, seed: int = 0, chosen: Places | None = None):
-        """`chosen` (episode, step) pairs of any episodes, labelled or not; else `count` frames of labelled ones."""
+    def __init__(self, opened: Opened, dataset: Any, count: int = 0, seed: int = 0, chosen: Places | None = None):
         self.policy, self.preprocessor = opened.policy, opened.preprocessor
         self.config, self.dataset = opened.policy.config, dataset
         self.stage = getattr(self.config, "stage", None)
@@ -47,14 +45,7 @@ class LerobotListener:
         family = find(self.config.type)
         self.listening = Listening() if family is None else family.listening()
         self.steps = self.listening.steps(self.policy)
-        rows = EpisodeTable(dataset.meta, silent=chosen is not None)
-        self.tasks, self._labels = rows.tasks, rows.said
-        chosen = spread_over_tasks(rows.task, rows.length, count, seed) if chosen is None else chosen
-        self._first = spread_over_tasks(rows.task, None, min(FIRST_FRAMES, len(rows.task)), seed)
-        self._starts = rows.start
-        self._first_tasks = [rows.task[e] for e, _ in self._first]
-        self._items = [dataset[int(rows.start[e] + t)] for e, t in chosen]
-        self.frames = self._frames(rows, chosen)
+        super().__init__(episodes_of(dataset.meta), count, seed, chosen)
         self.facts = facts_of(
             host="lerobot",
             policy=self.config.type,
@@ -77,27 +68,26 @@ class LerobotListener:
         batch: dict[str, Any] = {n: torch.stack([item[n] for item in items]) for n in names}
         return {**batch, "task": list(texts)}
 
-    def _frames(self, rows: EpisodeTable, chosen: Places) -> Frames:
-        texts = tuple(rows.task[e] for e, _ in chosen)
-        actions, valid = [], []
-        for start in range(0, len(chosen), 32):
-            part = slice(start, start + 32)
-            batch = self.preprocessor(self._raw(self._items[part], texts[part]))
-            chunk, ok = self.listening.chunk(self.policy, batch)
-            actions.append(chunk)
-            valid.append(ok)
-        camera = next(iter(self.config.image_features), None) if self.config.image_features else None
-        camera = next((n for n in (camera, *self.dataset.meta.camera_keys) if n in self._items[0]), None)
-        last = np.maximum(np.array([rows.length[e] for e, _ in chosen]) - 1, 1)
-        return Frames(
-            episode=np.array([e for e, _ in chosen]),
-            position=np.array([t for _, t in chosen]) / last,
-            task=texts,
-            actions=np.concatenate(actions),
-            valid=np.concatenate(valid),
-            pictures=np.stack([_picture(item.get(camera)) for item in self._items]),
-            width=int(self.config.action_feature.shape[0]),
-        )
+    def item(self, episode: int, step: int) -> dict[str, Any]:
+        return self.dataset[int(self.dataset.meta.episodes[episode]["dataset_from_index"]) + step]
+
+    def chunks(self, items: Sequence[dict], texts: Sequence[str]) -> Chunks:
+        batch = self.preprocessor(self._raw(items, texts))
+        actions, valid = self.listening.chunk(self.policy, batch)
+        return Chunks(actions, valid, int(self.config.action_feature.shape[0]))
+
+    def picture(self, item: dict[str, Any]) -> np.ndarray:
+        own = next(iter(self.config.image_features), None) if self.config.image_features else None
+        image = next((item[name] for name in (own, *self.dataset.meta.camera_keys) if name in item), None)
+        if image is None:
+            return np.zeros((8, 8, 3), np.uint8)
+        frame = image[-1] if image.dim() == 4 else image
+        return (frame.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+    @torch.inference_mode()
+    def pooled(self, items: Sequence[dict]) -> np.ndarray:
+        batch = self.preprocessor(self._raw(items, [""] * len(items)))
+        return self.listening.features(self.policy, batch)
 
     # -- what is asked ------------------------------------------------------------------------------------
 
@@ -112,22 +102,6 @@ class LerobotListener:
     def prompts(self, frames: Sequence[int], texts: Sequence[str]) -> dict[str, Any]:
         """The processed batch of frames under these words, prompt tokens among it."""
         return self.preprocessor(self._raw([self._items[f] for f in frames], texts))
-
-    def first_frames(self) -> tuple[np.ndarray, list[str]]:
-        found = []
-        for start in range(0, len(self._first), 64):
-            items = [self.dataset[int(self._starts[e])] for e, _ in self._first[start : start + 64]]
-            found.append(self._features(items))
-        return np.concatenate(found), self._first_tasks
-
-    def features(self, frames: Sequence[int]) -> np.ndarray:
-        return np.concatenate([self._features([self._items[f]]) for f in frames])
-
-    @torch.inference_mode()
-    def _features(self, items: Sequence[dict]) -> np.ndarray:
-        """What the frozen image tower says, pooled: no instruction takes part."""
-        batch = self.preprocessor(self._raw(items, [""] * len(items)))
-        return self.listening.features(self.policy, batch)
 
     def gates(self) -> dict[str, float]:
         fusion = getattr(self.flow(), "apt_fusion", None)
@@ -144,36 +118,25 @@ class LerobotListener:
         return torch_params.digest(_vlm(self.policy).items())
 
     def evidence(self) -> LerobotEvidence:
-        return LerobotEvidence(self, _vlm(self.policy), self._labels)
+        return LerobotEvidence(self, _vlm(self.policy))
 
     def base(self, path: str) -> Beside:
         """The VLM of a base checkpoint beside this policy's."""
         return Beside(_vlm(self.policy), _vlm(open_policy(path, str(self.config.device)).policy), path)
 
 
-class EpisodeTable:
-    """Start, length and first task of every episode that has an instruction; `silent`: of those without one, too."""
+def episodes_of(meta: Any) -> Episodes:
+    """Every episode of a data set, with its first task as the instruction.
 
-    def __init__(self, meta: Any, silent: bool = False):
-        table = meta.episodes
-        if table is None or not len(table):
-            raise AptError(f"{meta.repo_id} has no episodes.")
-        said = [(row["tasks"][0] if len(row["tasks"]) else "") for row in table.select_columns(["tasks"])]
-        self.said = [str(text) for text in said]  # of every episode
-        kept = [i for i, text in enumerate(said) if silent or str(text).strip()]
-        if not kept:
-            raise AptError(f"{meta.repo_id} has no instruction in any episode: listen needs labelled data.")
-        begin, end = (np.asarray(table[name]) for name in ("dataset_from_index", "dataset_to_index"))
-        self.start, self.length = begin[kept], (end - begin)[kept]
-        self.task = [str(said[i]) for i in kept]
-        self.tasks = sorted(set(self.task))
-
-
-def _picture(image: Tensor | None) -> np.ndarray:
-    if image is None:
-        return np.zeros((8, 8, 3), np.uint8)
-    frame = image[-1] if image.dim() == 4 else image
-    return (frame.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    Raises:
+        AptError: there is none.
+    """
+    table = meta.episodes
+    if table is None or not len(table):
+        raise AptError(f"{meta.repo_id} has no episodes.")
+    said = [str(row["tasks"][0] if len(row["tasks"]) else "") for row in table.select_columns(["tasks"])]
+    begin, end = (np.asarray(table[name]) for name in ("dataset_from_index", "dataset_to_index"))
+    return Episodes(str(meta.repo_id), said, (end - begin).tolist())
 
 
 def _vlm(policy: Any) -> dict[str, Tensor]:
@@ -189,8 +152,7 @@ def open_listener(policy: str, dataset: str, root: str = "", frames: int = 64, s
     Raises:
         AptError: see `opening`; no frames asked for.
     """
-    if frames < 1:
-        raise AptError(f"--frames is {frames}; write 1 or more (64 is the default).")
+    frames_wanted(frames)
     opened = open_policy(policy, device)
     data = open_dataset(dataset, root, opened)
     make_room(opened.preprocessor)

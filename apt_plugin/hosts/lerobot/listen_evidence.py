@@ -13,31 +13,29 @@ import numpy as np
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
 
 from apt_plugin.backends import torch_evidence
-from apt_plugin.listen.evidence import Arrived, Evidence, Tensor
+from apt_plugin.listen.evidence import Arrived, Tensor
+from apt_plugin.listen.hosted import HostEvidence
 
 if TYPE_CHECKING:
     from apt_plugin.hosts.lerobot.listen import LerobotListener
 
 # Where a batch holds its prompt: the π family and SmolVLA, then GR00T's own processor.
 PROMPTS = ((OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK), ("input_ids", "attention_mask"))
-PAIRS = 8  # read at once
 
 
-class LerobotEvidence(Evidence):
+class LerobotEvidence(HostEvidence):
     """Facts behind one `LerobotListener`."""
 
-    def __init__(self, listener: LerobotListener, vlm: Mapping[str, Any], labels: Sequence[str]):
+    def __init__(self, listener: LerobotListener, vlm: Mapping[str, Any]):
         """`vlm`: the policy's VLM parameters by name."""
-        self._listener, self._vlm, self._labels = listener, vlm, labels
+        super().__init__(listener)
+        self._vlm = vlm
 
     def tensors(self) -> Iterator[Tensor]:
         def in_vlm(name: str) -> bool:
             return name.replace(".base_layer.", ".") in self._vlm
 
         return torch_evidence.tensors(self._listener.policy, in_vlm)
-
-    def labels(self) -> Sequence[str]:
-        return self._labels
 
     def state(self) -> np.ndarray | None:
         states = []
@@ -63,14 +61,6 @@ class LerobotEvidence(Evidence):
     def _decoded(self, ids: Sequence[int]) -> str:
         tokenizer = tokenizer_of(self._listener.preprocessor)
         return "" if tokenizer is None else str(tokenizer.decode(ids))
-
-    def read(self, frames: Sequence[int], texts: Sequence[str]) -> np.ndarray:
-        parts = []
-        for start in range(0, len(frames), PAIRS):
-            part = slice(start, start + PAIRS)
-            context: Any = self._listener.context(frames[part], texts[part])
-            parts.append(context.read())
-        return np.concatenate(parts)
 
 
 def tokenizer_of(preprocessor: Any) -> Any:

@@ -18,11 +18,11 @@ class OpenpiEpisodes:
 
     def __init__(self, source: Source, questions: Questions):
         self.source, self.questions = source, questions
-        self.task = questions.task
+        self.task = questions.episodes.text
 
     def listener(self, episodes: Sequence[int], frames: int) -> OpenpiListener:
-        chosen = spread(episodes, self.questions.length, frames)
-        return OpenpiListener(self.source, self.questions, len(chosen), chosen=chosen)
+        chosen = spread(episodes, self.questions.episodes.length, frames)
+        return OpenpiListener(self.source, self.questions, chosen=chosen)
 
 
 def open_sets(
@@ -37,7 +37,7 @@ def open_sets(
         raise AptError("--root and --labelled-root are lerobot's; give openpi a data set by its folder's full path.")
     source = read(policy, config, device)
     data = data_of(source)
-    known, unknown = (OpenpiEpisodes(source, Questions(data, source.model, name, silent=True))
+    known, unknown = (OpenpiEpisodes(source, Questions(data, source.model, name))
                       for name in (labelled, unlabelled))  # fmt: skip
     return known, unknown
 

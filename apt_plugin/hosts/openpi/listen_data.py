@@ -13,19 +13,17 @@ import openpi.transforms as transforms
 from openpi.training import data_loader
 
 from apt_plugin.errors import AptError
+from apt_plugin.listen.hosted import Episodes
 
 
 class Questions:
     """Raw frames by index, and what the model gets of a frame under an instruction.
 
-    Args:
-        silent: episodes without an instruction count too.
-
     Raises:
-        AptError: no LeRobot data set, no such set, no instruction in it.
+        AptError: no LeRobot data set, no such set.
     """
 
-    def __init__(self, data: Any, model: Any, repo: str, silent: bool = False):
+    def __init__(self, data: Any, model: Any, repo: str):
         repo = repo or data.repo_id or ""
         if data.rlds_data_dir is not None:
             raise AptError(
@@ -33,7 +31,7 @@ class Questions:
             )
         if not repo or repo == "fake":
             raise AptError(f"This config's data set is {repo or 'missing'}: name a LeRobot set with --dataset.")
-        self.repo, self.data = repo, data
+        self.data = data
         bare = dataclasses.replace(data, repo_id=repo, prompt_from_task=False)
         try:
             self.dataset = data_loader.create_torch_dataset(bare, model.action_horizon, model)
@@ -44,14 +42,8 @@ class Questions:
             ) from error
         episodes = [self.dataset.meta.episodes[index] for index in sorted(self.dataset.meta.episodes)]
         said = [str((row["tasks"] or [""])[0]) for row in episodes]
-        self.said = said  # of every episode
-        kept = [index for index, text in enumerate(said) if silent or text.strip()]
-        if not kept:
-            raise AptError(f"{repo} has no instruction in any episode: listen needs labelled data.")
-        start = self.dataset.episode_data_index["from"].numpy()
-        self.task = [said[index] for index in kept]
-        self.tasks = sorted(set(self.task))
-        self.start, self.length = start[kept], np.array([episodes[index]["length"] for index in kept])
+        self.episodes = Episodes(repo, said, [int(row["length"]) for row in episodes])
+        self._start = self.dataset.episode_data_index["from"].numpy()
         self._front = data.repack_transforms.inputs
         self._robot = [
             *data.data_transforms.inputs,
@@ -60,7 +52,7 @@ class Questions:
 
     def item(self, episode: int, step: int) -> dict[str, Any]:
         """A raw frame. Copies: some of the host's transforms write into what they get (DeltaActions)."""
-        raw = self.dataset[int(self.start[episode] + step)]
+        raw = self.dataset[int(self._start[episode] + step)]
         return {name: np.array(value) if hasattr(value, "shape") else value for name, value in raw.items()}
 
     def row(self, item: dict[str, Any], text: str) -> dict[str, Any]:
@@ -76,7 +68,7 @@ class Questions:
                 frame = transform(frame)
         except KeyError as error:
             raise AptError(
-                f"The config's repack transform reads {error.args[0]!r}, which {self.repo} lacks; it has "
+                f"The config's repack transform reads {error.args[0]!r}, which {self.episodes.name} lacks; it has "
                 f"{', '.join(sorted(item))}."
             ) from error
         frame = {**frame, "prompt": text}  # a repack may leave it out; when acting, the client sends it

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,28 +21,18 @@ from apt_plugin.hosts.openpi.listen_models import JaxPolicy, TorchPolicy
 from apt_plugin.hosts.openpi.optim import part_of
 from apt_plugin.hosts.openpi.torch_model import part_of as torch_part_of
 from apt_plugin.listen.causes.cause import some
-from apt_plugin.listen.evidence import Arrived, Evidence, Tensor
-
-if TYPE_CHECKING:
-    from apt_plugin.hosts.openpi.listen import OpenpiListener
-
-PAIRS = 8  # read at once
+from apt_plugin.listen.evidence import Arrived, Tensor
+from apt_plugin.listen.hosted import HostEvidence
 
 
-class OpenpiEvidence(Evidence):
+class OpenpiEvidence(HostEvidence):
     """Facts behind one `OpenpiListener`."""
-
-    def __init__(self, listener: OpenpiListener):
-        self._listener = listener
 
     def tensors(self) -> Iterator[Tensor]:
         policy = self._listener.policy
         if isinstance(policy, TorchPolicy):
             return torch_evidence.tensors(policy.model, lambda name: torch_part_of(name) == "vlm")
         return _jax_tensors(policy)
-
-    def labels(self) -> Sequence[str]:
-        return self._listener.questions.said
 
     def arrived(self, frames: Sequence[int], texts: Sequence[str]) -> list[Arrived]:
         found = []
@@ -62,13 +52,6 @@ class OpenpiEvidence(Evidence):
     def state(self) -> np.ndarray:
         rows = range(len(self._listener.frames))
         return np.stack([np.asarray(self._listener._rows([row], [""])[0]["state"], np.float32) for row in rows])
-
-    def read(self, frames: Sequence[int], texts: Sequence[str]) -> np.ndarray:
-        parts = []
-        for start in range(0, len(frames), PAIRS):
-            context: Any = self._listener.context(frames[start : start + PAIRS], texts[start : start + PAIRS])
-            parts.append(context.read())
-        return np.concatenate(parts)
 
 
 def _jax_tensors(policy: JaxPolicy) -> Iterator[Tensor]:
