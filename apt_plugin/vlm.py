@@ -73,8 +73,3 @@ def mode_of(recipe: Recipe, stage: int) -> str:
     if recipe.vlm == HOST:
         raise AptError("vlm is 'host', and no command of a host is at hand to read. Write vlm=frozen, lora or full.")
     return recipe.vlm
-
-
-def caches(recipe: Recipe, stage: int) -> bool:
-    """Whether a stage reads the VLM's features from disk: where a cache is named and the VLM is frozen."""
-    return bool(recipe.cache) and mode_of(recipe, stage) == "frozen"

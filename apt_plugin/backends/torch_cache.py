@@ -1,13 +1,15 @@
-"""Cache entries as torch tensors: collated, taken out of a batch.
+"""Cache entries as torch tensors: collated, taken out of a batch; and what a torch host draws when it makes them.
 
 B batch
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +17,13 @@ from apt_plugin.backends.torch_bytes import to_torch
 from apt_plugin.cache import Cache, Key
 
 PREFIX = "apt_cache."  # the cached arrays among a model's inputs
+
+
+def seed_draws(number: int) -> None:
+    """Every source of random numbers that a host's transforms may use."""
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number)
 
 
 def collate(cache: Cache, keys: Sequence[Key]) -> dict[str, Tensor]:

@@ -80,12 +80,12 @@ class HostListener(Listener):
         """
         self.episodes, self._seed, self.tasks = episodes, seed, episodes.tasks
         places = episodes.spread(count, seed) if chosen is None else chosen
-        self._items = [self.item(episode, step) for episode, step in places]
+        self.items = [self.item(episode, step) for episode, step in places]
         numbers = [episode for episode, _ in places]
         texts = tuple(episodes.text[episode] for episode in numbers)
         last = np.maximum(np.array([episodes.length[episode] for episode in numbers]) - 1, 1)
         parts = [
-            self.chunks(self._items[start : start + self.block], texts[start : start + self.block])
+            self.chunks(self.items[start : start + self.block], texts[start : start + self.block])
             for start in range(0, len(places), self.block)
         ]
         self.frames = Frames(
@@ -94,7 +94,7 @@ class HostListener(Listener):
             task=texts,
             actions=np.concatenate([part.actions for part in parts]),
             valid=np.concatenate([part.valid for part in parts]),
-            pictures=np.stack([self.picture(item) for item in self._items]),
+            pictures=np.stack([self.picture(item) for item in self.items]),
             width=parts[0].width,
         )
 
@@ -125,7 +125,7 @@ class HostListener(Listener):
         return np.concatenate(found), [self.episodes.text[episode] for episode, _ in first]
 
     def features(self, frames: Sequence[int]) -> np.ndarray:
-        items = [self._items[frame] for frame in frames]
+        items = [self.items[frame] for frame in frames]
         blocks = range(0, len(items), self.block)
         return np.concatenate([self.pooled(items[start : start + self.block]) for start in blocks])
 
@@ -134,14 +134,14 @@ class HostEvidence(Evidence):
     """Facts behind one `HostListener`."""
 
     def __init__(self, listener: Any):
-        self._listener = listener
+        self.listener = listener
 
     def labels(self) -> Sequence[str]:
-        return self._listener.episodes.text
+        return self.listener.episodes.text
 
     def read(self, frames: Sequence[int], texts: Sequence[str]) -> np.ndarray:
         blocks = [slice(start, start + PAIRS) for start in range(0, len(frames), PAIRS)]
-        return np.concatenate([self._listener.context(frames[part], texts[part]).read() for part in blocks])
+        return np.concatenate([self.listener.context(frames[part], texts[part]).read() for part in blocks])
 
 
 def frames_wanted(frames: int) -> int:

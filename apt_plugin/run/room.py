@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from apt_plugin.cache.building import free_bytes, readable, written
+from apt_plugin.cache.request import folder_of
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.run.preflight import Facts
@@ -24,7 +24,7 @@ def check_next(recipe: Recipe, first: Facts | None, second: Facts | None) -> Non
     """
     if first is None or second is None or not first.frames or not second.frames:
         return
-    folders = [Path(recipe.cache) / f"stage{stage}" for stage in (1, 2)]
+    folders = [folder_of(recipe, stage) for stage in (1, 2)]
     needed = written(folders[0]) * second.frames // first.frames - written(folders[1])
     free = free_bytes(folders[1])
     if needed <= free:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from apt_plugin import files
+from apt_plugin.cache import request
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import QUIET, Adapter, Command, Stages
 from apt_plugin.launch import WARMUP, Request, check_named
@@ -24,7 +25,6 @@ from apt_plugin.run import child, preflight, room
 from apt_plugin.run.lock import only_one
 from apt_plugin.run.resumed import check_prior, check_recipe, held
 from apt_plugin.stages import PROOFS, Record, read_record
-from apt_plugin.vlm import caches
 
 logger = logging.getLogger(__name__)
 WANTED = {"1": ("1",), "2": ("2",), "both": ("1", "2")}
@@ -128,7 +128,7 @@ class Staged:
         return self._run(command)
 
     def _caches(self, stage: str) -> bool:
-        return caches(self.host.recipe, int(stage))
+        return request.wanted(self.host.recipe, int(stage))
 
     def _begin(self, stage: str) -> None:
         """A resumed stage that died before its first whole checkpoint starts anew: hosts refuse the folder it left."""

@@ -9,13 +9,13 @@ import yaml
 
 from apt_plugin import launch as core
 from apt_plugin.backends import groot_versions
+from apt_plugin.cache.request import wanted
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.gr00t import data, names, programs
 from apt_plugin.hosts.gr00t.adapter import GrootAdapter
 from apt_plugin.recipe import from_flat, load_yaml
 from apt_plugin.run import staged
-from apt_plugin.vlm import caches
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "gr00t"
 
@@ -82,7 +82,7 @@ def test_a_cache_is_made_by_the_stages_own_processes(tmp_path, monkeypatch):
     # Of both stages, only the one with a frozen VLM.
     assert staged.make_cache(GrootAdapter(), core.split(line), "build") == 0
     training = stages(core.split(line))
-    assert [caches(training.recipe, stage) for stage in (1, 2)] == [True, False]
+    assert [wanted(training.recipe, stage) for stage in (1, 2)] == [True, False]
     first = list(training.command("1").argv)
     place = first.index(names.TRAIN)
     assert asked == [[*first[:place], "apt-cache-build", *first[place:]]]

@@ -6,9 +6,10 @@ import logging
 
 import pytest
 
+from apt_plugin.cache.request import wanted
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import MODES, Recipe, from_flat
-from apt_plugin.vlm import Trained, caches, mode_of, resolved
+from apt_plugin.vlm import Trained, mode_of, resolved
 
 
 def never():
@@ -45,5 +46,5 @@ def test_stage_1_never_trains_the_vlm_and_stage_2_must_have_been_told():
 @pytest.mark.parametrize(("mode", "reads"), [("frozen", True), ("lora", False), ("full", False)])
 def test_a_cache_is_read_where_the_vlm_is_frozen(mode, reads):
     recipe = from_flat({"vlm": mode, "cache": "features"})
-    assert (caches(recipe, 1), caches(recipe, 2)) == (True, reads)
-    assert not caches(from_flat({"vlm": mode}), 1)
+    assert (wanted(recipe, 1), wanted(recipe, 2)) == (True, reads)
+    assert not wanted(from_flat({"vlm": mode}), 1)

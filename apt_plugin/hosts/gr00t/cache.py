@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,23 +18,11 @@ from gr00t.data.dataset.sharded_single_step_dataset import ShardedSingleStepData
 from apt_plugin.backends.torch_cache import PREFIX, collate
 from apt_plugin.cache import Cache, Key, words_of
 from apt_plugin.errors import AptError
-from apt_plugin.recipe import Recipe
-from apt_plugin.stages import LIKELIHOOD
-from apt_plugin.vlm import caches
 
 logger = logging.getLogger(__name__)
 
 KEY = "apt_key"  # of a sample, taken out again by the collator
 SEEN = ("video", "mask")  # modalities that are images
-
-
-def wanted(recipe: Recipe, stage: int) -> bool:
-    """Whether a stage reads a cache: it trains no part of what would be cached."""
-    return caches(recipe, stage)
-
-
-def folder_of(recipe: Recipe, stage: int) -> Path:
-    return Path(recipe.cache) / f"stage{stage}"
 
 
 def check_run(model: Any) -> None:
@@ -164,8 +151,3 @@ def wrap(mixture: Any, processor: Any, cache: Cache, words: bool) -> None:
         dataset.apt_turns = {}
     processor._get_vlm_inputs = no_vlm_inputs
     logger.info("APT: %d steps' features from %s; no video is opened, no VLM is in memory.", len(cache), cache.folder)
-
-
-def keyed_by_words(stage: int) -> bool:
-    """Stage 1 reads nothing that words change."""
-    return stage == LIKELIHOOD

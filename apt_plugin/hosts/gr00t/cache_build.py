@@ -6,7 +6,6 @@ So model, processor and data are the training's own, under torchrun too; only th
 from __future__ import annotations
 
 import os
-import random
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,7 +17,8 @@ from gr00t.data.dataset.sharded_single_step_dataset import extract_step_data
 from gr00t.data.types import MessageType
 
 from apt_plugin.backends import torch_groot_cache
-from apt_plugin.cache import Key, Worker, encoder
+from apt_plugin.backends.torch_cache import seed_draws
+from apt_plugin.cache import Key, Worker, encoder, request
 from apt_plugin.hosts.gr00t import cache
 from apt_plugin.hosts.gr00t.cache_stamp import half, stamp_of
 
@@ -34,15 +34,14 @@ class Encoder:
         recipe = model.apt_recipe
         cache.check_run(config.model)
         self.model, self.processor, self.config, self.datasets = model.eval(), processor, config, mixture.datasets
-        self.folder, self.stage = cache.folder_of(recipe, model.apt_stage), model.apt_stage
+        self.folder, self.stage = request.folder_of(recipe, model.apt_stage), model.apt_stage
         self._stamp = stamp_of(model, processor, config, self.datasets)  # refuses where nobody chose about augmentation
-        chosen = self._stamp["augmentation"]
-        self.views = chosen["views"] if isinstance(chosen, dict) else 0
+        self.views = request.views_of(self._stamp["augmentation"])
         if not self.views:
             processor.train_image_transform = processor.eval_image_transform
         self.device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
         model.to(self.device)
-        self.places = cache.keys_of(self.datasets, cache.keyed_by_words(model.apt_stage), max(self.views, 1))
+        self.places = cache.keys_of(self.datasets, request.keyed_by_words(model.apt_stage), max(self.views, 1))
         self._episodes: dict[tuple[int, int], Any] = {}
 
     def compute(self, keys: Sequence[Key]) -> list[dict[str, np.ndarray]]:
@@ -60,10 +59,7 @@ class Encoder:
         place, episode, step = self.places[key]
         dataset = self.datasets[place]
         if self.views:
-            number = encoder.seed_of(key)
-            torch.manual_seed(number)
-            random.seed(number)
-            np.random.seed(number)
+            seed_draws(encoder.seed_of(key))
         content = extract_step_data(
             self._episode(place, episode), step, dataset.modality_configs, dataset.embodiment_tag, dataset.allow_padding
         )

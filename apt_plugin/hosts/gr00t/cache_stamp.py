@@ -13,7 +13,7 @@ import torch
 from gr00t.model.gr00t_n1d7 import image_augmentations, processing_gr00t_n1d7
 from gr00t.model.modules import qwen3_backbone
 
-from apt_plugin.cache import settle_views
+from apt_plugin.cache import request, settle_views
 from apt_plugin.cache.stamp import files_of, plain
 from apt_plugin.hosts.gr00t import cache
 
@@ -30,7 +30,7 @@ def stamp_of(model: Any, processor: Any, config: Any, datasets: Sequence[Any]) -
     Args:
         model: ours; config: the host's whole config; datasets: the host's data sets, in the run's order.
     """
-    words = cache.keyed_by_words(model.apt_stage)
+    words = request.keyed_by_words(model.apt_stage)
     return {
         "policy": "Gr00tN1d7",
         "kind": "states",

@@ -86,7 +86,7 @@ class Gr00tListener(HostListener):
     # -- what is asked ------------------------------------------------------------------------------------
 
     def context(self, frames: Sequence[int], texts: Sequence[str]) -> Context:
-        steps = [self._items[f] for f in frames]
+        steps = [self.items[f] for f in frames]
         if hasattr(self.model, "apt_features"):
             return torch_listen.AptGrootContext(self.model, self._observed(steps, texts))
         return torch_listen.OneByOne(
@@ -117,7 +117,7 @@ class Gr00tListener(HostListener):
 
     def _attention_of(self, row: int) -> dict[str, float]:
         """One frame by itself: no padding, so that a prompt's tokens stand where they stand."""
-        step, text = self._items[row], self.frames.task[row]
+        step, text = self.items[row], self.frames.task[row]
         told, blank = (self._observed([step], [words]) for words in (text, ""))
         ours = hasattr(self.model, "apt_features")
         context: Any = (torch_listen.AptGrootContext if ours else torch_listen.GrootContext)(self.model, told)
@@ -163,19 +163,19 @@ class Gr00tEvidence(HostEvidence):
     """Facts behind one `Gr00tListener`."""
 
     def tensors(self) -> Iterator[Tensor]:
-        return torch_evidence.tensors(self._listener.model, lambda name: ".backbone." in f".{name}")
+        return torch_evidence.tensors(self.listener.model, lambda name: ".backbone." in f".{name}")
 
     def arrived(self, frames: Sequence[int], texts: Sequence[str]) -> list[Arrived]:
         found = []
         for frame, text in zip(frames, texts, strict=True):
-            batch = self._listener._observed([self._listener._items[frame]], [text])
+            batch = self.listener._observed([self.listener.items[frame]], [text])
             ids = batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
-            found.append(Arrived(tuple(ids), self._listener.processor.processor.tokenizer.decode(ids)))
+            found.append(Arrived(tuple(ids), self.listener.processor.processor.tokenizer.decode(ids)))
         return found
 
     def state(self) -> np.ndarray:
-        steps = [self._listener._items[row] for row in range(len(self._listener.frames))]
-        seen = [self._listener._observed([step], [""])["state"] for step in steps]
+        steps = [self.listener.items[row] for row in range(len(self.listener.frames))]
+        seen = [self.listener._observed([step], [""])["state"] for step in steps]
         return np.concatenate([each.float().reshape(1, -1).cpu().numpy() for each in seen])
 
 

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from apt_plugin.backends.torch_groot_flow import check_recipe
 from apt_plugin.backends.torch_groot_groups import check_sharded_groups, parameter_groups
-from apt_plugin.cache import Cache, check_stamp
+from apt_plugin.cache import Cache, check_stamp, request
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.gr00t import absent, cache, cache_build, cache_stamp, data, distributed, records, rules
@@ -75,13 +75,11 @@ class AptPipeline(Gr00tN1d7Pipeline):
         self.recipe: Recipe = recipe
         self.stage: int = stage
         self.building: str = _ACTIVE["building"]
-        reads = cache.wanted(recipe, stage)
-        self.cache = Cache(cache.folder_of(recipe, stage)) if reads and not self.building else None
-        if self.building and not reads:
-            why = "trains the VLM" if recipe.cache else "names no folder"
-            raise AptError(f"There is nothing to cache: this recipe {why}. Write --apt.cache DIR with a frozen VLM.")
-        if recipe.cache and not reads:
-            logger.info("APT: the cache is not used: this stage trains the VLM.")
+        reads = request.wanted(recipe, stage)
+        self.cache = Cache(request.folder_of(recipe, stage)) if reads and not self.building else None
+        if self.building:
+            request.check_wanted(recipe, stage)
+        request.say_unused(recipe, stage)
         start = config.training.start_from_checkpoint
         if config.training.skip_weight_loading or start is None:
             raise AptError(
@@ -111,7 +109,7 @@ class AptPipeline(Gr00tN1d7Pipeline):
             cache.check_run(self.model_config)
             stamp = cache_stamp.stamp_of(self.model, self.processor, self.config, self.train_dataset.datasets)
             check_stamp(self.cache.folder, stamp)
-            cache.wrap(self.train_dataset, self.processor, self.cache, cache.keyed_by_words(self.stage))
+            cache.wrap(self.train_dataset, self.processor, self.cache, request.keyed_by_words(self.stage))
             self.data_collator = cache.CachedCollator(self.data_collator, self.cache)
 
     def _create_model(self) -> Gr00tN1d7Apt:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from apt_plugin.backends.torch_absent import Vlm
-from apt_plugin.cache import Cache, check_stamp
+from apt_plugin.cache import Cache, check_stamp, request
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.cache_data import CachedDataset, keyed_by_words
+from apt_plugin.hosts.lerobot.cache_data import CachedDataset
 from apt_plugin.hosts.lerobot.cache_stamp import stamp_of
 
 logger = logging.getLogger(__name__)
@@ -41,16 +40,6 @@ _active: Active | None = None
 building: Any = None  # the process builds a cache instead of training from one (cache_build.Building)
 
 
-def folder_of(config: Any) -> Path:
-    return Path(config.recipe.cache) / f"stage{config.stage}"
-
-
-def wanted(config: Any) -> bool:
-    """Whether a policy config asks for a cache, and trains no part of what would be cached."""
-    recipe = getattr(config, "recipe", None)
-    return recipe is not None and bool(recipe.cache) and config.vlm_mode == "frozen"
-
-
 def active_for(config: Any) -> Active | None:
     """The open cache, for the policy that this process trains; None for any other (proofs, evaluation, serving)."""
     return _active if _active is not None and _active.config is config else None
@@ -66,14 +55,15 @@ def wrap(cfg: Any, train: Any, held_out: Any) -> tuple[Any, Any]:
     _active = None
     if building is not None:
         return building.wrap(cfg, train, held_out)
-    if not wanted(cfg.policy):
-        if getattr(getattr(cfg.policy, "recipe", None), "cache", ""):
-            logger.info("APT: the cache is not used: this stage trains the VLM (%s).", cfg.policy.vlm_mode)
+    recipe, stage = getattr(cfg.policy, "recipe", None), getattr(cfg.policy, "stage", 0)
+    if recipe is None or not request.wanted(recipe, stage):
+        if recipe is not None:
+            request.say_unused(recipe, stage)
         return train, held_out
     check_run(cfg)
-    folder = folder_of(cfg.policy)
+    folder = request.folder_of(recipe, stage)
     cache = Cache(folder)
-    words = keyed_by_words(cfg.policy, cache.stamp["kind"])
+    words = request.keyed_by_words(stage, cache.stamp["kind"])
     logger.info("APT: %d frames' features from %s; no image is decoded.", len(cache), folder)
     _active = Active(cfg.policy, cache, train, cfg)
     return CachedDataset(train, cache, words), None if held_out is None else CachedDataset(held_out, cache, words)

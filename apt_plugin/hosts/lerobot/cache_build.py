@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,8 @@ import torch
 from torch.utils.data import default_collate
 
 from apt_plugin.backends import torch_ranks
-from apt_plugin.cache import Key, Worker, encoder
-from apt_plugin.errors import AptError
+from apt_plugin.backends.torch_cache import seed_draws
+from apt_plugin.cache import Key, Worker, encoder, request
 from apt_plugin.hosts.lerobot import cache, cache_data, families
 from apt_plugin.hosts.lerobot.cache_stamp import stamp_of
 
@@ -67,14 +66,13 @@ class Encoder:
 
     def __init__(self, cfg: Any, policy: Any, datasets: Sequence[Any], preprocessor: Any):
         config = policy.config
-        if not cache.wanted(config):
-            why = "trains the VLM" if config.recipe.cache else "names no folder"
-            raise AptError(f"There is nothing to cache: this recipe {why}. Write --apt.cache DIR with a frozen VLM.")
+        request.check_wanted(config.recipe, config.stage)
         cache.check_run(cfg)
         self.cfg, self.policy, self.preprocessor = cfg, policy.eval(), preprocessor
-        self.folder, self.datasets = cache.folder_of(config), [d for d in datasets if d is not None]
+        self.folder = request.folder_of(config.recipe, config.stage)
+        self.datasets = [dataset for dataset in datasets if dataset is not None]
         choice = cache_data.check_choice(config, cache_data.augmentation_of(cfg, preprocessor))
-        self.views = choice["views"] if isinstance(choice, dict) else 0
+        self.views = request.views_of(choice)
         if not self.views:
             for dataset in self.datasets:
                 for source in cache_data.sources_of(dataset):
@@ -97,7 +95,7 @@ class Encoder:
         return keys, self._encode(keys[:1], kind)[0]
 
     def _places(self, kind: str) -> dict[Key, tuple[Any, int]]:
-        words = cache_data.keyed_by_words(self.policy.config, kind)
+        words = request.keyed_by_words(self.stage, kind)
         return cache_data.keys_of(self.datasets, words, max(self.views, 1))
 
     def compute(self, keys: Sequence[Key]) -> list[dict[str, np.ndarray]]:
@@ -116,22 +114,17 @@ class Encoder:
         items = []
         for key in keys:
             dataset, row = self.places[key]
-            self._seed(key)
+            if self.views:
+                seed_draws(encoder.seed_of(key))
             items.append(dataset[row])
-        self._seed(keys[0])
+        if self.views:
+            seed_draws(encoder.seed_of(keys[0]))
         batch = default_collate([{k: v for k, v in item.items() if v is not None} for item in items])
         for name in self.datasets[0].meta.camera_keys:
             if name in batch and batch[name].dtype == torch.uint8:
                 batch[name] = batch[name].to(torch.float32) / 255.0
         with torch.set_grad_enabled(self.views > 0):  # GR00T's processor crops at random only where gradients are on
             return self.preprocessor(batch)
-
-    def _seed(self, key: Key) -> None:
-        if self.views:
-            number = encoder.seed_of(key)
-            torch.manual_seed(number)
-            random.seed(number)
-            np.random.seed(number)
 
     def stamp(self) -> dict[str, Any]:
         return stamp_of(self.cfg, self.policy, self.datasets[0], self.preprocessor, self.kind)

@@ -14,14 +14,8 @@ from torch import Tensor
 from apt_plugin.backends.torch_bytes import to_torch
 from apt_plugin.cache import Cache, Key, settle_views, words_of
 from apt_plugin.hosts.lerobot import mixing
-from apt_plugin.stages import LIKELIHOOD
 
 PREFIX = "observation.apt_cache."  # the host's processors carry unknown observations through
-
-
-def keyed_by_words(config: Any, kind: str) -> bool:
-    """Stage 1 reads nothing that words change, and image tokens before the language model know none."""
-    return config.stage == LIKELIHOOD and kind != "vision"
 
 
 # -- augmentation -----------------------------------------------------------------------------------------

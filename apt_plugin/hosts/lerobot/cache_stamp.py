@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from apt_plugin.backends.torch_bytes import as_bytes
+from apt_plugin.cache.request import keyed_by_words
 from apt_plugin.cache.stamp import files_of
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import cache_data, families
@@ -24,7 +25,7 @@ def stamp_of(cfg: Any, policy: Any, dataset: Any, preprocessor: Any, kind: str) 
         cfg: lerobot's TrainPipelineConfig; dataset: the host's data set, or a mix.
     """
     config, family = policy.config, families.of(policy.config.type)
-    words = cache_data.keyed_by_words(config, kind)
+    words = keyed_by_words(config.stage, kind)
     return {
         "policy": families.host_type(config.type),
         "kind": kind,

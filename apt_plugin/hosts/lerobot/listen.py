@@ -92,7 +92,7 @@ class LerobotListener(HostListener):
     # -- what is asked ------------------------------------------------------------------------------------
 
     def context(self, frames: Sequence[int], texts: Sequence[str]) -> Context:
-        return self._context([self._items[f] for f in frames], texts)
+        return self._context([self.items[f] for f in frames], texts)
 
     def _context(self, items: Sequence[dict], texts: Sequence[str]) -> Any:
         if len(items) > 1 and self.listening.alone(self.policy):
@@ -101,7 +101,7 @@ class LerobotListener(HostListener):
 
     def prompts(self, frames: Sequence[int], texts: Sequence[str]) -> dict[str, Any]:
         """The processed batch of frames under these words, prompt tokens among it."""
-        return self.preprocessor(self._raw([self._items[f] for f in frames], texts))
+        return self.preprocessor(self._raw([self.items[f] for f in frames], texts))
 
     def gates(self) -> dict[str, float]:
         fusion = getattr(self.flow(), "apt_fusion", None)

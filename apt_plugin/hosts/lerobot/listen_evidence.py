@@ -35,12 +35,12 @@ class LerobotEvidence(HostEvidence):
         def in_vlm(name: str) -> bool:
             return name.replace(".base_layer.", ".") in self._vlm
 
-        return torch_evidence.tensors(self._listener.policy, in_vlm)
+        return torch_evidence.tensors(self.listener.policy, in_vlm)
 
     def state(self) -> np.ndarray | None:
         states = []
-        for row, text in enumerate(self._listener.frames.task):
-            batch = self._listener.prompts([row], [text])
+        for row, text in enumerate(self.listener.frames.task):
+            batch = self.listener.prompts([row], [text])
             if OBS_STATE not in batch:
                 return None
             states.append(batch[OBS_STATE].float().reshape(1, -1).cpu().numpy())
@@ -48,9 +48,9 @@ class LerobotEvidence(HostEvidence):
 
     def arrived(self, frames: Sequence[int], texts: Sequence[str]) -> list[Arrived] | None:
         found = []
-        with own_limits(self._listener.preprocessor) as limit:
+        with own_limits(self.listener.preprocessor) as limit:
             for frame, text in zip(frames, texts, strict=True):
-                batch = self._listener.prompts([frame], [text])
+                batch = self.listener.prompts([frame], [text])
                 keys = next((pair for pair in PROMPTS if pair[0] in batch), None)
                 if keys is None:
                     return None
@@ -59,7 +59,7 @@ class LerobotEvidence(HostEvidence):
         return found
 
     def _decoded(self, ids: Sequence[int]) -> str:
-        tokenizer = tokenizer_of(self._listener.preprocessor)
+        tokenizer = tokenizer_of(self.listener.preprocessor)
         return "" if tokenizer is None else str(tokenizer.decode(ids))
 
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,7 +19,6 @@ from openpi.models import model as _model
 from openpi.shared import array_typing as at
 
 from apt_plugin.backends.jax_pi import PrefixCache
-from apt_plugin.stages import LIKELIHOOD
 
 
 @struct.dataclass
@@ -70,23 +68,6 @@ def image_tokens(fields: dict[str, Array], masks: dict[str, Array]) -> tuple[Arr
     place = jnp.clip(jnp.cumsum(there, 1) - 1, 0, tokens.shape[1] - 1)
     out = jnp.take_along_axis(tokens, place[:, :, None, None], 1)
     return out.reshape(len(out), -1, tokens.shape[-1]), jnp.repeat(there, tokens.shape[2], 1)
-
-
-# -- which runs ------------------------------------------------------------------------------------------
-
-
-def wanted(model: Any) -> bool:
-    """Whether a model config asks for a cache, and trains no part of what would be cached."""
-    return bool(model.apt_recipe.cache) and model.vlm_mode == "frozen"
-
-
-def folder_of(model: Any) -> Path:
-    return Path(model.apt_recipe.cache) / f"stage{model.apt_stage}"
-
-
-def keyed_by_words(model: Any, kind: str) -> bool:
-    """Stage 1 reads nothing that words change, and image tokens before the language model know none."""
-    return model.apt_stage == LIKELIHOOD and kind != "vision"
 
 
 def needless(path: str, kind: str) -> bool:

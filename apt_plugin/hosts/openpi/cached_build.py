@@ -17,9 +17,8 @@ from openpi.models import model as _model
 from openpi.shared import array_typing as at
 from openpi.training import data_loader, sharding
 
-from apt_plugin.cache import Field, Key, encoder
+from apt_plugin.cache import Field, Key, encoder, request
 from apt_plugin.errors import AptError, choose
-from apt_plugin.hosts.openpi import cached
 from apt_plugin.hosts.openpi.cached_data import frames, raw_of, sources, without_images, words_in
 from apt_plugin.hosts.openpi.cached_stamp import augmentation, stamp_of
 from apt_plugin.hosts.openpi.records import vlm_digest
@@ -40,13 +39,10 @@ class Encoder:
     def __init__(self, script: Any, config: Any):
         """Raises AptError: nothing to cache, or data whose frames have no numbers."""
         model = config.model
-        if not cached.wanted(model):
-            why = "trains the VLM" if model.apt_recipe.cache else "names no folder"
-            raise AptError(f"There is nothing to cache: this recipe {why}. Write --apt.cache DIR with a frozen VLM.")
+        request.check_wanted(model.apt_recipe, model.apt_stage)
         choose("cache_kind", model.apt_recipe.cache_kind, KINDS)
-        choice = augmentation(model)
-        self.config, self.views = config, choice["views"] if isinstance(choice, dict) else 0
-        self.folder, self.stage = cached.folder_of(model), model.apt_stage
+        self.config, self.views = config, request.views_of(augmentation(model))
+        self.folder, self.stage = request.folder_of(model.apt_recipe, model.apt_stage), model.apt_stage
         self.data = config.data.create(config.assets_dirs, model)
         if self.data.rlds_data_dir is not None:
             raise AptError("A cache finds frames by their number, which RLDS streams have not. Drop --apt.cache.")
@@ -80,7 +76,7 @@ class Encoder:
     def _places(self, kind: str) -> dict[Key, tuple[Any, int]]:
         """Every key -> (source, index). Words are read off the run's own samples, images left out."""
         spoken: dict[int, bytes] = {}
-        if cached.keyed_by_words(self.config.model, kind):
+        if request.keyed_by_words(self.stage, kind):
             silent = self._open()
             for source in sources(silent):
                 without_images(source)
@@ -127,7 +123,7 @@ class Encoder:
             out = jax.device_get(self._programs[kind](self.params, obs, seeds))
         if kind == "vision":
             return [{"tokens": to_numpy(tokens[there])} for tokens, there in zip(*out, strict=True)]
-        words = cached.keyed_by_words(self.config.model, kind)
+        words = request.keyed_by_words(self.stage, kind)
         entries = []
         for b in range(len(keys)):
             spoken = out.spoken[b] if words else np.zeros_like(out.spoken[b])

@@ -12,7 +12,7 @@ from typing import Any
 
 from openpi.training import data_loader
 
-from apt_plugin.cache import Cache, check_stamp
+from apt_plugin.cache import Cache, check_stamp, request
 from apt_plugin.hosts.openpi import cached
 from apt_plugin.hosts.openpi.cached_data import CachedDataset
 from apt_plugin.hosts.openpi.cached_stamp import stamp_of
@@ -40,7 +40,7 @@ class Active:
     def install(self, replacements: Replacements) -> None:
         """Rebind the host's loader classes for the life of the process."""
         torch_loader, host = data_loader.TorchDataLoader, data_loader.DataLoaderImpl
-        words = cached.keyed_by_words(self.config.model, self.kind)
+        words = request.keyed_by_words(self.config.model.apt_stage, self.kind)
 
         def from_cache(dataset: Any, *args: Any, **more: Any) -> Any:
             self.seen["dataset"] = dataset
@@ -84,9 +84,6 @@ def open_cache(config: Any) -> Active | None:
     Raises:
         AptError: no cache there.
     """
-    model = config.model
-    if cached.wanted(model):
-        return Active(config, Cache(cached.folder_of(model)))
-    if model.apt_recipe.cache:
-        logger.info("APT: the cache is not used: this stage trains the VLM (%s).", model.vlm_mode)
-    return None
+    recipe, stage = config.model.apt_recipe, config.model.apt_stage
+    request.say_unused(recipe, stage)
+    return Active(config, Cache(request.folder_of(recipe, stage))) if request.wanted(recipe, stage) else None

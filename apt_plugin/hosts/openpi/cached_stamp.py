@@ -13,9 +13,9 @@ from typing import Any
 import jax
 from openpi.models import model as _model
 
+from apt_plugin.cache.request import keyed_by_words
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.openpi.cached import keyed_by_words
 from apt_plugin.hosts.openpi.cached_data import raw_of, sources
 from apt_plugin.hosts.openpi.derive import family_of
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt
@@ -54,7 +54,7 @@ def stamp_of(config: Any, data: Any, dataset: Any, encoder: str, kind: str) -> d
     return {
         "policy": family_of(model),
         "kind": kind,
-        "key": "frame and instruction" if keyed_by_words(model, kind) else "frame",
+        "key": "frame and instruction" if keyed_by_words(model.apt_stage, kind) else "frame",
         "encoder": encoder,
         "dtype": model.dtype,
         "layers": "keys and values of all" if kind == "kv" else "vision tower and projector",

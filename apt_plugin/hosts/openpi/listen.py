@@ -64,7 +64,7 @@ class OpenpiListener(HostListener):
         return self.policy.features([self.questions.row(item, "") for item in items])
 
     def _rows(self, frames: Sequence[int], texts: Sequence[str]) -> list[dict[str, Any]]:
-        return [self.questions.row(self._items[f], text) for f, text in zip(frames, texts, strict=True)]
+        return [self.questions.row(self.items[f], text) for f, text in zip(frames, texts, strict=True)]
 
     def context(self, frames: Sequence[int], texts: Sequence[str]) -> Context:
         return self.policy.context(self._rows(frames, texts))

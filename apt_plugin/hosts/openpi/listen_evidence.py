@@ -29,29 +29,29 @@ class OpenpiEvidence(HostEvidence):
     """Facts behind one `OpenpiListener`."""
 
     def tensors(self) -> Iterator[Tensor]:
-        policy = self._listener.policy
+        policy = self.listener.policy
         if isinstance(policy, TorchPolicy):
             return torch_evidence.tensors(policy.model, lambda name: torch_part_of(name) == "vlm")
         return _jax_tensors(policy)
 
     def arrived(self, frames: Sequence[int], texts: Sequence[str]) -> list[Arrived]:
         found = []
-        for row in self._listener._rows(frames, texts):
+        for row in self.listener._rows(frames, texts):
             mask = np.asarray(row["tokenized_prompt_mask"], bool)
             ids = np.asarray(row["tokenized_prompt"])[mask].tolist()
             found.append(Arrived(tuple(ids), self._decoded(ids), len(mask)))
         return found
 
     def _decoded(self, ids: list[int]) -> str:
-        for transform in self._listener.questions.data.model_transforms.inputs:
+        for transform in self.listener.questions.data.model_transforms.inputs:
             inner = getattr(getattr(transform, "tokenizer", None), "_tokenizer", None)
             if hasattr(inner, "decode"):
                 return str(inner.decode(ids))
         return ""
 
     def state(self) -> np.ndarray:
-        rows = range(len(self._listener.frames))
-        return np.stack([np.asarray(self._listener._rows([row], [""])[0]["state"], np.float32) for row in rows])
+        rows = range(len(self.listener.frames))
+        return np.stack([np.asarray(self.listener._rows([row], [""])[0]["state"], np.float32) for row in rows])
 
 
 def _jax_tensors(policy: JaxPolicy) -> Iterator[Tensor]:

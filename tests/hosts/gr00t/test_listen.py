@@ -50,7 +50,7 @@ def test_the_shared_prefix_gives_the_hosts_own_actions(where, checkpoints, kind)
     ours = sample(listener.context([1], [text]), noise, listener.steps)[:, 0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "randn", lambda *a, **k: torch.from_numpy(noise[:, 0]))
-        theirs = listener.model.get_action(listener._observed([listener._items[1]], [text]))["action_pred"]
+        theirs = listener.model.get_action(listener._observed([listener.items[1]], [text]))["action_pred"]
     np.testing.assert_allclose(ours, theirs.float().numpy(), atol=2e-5)
 
 

@@ -65,7 +65,7 @@ def opened(stock: dict[str, Path], data: dict[str, Path], monkeypatch: pytest.Mo
 
 def acted(listener: Any, texts: list[str] = TEXTS) -> torch.Tensor:
     torch.manual_seed(3)  # every sampler draws its own noise
-    batch = listener.preprocessor(listener._raw([listener._items[0], listener._items[3]], texts))
+    batch = listener.preprocessor(listener._raw([listener.items[0], listener.items[3]], texts))
     return listener.policy.predict_action_chunk(batch)
 
 
@@ -132,7 +132,7 @@ def test_it_costs_one_prefix_and_one_pass_a_step_more(opened: Any, kind: str, of
 def test_queued_actions_ask_nothing(opened: Any) -> None:
     """select_action asks the policy when its queue is empty; the preprocessor's second run waits until then."""
     listener = opened("pi05", 1.5)
-    raw = listener._raw([listener._items[0]], TEXTS[:1])
+    raw = listener._raw([listener.items[0]], TEXTS[:1])
     calls = []
     step = next(s for s in listener.preprocessor.steps if "Tokenizer" in type(s).__name__)
     host = type(step).__call__
@@ -147,7 +147,7 @@ def test_queued_actions_ask_nothing(opened: Any) -> None:
 
 def test_a_batch_without_an_instruction_is_refused(opened: Any) -> None:
     listener = opened("pi05", 1.5)
-    batch = listener.preprocessor(listener._raw([listener._items[0]], TEXTS[:1]))
+    batch = listener.preprocessor(listener._raw([listener.items[0]], TEXTS[:1]))
     batch.pop(guidance.BLANK)
     with pytest.raises(AptError, match="Guidance needs an instruction"):
         listener.policy.predict_action_chunk(batch)

@@ -113,7 +113,7 @@ def test_the_shared_prefix_gives_the_hosts_own_actions(opened: dict[str, Any], k
 
     ours = sample(listener.context([0, 3], texts), noise, listener.steps)[:, 0, :, : listener.frames.width]
     policy = listener.policy
-    batch = listener.preprocessor(listener._raw([listener._items[0], listener._items[3]], texts))
+    batch = listener.preprocessor(listener._raw([listener.items[0], listener.items[3]], texts))
     if "groot" in kind:  # its sampler draws its own noise
         import lerobot.policies.groot.groot_n1_7 as host
 

@@ -27,7 +27,7 @@ def undone():
 
 
 def acted(kind: str, folder: Path, listener: Any, noise: np.ndarray, text: str) -> np.ndarray:
-    item = listener._items[3]
+    item = listener.items[3]
     request = {
         "observation/image": item["image"], "observation/wrist_image": item["wrist_image"],
         "observation/state": item["state"], "prompt": text,

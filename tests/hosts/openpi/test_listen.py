@@ -94,7 +94,7 @@ def test_the_shared_prefix_gives_the_hosts_own_actions(opens: Any, folders: dict
     ours = sample(listener.context([0, 3], TEXTS), noise, listener.steps)
     host = host_policy(kind, folders[kind], listener)
     for k, (row, text) in enumerate(zip([0, 3], TEXTS, strict=True)):
-        item = listener._items[row]
+        item = listener.items[row]
         request = {
             "observation/image": item["image"], "observation/wrist_image": item["wrist_image"],
             "observation/state": item["state"], "prompt": text,
@@ -185,7 +185,7 @@ def test_frames_are_normalised_as_in_training(opens: Any, data: Path) -> None:
 def test_questions_do_not_change_the_data(opens: Any) -> None:
     """DeltaActions writes into its input: asked twice, a frame must give the same actions twice."""
     listener = opens("pi0_lora")
-    item = listener._items[0]
+    item = listener.items[0]
     delta = transforms.DeltaActions(transforms.make_bool_mask(7))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listener.questions, "_robot", [*listener.questions._robot, delta])

@@ -18,7 +18,7 @@ from torch import Tensor
 from apt_plugin.backends.torch_bytes import SAFE, to_numpy
 from apt_plugin.backends.torch_pi import PrefixCache
 from apt_plugin.cache import Field
-from apt_plugin.hosts.lerobot.cache_data import keyed_by_words
+from apt_plugin.cache.request import keyed_by_words
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 
 # -- writing ----------------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def encode(policy: Any, batch: dict[str, Any], kind: str) -> tuple[list[dict[str
     prefix = policy.model.prefix(images, masks, PromptBatch.of(batch))
     k, v = (torch.stack(part, 1).transpose(2, 3).flatten(1, 1) for part in (prefix.k, prefix.v))  # [B, N, S, G, C]
     k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, S, N, G, C]
-    spoken = prefix.spoken if keyed_by_words(policy.config, kind) else torch.zeros_like(prefix.spoken)
+    spoken = prefix.spoken if keyed_by_words(policy.config.stage, kind) else torch.zeros_like(prefix.spoken)
     entries = []
     for b in range(k.shape[0]):
         read = prefix.kept[b] | spoken[b]
