@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from apt_plugin.hosts.lerobot.listen import LerobotListener
 
 NONE = "No layer attends to the instruction: gates that are closed, or the host's own pathway beside them."
 
 
-def attention_of(listener: LerobotListener, rows: Sequence[int]) -> dict[str, float] | str:
+def attention_of(listener: Any, rows: Sequence[int]) -> dict[str, float] | str:
     """Layer -> share of the action tokens' attention on the instruction, mean over the frames."""
     found = [_of_one(listener, row) for row in rows]
     shares = [each for each in found if each]
     return {layer: float(np.mean([each[layer] for each in shares])) for layer in shares[0]} if shares else NONE
 
 
-def _of_one(listener: LerobotListener, row: int) -> dict[str, float]:
+def _of_one(listener: Any, row: int) -> dict[str, float]:
     """One frame by itself: no padding, so that a prompt's tokens stand where they stand."""
     told, blank = (listener.prompts([row], [text]) for text in (listener.frames.task[row], ""))
     context: Any = listener.context([row], [listener.frames.task[row]])

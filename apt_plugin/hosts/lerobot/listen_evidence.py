@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
@@ -16,9 +16,6 @@ from apt_plugin.backends import torch_evidence
 from apt_plugin.listen.evidence import Arrived, Tensor
 from apt_plugin.listen.hosted import HostEvidence
 
-if TYPE_CHECKING:
-    from apt_plugin.hosts.lerobot.listen import LerobotListener
-
 # Where a batch holds its prompt: the π family and SmolVLA, then GR00T's own processor.
 PROMPTS = ((OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK), ("input_ids", "attention_mask"))
 
@@ -26,7 +23,7 @@ PROMPTS = ((OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK), ("input_ids", "at
 class LerobotEvidence(HostEvidence):
     """Facts behind one `LerobotListener`."""
 
-    def __init__(self, listener: LerobotListener, vlm: Mapping[str, Any]):
+    def __init__(self, listener: Any, vlm: Mapping[str, Any]):
         """`vlm`: the policy's VLM parameters by name."""
         super().__init__(listener)
         self._vlm = vlm
