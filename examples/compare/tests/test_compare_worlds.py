@@ -55,7 +55,7 @@ def test_the_table_says_worlds_and_intervals_and_the_sentences_say_differences()
     said = worlds.sentences(made)
     told = "+40 (+40 to +40, 4 worlds), better, on task, +8 (+8 to +8, 4 worlds), better, on the five."
     assert said[0] == f"new against stock_frozen: {told}"
-    assert said[-1].startswith("Pointing kept and success, 8 runs: rank correlation ")
+    assert said[-1].startswith("Pointing kept and success, 8 runs that train the VLM: rank correlation ")
     assert "(1 world) on task" in worlds.sentences(worlds.by_arm([run("new", 0, 80), run("warmup", 0, 70)]))[0]
 
 

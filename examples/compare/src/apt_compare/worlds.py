@@ -17,6 +17,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 
 SCORED = ("task", "combination", "object", "environment", "wording")  # `position` is `seen` again, `chained` 0 to 2 %
+FEWEST = 8  # runs below which nothing is said of what goes with success
 RIVALS = ("stock_frozen", "warmup")  # one stage, no gates
 BEGIN, END = "<!-- worlds: written by `apt-compare worlds` -->", "<!-- end of worlds -->"
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]  # arm, with its guidance -> world -> run
@@ -119,11 +120,11 @@ def sentences(runs: Runs) -> list[str]:
             ]
             out.append(f"{arm} against {rival}: {', '.join(told)}.")
     every = [run for arm, each in runs.items() if " @" not in arm for run in each.values()]
-    if len(every) >= 8:
+    every = [run for run in every if len(run["retention"]) > 1]  # of a frozen VLM nothing was lost
+    if len(every) >= FEWEST:
         value, low, high = rank_correlation([(run["retention"][-1][1], score(run)) for run in every])
-        out.append(
-            f"Pointing kept and success, {len(every)} runs: rank correlation {value:.2f} ({low:.2f} to {high:.2f})."
-        )
+        what = f"Pointing kept and success, {len(every)} runs that train the VLM"
+        out.append(f"{what}: rank correlation {value:.2f} ({low:.2f} to {high:.2f}).")
     return out
 
 
