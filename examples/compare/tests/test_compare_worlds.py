@@ -52,6 +52,7 @@ def test_the_table_says_worlds_and_intervals_and_the_sentences_say_differences()
     assert lines[2].startswith("| `new` | 4 | 50 | 82 (79 to 84) | 18 |")
     assert lines[2].endswith("| 56 (56 to 57) | 0.82 | 0.70 |")
     assert lines[3].startswith("| `new @1.5` |")
+    assert "| 50 (0 to 100) |" in worlds.table(worlds.by_arm([run("a", 0, 20), run("a", 1, 80)]))[2]  # of two, nothing
     said = worlds.sentences(made)
     told = "+40 (+40 to +40, 4 worlds), better, on task, +8 (+8 to +8, 4 worlds), better, on the five."
     assert said[0] == f"new against stock_frozen: {told}"

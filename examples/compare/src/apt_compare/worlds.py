@@ -134,7 +134,7 @@ def _shown(made: Estimate | None, split: str = "") -> str:
     value = f"{100 * made.value:.0f}"
     if split not in ("", "task") or made.seeds < 2:
         return value
-    return f"{value} ({100 * made.low:.0f} to {100 * made.high:.0f})"
+    return f"{value} ({100 * max(0.0, made.low):.0f} to {100 * min(1.0, made.high):.0f})"
 
 
 def _points(made: Estimate) -> str:
