@@ -75,16 +75,6 @@ def _student_half(each: np.ndarray) -> float:
     return 0.0 if count < 2 else T[min(count - 1, len(T)) - 1] * float(each.std(ddof=1)) / count**0.5
 
 
-def student(values: Mapping[int, float]) -> Estimate | None:
-    """Mean of a number over seeds with Student's 95 % interval; None without any, no interval (NaN) of one alone."""
-    each = np.array([values[s] for s in sorted(values)], float)
-    if not len(each):
-        return None
-    half = _student_half(each) if len(each) > 1 else float("nan")
-    value = float(each.mean())
-    return Estimate(value, value - half, value + half, len(each), tuple(float(v) for v in each))
-
-
 def pooled(parts: Sequence[Counts]) -> dict[int, tuple[int, int]]:
     """Several splits as one, by seed; only seeds that all of them have."""
     if not parts:

@@ -1,4 +1,4 @@
-"""Settings whose seeds have a world and a VLM each, as one table: success by arm, Student's t over the worlds.
+"""Settings whose seeds have a world and a VLM each, as one table: success by arm, intervals over the worlds.
 
 The other settings have one world, two VLMs and another score; their report is `reporting`. Neither holds the other's
 results: a figure would be read as if it were of the same instrument.
@@ -6,13 +6,13 @@ results: a figure would be read as if it were of the same instrument.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from apt_compare.kinds import verdict
 from apt_compare.plan import Configs
-from apt_compare.stats import Estimate, rank_correlation, student
+from apt_compare.stats import Counts, Estimate, difference, rank_correlation, rate
 from apt_plugin import files
 from apt_plugin.errors import AptError
 
@@ -64,21 +64,16 @@ def by_arm(found: Sequence[Mapping[str, Any]]) -> Runs:
 
 def score(run: Mapping[str, Any]) -> float:
     """Mean success over `SCORED`."""
-    return sum(of_split(split)(run) for split in SCORED) / len(SCORED)
+    k, n = counts({0: run})[0]  # as many episodes a split
+    return k / n
 
 
-def of_split(split: str) -> Callable[[Mapping[str, Any]], float]:
-    return lambda run: run["splits"][split]["k"] / run["splits"][split]["n"]
-
-
-def over(runs: Mapping[int, Mapping[str, Any]], number: Callable[[Mapping[str, Any]], float]) -> Estimate | None:
-    """A number of each run over the worlds."""
-    return student({seed: number(run) for seed, run in runs.items()})
-
-
-def minus(ours: Mapping[int, Any], theirs: Mapping[int, Any], number: Callable[[Any], float]) -> Estimate | None:
-    """The same, ours - theirs in the worlds that both have."""
-    return student({seed: number(ours[seed]) - number(theirs[seed]) for seed in ours.keys() & theirs.keys()})
+def counts(runs: Mapping[int, Mapping[str, Any]], splits: Sequence[str] = SCORED) -> Counts:
+    """By world: (successes, episodes) of some splits together."""
+    return {
+        seed: (sum(run["splits"][s]["k"] for s in splits), sum(run["splits"][s]["n"] for s in splits))
+        for seed, run in runs.items()
+    }
 
 
 def table(runs: Runs) -> list[str]:
@@ -90,11 +85,11 @@ def table(runs: Runs) -> list[str]:
     ranked = sorted(runs, key=lambda arm: -sum(map(score, runs[arm].values())) / len(runs[arm]))
     for arm in ranked:
         each = runs[arm]
-        cells = [_shown(over(each, of_split(name)), split=name) for name in ("seen", *SCORED)]
+        cells = [_shown(rate(counts(each, [name])), split=name) for name in ("seen", *SCORED)]
         cells.insert(2, _habit(list(each.values())))
         kept = [_mean([run["retention"][-1][column] for run in each.values()]) for column in (1, 2)]
         out.append(
-            f"| `{arm}` | {len(each)} | {' | '.join(cells)} | {_shown(over(each, score))} | {' | '.join(kept)} |"
+            f"| `{arm}` | {len(each)} | {' | '.join(cells)} | {_shown(rate(counts(each)))} | {' | '.join(kept)} |"
         )
     return out
 
@@ -114,7 +109,7 @@ def sentences(runs: Runs) -> list[str]:
         for rival in RIVALS:
             if arm.partition(" @")[0] in RIVALS or rival not in runs:
                 continue
-            found = [minus(each, runs[rival], number) for number in (of_split("task"), score)]
+            found = [difference(counts(each, on), counts(runs[rival], on)) for on in (["task"], SCORED)]
             told = [
                 f"{_points(made)} on {what}" for made, what in zip(found, ("task", "the five"), strict=True) if made
             ]
@@ -134,7 +129,7 @@ def _shown(made: Estimate | None, split: str = "") -> str:
     value = f"{100 * made.value:.0f}"
     if split not in ("", "task") or made.seeds < 2:
         return value
-    return f"{value} ({100 * max(0.0, made.low):.0f} to {100 * min(1.0, made.high):.0f})"
+    return f"{value} ({100 * made.low:.0f} to {100 * made.high:.0f})"
 
 
 def _points(made: Estimate) -> str:
