@@ -48,7 +48,7 @@ SAYS = {
     "cache_kind": "what a cache holds: keys and values, image tokens, or GR00T's hidden states",
     "cache_views": "augmented views of a frame in a cache; 0: none; -1: refuse where the host augments",
     "guidance_scale": "when acting: v_prior + scale * (v_language - v_prior); 1: the plain policy",
-    "gap_every": "steps between logs of how much the words help; 0: never",
+    "gap_every": "steps between logs of how much the words help, and of retention; 0: never",
 }
 # What the comparison of examples/compare found of the published variants; said when one is named.
 PRESETS_FOUND = {
