@@ -75,20 +75,9 @@ def split(argv: Sequence[str], host: str = "") -> Request:
     Raises:
         AptError: an unknown recipe, stage or field; `--apt.*` without `--recipe apt`.
     """
-    command, ours, recipe = [], [], None
-    tokens = list(argv)
-    while tokens:
-        token = tokens.pop(0)
-        name, joined, value = token.partition("=")
-        if name != "--recipe" and not name.startswith("--apt."):
-            command.append(token)
-            continue
-        if not joined:
-            value = tokens.pop(0) if tokens and not tokens[0].startswith("--") else "true"
-        if name == "--recipe":
-            recipe = choose("--recipe", value, RECIPES)
-        else:
-            ours.append((name.removeprefix("--apt."), value))
+    command, taken = take(argv, "--recipe", "--apt.")
+    ours = [(name.removeprefix("--apt."), value) for name, value in taken if name != "--recipe"]
+    recipe = [None, *(choose("--recipe", value, RECIPES) for name, value in taken if name == "--recipe")][-1]
     if recipe is None:
         if not ours:
             return Request(command)
@@ -99,10 +88,31 @@ def split(argv: Sequence[str], host: str = "") -> Request:
     return dataclasses.replace(_with_recipe(command, ours, host), named=recipe is not None)
 
 
+def take(argv: Sequence[str], *names: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The host's own tokens, and (name, value) of each flag of ours; one without a value is "true".
+
+    Args:
+        names: of our flags, dashes included; one that ends in a dot stands for all that begin with it.
+    """
+    command: list[str] = []
+    ours: list[tuple[str, str]] = []
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        name, joined, value = token.partition("=")
+        if not any(name == each or (each.endswith(".") and name.startswith(each)) for each in names):
+            command.append(token)
+            continue
+        if not joined:
+            value = tokens.pop(0) if tokens and not tokens[0].startswith("--") else "true"
+        ours.append((name, value))
+    return command, ours
+
+
 def _warmup(command: list[str], ours: list[tuple[str, str]]) -> Request:
     values = {name.replace("-", "_"): value for name, value in ours}
     untested = _boolean("untested", values.pop("untested", "false"))
-    share = _between("--apt.frozen_share", values.pop("frozen_share", FROZEN_SHARE), "0.3")
+    share = between("--apt.frozen_share", values.pop("frozen_share", FROZEN_SHARE), "0.3")
     if values:
         raise AptError(
             f"--apt.{next(iter(values))} belongs to --recipe apt: a warm-up is the host's own training, and takes "
@@ -160,10 +170,10 @@ def _share(values: dict[str, Any], stage: str) -> float:
             f"{budget.FLAG} divides the host's steps between two stages, and --apt.stage is {stage}: its steps are the "
             f"host's own. Drop {budget.FLAG}, or write --apt.stage both."
         )
-    return _between(budget.FLAG, written, "0.1")
+    return between(budget.FLAG, written, "0.1")
 
 
-def _between(flag: str, written: Any, such_as: str) -> float:
+def between(flag: str, written: Any, such_as: str) -> float:
     """
     Raises:
         AptError: no share in (0, 1).

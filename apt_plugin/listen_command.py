@@ -45,12 +45,13 @@ def run(
     base: str,
     output: Path,
     card: bool = False,
+    asked: list[list[Variant]] | None = None,
     **options: Any,
 ) -> Result:
     """Everything, files included; instructions are read before a model is touched.
 
     Args:
-        card: also write the verdict into the checkpoint's model card.
+        card: also write the verdict into the checkpoint's model card. asked: see `listen`.
     """
     own = variants_from(instructions, libero_pro)
     host = host or host_of(policy)
@@ -58,7 +59,7 @@ def run(
     register()
     listener = adapter.open_listener(policy, dataset, seed=settings.seed, **options)
     beside = adapter.open_base(base, listener, **options) if base else None
-    result = listen(listener, settings, own, beside)
+    result = listen(listener, settings, own, beside, asked)
     write(sections(result), output)
     if card:
         fresh = getattr(listener, "model_card", lambda: "")()

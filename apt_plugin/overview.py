@@ -5,6 +5,7 @@ OVERVIEW = """APT teaches a vision-language-action policy to listen, inside the 
 Train
   apt-plugin run <the host's own command> --recipe apt                both stages and the proofs between them
   apt-plugin check <the same command>                                 what would stop or spoil it, before its first step
+  apt-plugin trial <the host's own command>                           which way of training listens, by short runs
   apt-plugin cache build|verify|info ...                              the frozen VLM's features on disk
   apt-plugin label --policy CHECKPOINT --labelled A --unlabelled B    instructions for episodes that have none
 

@@ -1,4 +1,4 @@
-"""`run`, `check` and `cache` take a host's own command line as it is, so tyro does not parse them."""
+"""`run`, `check`, `trial` and `cache` take a host's own command line as it is, so tyro does not parse them."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ def check(argv: list[str]) -> int:
     return staged.check(adapter, launch.split(argv, adapter.name))
 
 
+def trial(argv: list[str]) -> int:
+    """`trial` takes a host's training command as it is."""
+    from apt_plugin.trial_command import run
+
+    return run(argv)
+
+
 def cache(argv: list[str]) -> int:
     """`cache` takes a folder, or a host's training command as it is."""
     from apt_plugin import cache_command as command
@@ -47,4 +54,4 @@ def cache(argv: list[str]) -> int:
     return command.main(argv)
 
 
-PASSED = {"run": run, "check": check, "cache": cache}
+PASSED = {"run": run, "check": check, "trial": trial, "cache": cache}

@@ -20,10 +20,18 @@ if TYPE_CHECKING:
     from apt_plugin.proofs import Subject
     from apt_plugin.recipe import Recipe
     from apt_plugin.run import budget
+    from apt_plugin.trial.pilot import Pilot
 
 
 # For processes of ours beside a host's own: what libraries say while they are imported, its training says already.
 QUIET = MappingProxyType({"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"})
+
+
+# Why a host has no `apt-plugin trial`.
+TRAINS_ON_ALL = (
+    "this host trains on every episode of its data set, so nothing would be held out to ask about. Train each way by "
+    "hand for a few steps, and compare their margins by apt-plugin listen on data of their own."
+)
 
 
 @dataclass(frozen=True)
@@ -195,12 +203,20 @@ class Adapter(Protocol):
         """
         ...
 
+    def pilot(self, command: Sequence[str]) -> Pilot:
+        """A training command as `apt-plugin trial` runs it briefly; not asked where that is unsupported.
+
+        Raises:
+            AptError: no training command, or one of which no short run can be made.
+        """
+        ...
+
     def open_subject(self, folder: Path, device: str | None) -> Subject:
         """A checkpoint of ours, for the proofs."""
         ...
 
     def open_listener(self, policy: str, dataset: str, **options: Any) -> Any:
-        """Any policy of the host on its data, for `listen`."""
+        """Any policy of the host on its data, for `listen`; `episodes`: only those, where it has a trial."""
         ...
 
     def open_base(self, base: str, listener: Any, **options: Any) -> Any:
@@ -246,3 +262,12 @@ class WithoutWarmup:
 
     def warmup(self, request: Request) -> Command:
         raise AptError(self.unsupported["warmup"])
+
+
+class WithoutTrial:
+    """The part of an adapter whose host cannot leave episodes out of training."""
+
+    unsupported: Mapping[str, str] = MappingProxyType({})
+
+    def pilot(self, command: Sequence[str]) -> Pilot:
+        raise AptError(self.unsupported["trial"])

@@ -7,7 +7,7 @@ A host says how a frame is read, what the model gets of it, and what its image t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,13 +40,16 @@ class Episodes:
         """Every instruction once."""
         return sorted({text for text in self.text if text.strip()})
 
-    def spread(self, count: int, seed: int, first: bool = False) -> list[tuple[int, int]]:
-        """Frames of labelled episodes, every instruction in turn; `first`: their first frames only.
+    def spread(
+        self, count: int, seed: int, first: bool = False, among: Collection[int] | None = None
+    ) -> list[tuple[int, int]]:
+        """Frames of labelled episodes, every instruction in turn; `first`: their first frames only; `among`: of these.
 
         Raises:
             AptError: no episode has an instruction.
         """
         labelled = [episode for episode, text in enumerate(self.text) if text.strip()]
+        labelled = [episode for episode in labelled if among is None or episode in among]
         if not labelled:
             raise AptError(f"{self.name} has no instruction in any episode: listen needs labelled data.")
         room = None if first else np.array([(self.room or self.length)[episode] for episode in labelled])

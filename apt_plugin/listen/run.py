@@ -67,13 +67,18 @@ def ambiguity(probe: Probe | None) -> Ambiguity | None:
 
 
 def listen(
-    listener: Listener, settings: Settings = Settings(), own: Sequence[Variant] = (), base: Base | None = None
+    listener: Listener,
+    settings: Settings = Settings(),
+    own: Sequence[Variant] = (),
+    base: Base | None = None,
+    asked: list[list[Variant]] | None = None,
 ) -> Result:
     """Everything that `apt-plugin listen` says about a policy.
 
     Args:
         own: instructions from a file, see `instructions.load`.
         base: the base checkpoint's VLM, None when none is named.
+        asked: the instructions of every frame, as an earlier policy was asked on the same frames; None plans them.
 
     Raises:
         AptError: see `instructions.plan` and `measure.listen_in`.
@@ -85,7 +90,10 @@ def listen(
         likely = probe.likely(listener.features(range(len(frames))), listener.tasks)
     causes = rule_out(listener, ambiguity(probe), base)
     check_own(own, frames.task)
-    variants = plan(frames.task, listener.tasks, likely, settings.instructions, own, settings.seed)
+    if asked is None:
+        variants = plan(frames.task, listener.tasks, likely, settings.instructions, own, settings.seed)
+    else:
+        variants = asked_before(asked, frames.task)
     heard = listen_in(
         listener, variants, settings.draws, settings.batch, settings.seed, settings.guidance, settings.progress
     )
@@ -107,6 +115,13 @@ def check_own(own: Sequence[Variant], tasks: Sequence[str]) -> None:
             f"None of your {len(own)} instructions is for a task of these frames: `of` names e.g. {own[0].of!r}, the "
             f"frames have e.g. {tasks[0]!r}. Name this data set's tasks, or leave `of` out."
         )
+
+
+def asked_before(asked: list[list[Variant]], tasks: Sequence[str]) -> list[list[Variant]]:
+    """Raises AptError: instructions that were planned for other frames."""
+    if [row[0].text for row in asked] != list(tasks):
+        raise AptError("The instructions to ask under were planned for other frames: the data set has changed since.")
+    return asked
 
 
 WATCHED = 8  # frames on which attention is looked at

@@ -16,6 +16,7 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.report.page import render
 from apt_plugin.report.sections import (
+    Code,
     Curves,
     Frames,
     Gates,
@@ -33,7 +34,7 @@ from apt_plugin.report.stats import compare, compare_seeds, newcombe, wilson
 from apt_plugin.report.terminal import console
 
 __all__ = [
-    "Curves", "Frames", "Gates", "Proofs", "Rates", "Scatter", "Section", "Settings", "Strip", "Table", "Title",
+    "Code", "Curves", "Frames", "Gates", "Proofs", "Rates", "Scatter", "Section", "Settings", "Strip", "Table", "Title",
     "Verdict", "compare", "compare_seeds", "console", "document", "newcombe", "wilson", "write",
 ]  # fmt: skip
 

@@ -65,7 +65,8 @@ def _header(sections: list[dict[str, Any]]) -> Html:
 def _section(section: Mapping[str, Any], style: Mapping[str, Look]) -> Html:
     draw: Callable[[Mapping[str, Any], Mapping[str, Look]], Html] = {
         "verdict": parts.verdict, "curves": parts.curves, "scatter": parts.scatter, "proofs": parts.proofs,
-        "gates": parts.gates, "rates": rates, "table": parts.table, "frames": parts.frames, "settings": parts.settings,
+        "gates": parts.gates, "rates": rates, "table": parts.table, "code": parts.code, "frames": parts.frames,
+        "settings": parts.settings,
     }[section["kind"]]  # fmt: skip
     heading = tag("h2", title_of(section))
     return tag("section", heading, draw(section, style), id=section["anchor"], class_=section["kind"])

@@ -124,6 +124,10 @@ def table(data: Data, looks: Looks) -> Html:
     return join([head, grid(data["header"], [list(map(value, cells)) for cells in rows], data["title"], numeric)])
 
 
+def code(data: Data, looks: Looks) -> Html:
+    return join([intro(data["note"]), tag("pre", tag("code", data["text"]), tabindex="0")])
+
+
 def frames(data: Data, looks: Looks) -> Html:
     parts = [intro(data["note"], "Read each row of pictures from left to right.")]
     for strip in data["strips"]:

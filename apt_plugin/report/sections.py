@@ -209,6 +209,18 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Code:
+    """Something to paste, as it stands."""
+
+    title: str
+    note: str
+    text: str
+
+    def data(self) -> dict[str, Any]:
+        return {"kind": "code", "title": self.title, "note": self.note, "text": self.text}
+
+
+@dataclass(frozen=True)
 class Strip:
     """One row of pictures: frames [H, W, 3] uint8, with a label under each where `labels` has one."""
 
@@ -245,7 +257,7 @@ class Settings:
         return {"kind": "settings", "values": plain(self.values)}
 
 
-Section = Title | Verdict | Curves | Scatter | Proofs | Gates | Rates | Table | Frames | Settings
+Section = Title | Verdict | Curves | Scatter | Proofs | Gates | Rates | Table | Code | Frames | Settings
 
 
 def _line(name: str, line: Line) -> dict[str, Any]:

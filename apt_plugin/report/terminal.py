@@ -1,4 +1,4 @@
-"""The report's verdict, proofs and rates on a terminal."""
+"""The report's verdict, code, proofs and rates on a terminal."""
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ MARKS = {True: Text("✓ holds", "green"), False: Text("✗ FAILS", "bold red"),
 
 
 def console(sections: Sequence[Section], target: Console | None = None) -> None:
-    """Print what fits a terminal: Verdict, Proofs and Rates; other sections are for the page."""
+    """Print what fits a terminal: Verdict, Code, Proofs and Rates; other sections are for the page."""
     target = target or Console()
     for section in sections:
         data = section.data()
-        if draw := {"verdict": _verdict, "proofs": _proofs, "rates": _rates}.get(data["kind"]):
+        if draw := {"verdict": _verdict, "code": _code, "proofs": _proofs, "rates": _rates}.get(data["kind"]):
             draw(data, target)
 
 
 def _verdict(data: Mapping[str, Any], target: Console) -> None:
     for sentence in data["sentences"]:
         target.print(Text(sentence))
+    target.print()
+
+
+def _code(data: Mapping[str, Any], target: Console) -> None:
+    target.print(Text(data["title"], "bold"))
+    target.print(Text(data["text"]), soft_wrap=True)
     target.print()
 
 

@@ -28,7 +28,7 @@ def said(monkeypatch, capsys, *argv: str) -> str:
 def test_help_lists_every_command_once(argv, monkeypatch, capsys) -> None:
     text = said(monkeypatch, capsys, *argv)
     listed = re.findall(r"^  apt-plugin (\w+)", text, re.M)
-    assert sorted(listed) == sorted([*cli.COMMANDS, "run", "check", "cache", "tabletop"])
+    assert sorted(listed) == sorted([*cli.COMMANDS, "run", "check", "trial", "cache", "tabletop"])
     assert max(map(len, text.splitlines())) <= 120
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.adapter import QUIET, Command, WithoutWarmup
+from apt_plugin.hosts.adapter import QUIET, TRAINS_ON_ALL, Command, WithoutTrial, WithoutWarmup
 from apt_plugin.hosts.gr00t import rules
 from apt_plugin.hosts.gr00t.checkpoints import last_whole, openable
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK, CHILD, POLICIES
@@ -150,7 +150,7 @@ class GrootStages:
         return ["--host", "gr00t", "--dataset", path, *(["--config", tag] if tag else [])]
 
 
-class GrootAdapter(WithoutWarmup):
+class GrootAdapter(WithoutTrial, WithoutWarmup):
     """See `hosts.adapter.Adapter`."""
 
     name = "gr00t"
@@ -160,6 +160,7 @@ class GrootAdapter(WithoutWarmup):
         {
             "warmup": "not written for Isaac GR00T yet: its processes (DDP, ZeRO) settle before the first step what "
             "trains. Train twice: without --tune-llm --tune-visual first, then with them from that checkpoint.",
+            "trial": TRAINS_ON_ALL,
         }
     )
     probes = PROBES

@@ -19,6 +19,7 @@ from apt_plugin.hosts.lerobot.checkpoints import last_whole, openable
 from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, Family, find, host_type, of
 from apt_plugin.hosts.lerobot.flags import autocast_flags, check_warmed, precision_flags, recipe_flags, source_flags
 from apt_plugin.hosts.lerobot.names import FROZEN_SHARE
+from apt_plugin.hosts.lerobot.pilot import LerobotPilot
 from apt_plugin.hosts.lerobot.probes import PROBES
 from apt_plugin.hosts.lerobot.programs import TRAIN, Program, check, child, find_program, flags_of, for_cache, found
 from apt_plugin.hosts.lerobot.schedule import STEPS, lengths
@@ -225,7 +226,7 @@ class LerobotAdapter:
 
     def stages(self, request: Request) -> LerobotStages | None:
         program = find_program(request.command)
-        if request.recipe is None or program.name != TRAIN or _help(program):
+        if request.recipe is None or program.name != TRAIN or program.asks_help:
             return None
         flags = Flags.read(program.flags)
         if flags.get("config_path") and flags.get("resume") == "true":
@@ -241,7 +242,7 @@ class LerobotAdapter:
         program = find_program(request.command)
         if request.recipe is None:
             return Command([found(request.command[0]), *request.command[1:]])
-        if program.name == TRAIN and _help(program):
+        if program.name == TRAIN and program.asks_help:
             kind = Flags.read([f for f in program.flags if f != "-h"]).get("policy.type")
             ours = POLICIES.get(kind or "", kind if find(kind) else next(iter(POLICIES.values())))
             return Command(child(program, [f"--policy.type={ours}", "--help"]))
@@ -258,6 +259,9 @@ class LerobotAdapter:
             raise AptError(f"--recipe warmup is for training, and {program.name} is not: write it behind {TRAIN}.")
         check_warmed(program.flags)
         return Command(child(program, program.flags), {FROZEN_SHARE: str(request.frozen_share)})
+
+    def pilot(self, command: Sequence[str]) -> LerobotPilot:
+        return LerobotPilot(find_program(command), command)
 
     def open_subject(self, folder: Path, device: str | None) -> Any:
         from apt_plugin.hosts.lerobot.prove import open_subject
@@ -294,7 +298,3 @@ class LerobotAdapter:
         from apt_plugin.hosts.lerobot.discovery import sentence
 
         return [sentence()]
-
-
-def _help(program: Program) -> bool:
-    return "-h" in program.flags or "--help" in program.flags

@@ -146,8 +146,11 @@ def _vlm(policy: Any) -> dict[str, Tensor]:
     return {name: p for name, p in named if any(part in f".{name}" for part in parts)}
 
 
-def open_listener(policy: str, dataset: str, root: str = "", frames: int = 64, seed: int = 0, device: str = "") -> Any:
-    """A lerobot checkpoint on a LeRobot data set.
+def open_listener(
+    policy: str, dataset: str, root: str = "", frames: int = 64, seed: int = 0, device: str = "",
+    episodes: Sequence[int] | None = None,
+) -> Any:  # fmt: skip
+    """A lerobot checkpoint on a LeRobot data set; `episodes`: on frames of these alone.
 
     Raises:
         AptError: see `opening`; no frames asked for.
@@ -157,4 +160,5 @@ def open_listener(policy: str, dataset: str, root: str = "", frames: int = 64, s
     data = open_dataset(dataset, root, opened)
     make_room(opened.preprocessor)
     logger.info("listen: %s on %s", opened.policy.config.type, dataset)
-    return LerobotListener(opened, data, frames, seed)
+    chosen = None if episodes is None else episodes_of(data.meta).spread(frames, seed, among=set(episodes))
+    return LerobotListener(opened, data, frames, seed, chosen)

@@ -31,6 +31,10 @@ class Program:
     name: str  # lerobot-train, lerobot-eval, ..., or a module of lerobot
     flags: list[str]
 
+    @property
+    def asks_help(self) -> bool:
+        return "-h" in self.flags or "--help" in self.flags
+
 
 def find_program(command: Sequence[str]) -> Program:
     """The lerobot program in a command line.

@@ -15,7 +15,7 @@ from typing import Any
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.export import refuse_pi
-from apt_plugin.hosts.adapter import Command, WithoutWarmup
+from apt_plugin.hosts.adapter import TRAINS_ON_ALL, Command, WithoutTrial, WithoutWarmup
 from apt_plugin.hosts.openpi.checkpoints import last_whole
 from apt_plugin.hosts.openpi.names import POLICIES
 from apt_plugin.hosts.openpi.probes import CONTENT, PROBES
@@ -120,7 +120,7 @@ class OpenpiStages:
         return ["--host", "openpi", "--config", config]
 
 
-class OpenpiAdapter(WithoutWarmup):
+class OpenpiAdapter(WithoutTrial, WithoutWarmup):
     """See `hosts.adapter.Adapter`."""
 
     name = "openpi"
@@ -130,6 +130,7 @@ class OpenpiAdapter(WithoutWarmup):
         {
             "warmup": "openpi compiles one step for one set of trained parameters, and its optimizer holds no state "
             "for the others. Train twice: with the freeze_filter of a config first, then without from that checkpoint.",
+            "trial": TRAINS_ON_ALL,
         }
     )
     probes = PROBES

@@ -32,6 +32,7 @@ class Family(ABC):
     unused: Sequence[str] = ()  # the same of parameters that never see a gradient
     switches: Sequence[str]  # fields of the config that say what of the VLM trains
     switches_in_recipe: bool = False  # whether the recipe takes them over (the config then must not say it again)
+    expert_only: Mapping[str, str]  # flags by which the host freezes it
     still: Sequence[str] = ()  # patterns of `Trained.still`, as records hold them
     precision: str = ""  # the flag that asks for bfloat16 on a GPU; "" where the config's own default does
     schedule: Mapping[str, int]  # flag of a length in steps -> the host's default

@@ -22,6 +22,9 @@ class Groot(Family):
     vlm = ".backbone."
     switches = ("tune_llm", "tune_visual", "tune_top_llm_layers")  # all off unless somebody says so
     switches_in_recipe = True
+    expert_only: ClassVar = {
+        "policy.tune_llm": "false", "policy.tune_visual": "false", "policy.tune_top_llm_layers": "0",
+    }  # fmt: skip
     still = (families.GROOT_IMAGES, families.GROOT_WORDS)
     schedule: ClassVar = {"policy.max_steps": 10_000}  # its warm-up is a ratio of that, whatever --steps is
     fields = ("image_size", "embodiment_tag", "action_decode_transform")

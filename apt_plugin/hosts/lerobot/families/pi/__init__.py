@@ -26,6 +26,7 @@ class Pi(Family):
     # Its embedding table was removed by the host, so its output head never sees a gradient.
     unused = ("gemma_expert.lm_head.",)
     switches = ("train_expert_only", "freeze_vision_encoder")
+    expert_only: ClassVar = {"policy.train_expert_only": "true"}
     still = (_IMAGES,)
     precision = "policy.dtype"
     schedule: ClassVar = {"policy.scheduler_warmup_steps": 1_000, "policy.scheduler_decay_steps": 30_000}

@@ -24,6 +24,7 @@ class SmolVLA(Family):
     policies: ClassVar = {"smolvla": "smolvla_apt"}
     vlm = ".vlm_with_expert.vlm."
     switches = ("train_expert_only", "freeze_vision_encoder")
+    expert_only: ClassVar = {"policy.train_expert_only": "true"}
     still = (_IMAGES,)
     schedule: ClassVar = {"policy.scheduler_warmup_steps": 1_000, "policy.scheduler_decay_steps": 30_000}
     fields = (

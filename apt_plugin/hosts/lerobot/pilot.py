@@ -1,0 +1,132 @@
+"""A `lerobot-train` command, run briefly on some of its episodes; see `apt_plugin.trial.pilot.Pilot`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot.checkpoints import openable
+from apt_plugin.hosts.lerobot.families import FAMILIES, find
+from apt_plugin.hosts.lerobot.flags import source_flags
+from apt_plugin.hosts.lerobot.names import CONFIG
+from apt_plugin.hosts.lerobot.programs import TRAIN, Program
+from apt_plugin.hosts.lerobot.schedule import STEPS, lengths
+from apt_plugin.listen.sampling import spread_over_tasks
+from apt_plugin.run.budget import scaled
+from apt_plugin.run.flags import Flags
+from apt_plugin.trial.pilot import Episodes
+
+SEED = 1000  # the host's own
+EPISODES = "dataset.episodes"
+OTHER_DATA = "--apt.stage1.dataset."
+LONGEST = 120_000  # letters of one argument: Linux takes 131,072 bytes
+# Of a run that nobody keeps: nothing is published or tracked, and only the last step is saved.
+QUIETLY = {"wandb.enable": "false", "policy.push_to_hub": "false", "save_checkpoint": "true"}
+FIRST_FRAMES = 512
+
+
+class LerobotPilot:
+    """One command."""
+
+    steps_flag = "steps"
+
+    def __init__(self, program: Program, command: Sequence[str]):
+        if program.name != TRAIN:
+            raise AptError(f"A trial is for training, and {program.name} is not: write it in front of {TRAIN}.")
+        self.flags = Flags.read(program.flags)
+        self._before = list(command[: len(command) - len(program.flags)])
+        if self.flags.get("config_path") is not None:
+            raise AptError(
+                "A trial reads the command's own flags. Write them out in place of --config_path; a trial begins with "
+                "the base, and goes on by itself when it is started again."
+            )
+        if self.flags.get("resume") == "true":
+            raise AptError("A trial begins with the base: drop --resume. Started again, it goes on by itself.")
+        self.steps = int(self.flags.get("steps") or STEPS)
+
+    @property
+    def _whole(self) -> Flags:
+        """With the settings of a plain checkpoint that the command names."""
+        return source_flags(self.flags)
+
+    @property
+    def expert_only(self) -> Mapping[str, str]:
+        return (find(self._whole.get("policy.type")) or FAMILIES[0]).expert_only
+
+    @property
+    def asked_of(self) -> tuple[str, Mapping[str, Any]]:
+        root = self.flags.get("dataset.root")
+        return self._data, {} if root is None else {"root": root}
+
+    @property
+    def _data(self) -> str:
+        name = self.flags.get("dataset.repo_id")
+        if name is None:
+            raise AptError("Which data? Write --dataset.repo_id=me/my-robot.")
+        return name
+
+    def episodes(self) -> Episodes:
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+        root = self.flags.get("dataset.root")
+        try:
+            dataset: Any = LeRobotDataset(self._data, root=root, video_backend="pyav")
+        except Exception as error:
+            raise AptError(f"{self._data} cannot be read as a LeRobot data set: {error}") from error
+        table = dataset.meta.episodes
+        said = [str(row["tasks"][0]) if len(row["tasks"]) else "" for row in table.select_columns(["tasks"])]
+        mine = self._mine() if self.flags.get(EPISODES) is not None else range(len(said))
+        told = [episode for episode in mine if said[episode].strip()]
+        first = spread_over_tasks([said[e] for e in told], None, min(FIRST_FRAMES, len(told)), 0) if told else []
+        rows = [told[place] for place, _ in first]
+        start = table["dataset_from_index"]
+        pixels = [_pixels(dataset[int(start[episode])], dataset.meta.camera_keys) for episode in rows]
+        features = np.stack(pixels) if pixels else np.zeros((0, 1), np.float32)
+        return Episodes({episode: said[episode] for episode in mine}, features, [said[episode] for episode in rows])
+
+    def _mine(self) -> list[int]:
+        """Of a command that names its episodes."""
+        try:
+            return [int(episode) for episode in json.loads(self.flags.get(EPISODES) or "[]")]
+        except (ValueError, TypeError) as error:
+            raise AptError(f"--{EPISODES} is {self.flags.get(EPISODES)!r}; write a list such as [0,1,2].") from error
+
+    def whole(self, flags: Mapping[str, str]) -> list[str]:
+        return [*self._before, *self.flags.with_(flags).tokens()]
+
+    def short(
+        self, flags: Mapping[str, str], ours: Sequence[str], run: Path, steps: int, episodes: Sequence[int], seed: int
+    ) -> list[str]:
+        listed = json.dumps(list(episodes), separators=(",", ":"))
+        if len(listed) > LONGEST:
+            raise AptError(
+                f"{len(episodes)} episodes are too many for one command line. Name some of them for the trial, such as "
+                f"--{EPISODES}=[0,1,2]."
+            )
+        schedule = {name: str(scaled(value, steps, self.steps)) for name, value in lengths(self._whole).items()}
+        changed = {
+            **QUIETLY, **schedule, "output_dir": str(run), "steps": str(steps), "save_freq": str(steps),
+            "seed": str(int(self.flags.get("seed") or SEED) + seed), EPISODES: listed, **flags,
+        }  # fmt: skip
+        if self.flags.get("env.type") is not None:
+            changed["env_eval_freq"] = "0"  # no rollouts: a trial asks on frames
+        ours = list(ours)
+        if any(flag.startswith(OTHER_DATA) for flag in ours):  # Stage 1 reads other data: the list is not about those
+            own = any(flag.startswith(f"{OTHER_DATA}episodes") for flag in ours)
+            ours += [] if own else [f"{OTHER_DATA}episodes=null"]
+        return [*self._before, *self.flags.without("job_name").with_(changed).tokens(), *ours]
+
+    def policy(self, run: Path) -> Path | None:
+        folder = openable(run)
+        return folder if (folder / CONFIG).is_file() else None
+
+
+def _pixels(item: Mapping[str, Any], cameras: Sequence[str]) -> np.ndarray:
+    """Every eighth pixel of all cameras [C]: what tells one scene from another."""
+    parts = [item[name].float().numpy()[..., ::8, ::8].reshape(-1) for name in cameras]
+    return np.concatenate(parts).astype(np.float32)

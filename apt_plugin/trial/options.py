@@ -1,0 +1,125 @@
+"""apt-plugin trial <the host's training command> [--trial.* V] [--apt.* V]
+
+Trains the same policy in several ways, each for a small share of the command's own steps and on the same episodes;
+asks each, on episodes that nothing was trained on, whether it listens; and writes one page that ends with the full
+command of the way that did best. The pick is a hint: how often it is right has not been measured yet.
+
+What is tried:
+    --trial.arms own,warm-up        own          your own training, as the command stands
+                                    expert-only  the VLM frozen throughout
+                                    warm-up      the VLM frozen at first, then trained
+                                    gated        language through gates, without a first stage
+                                    two-stage    the whole recipe, with its default first stage
+                                    (all that fit your command)
+    --apt.<field> V                 passed on to the ways that are ours, such as --apt.noise_draws 8
+How much:
+    --trial.budget 0.1              share of the command's own steps that each run gets
+    --trial.equal steps             what all runs have the same of: steps (FLOPs and time are not here yet)
+    --trial.seeds 1                 training runs of each way
+What is held out, and asked about:
+    --trial.held_out 0.2            share of each instruction's episodes that nothing trains on
+    --trial.scenes FILE             JSON, episode -> name of its scene: then pairs of scene and instruction are, too
+    --trial.frames 64               frames of those episodes
+Where:
+    --trial.output apt-trial        the only folder that is written; the same command goes on in it; delete it at will
+    --trial.keep true|false         keep the short runs' checkpoints (false)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from apt_plugin.errors import AptError, choose
+from apt_plugin.launch import between, take
+from apt_plugin.trial.ways import WAYS
+
+PREFIX = "--trial."
+KNOWN = ("arms", "budget", "equal", "seeds", "held_out", "scenes", "frames", "output", "keep")
+NOT_YET = {
+    "flops": "the FLOPs of a command are not counted before it runs",
+    "time": "the seconds of a step are not known before it runs",
+}
+NEVER = {  # of ours: what a trial decides by itself
+    "stage": "a trial runs whole ways of training",
+    "prove": "a short run is not proven; the full command is",
+    "listen": "a trial asks by itself: --trial.frames says on how many frames",
+    "cache": "a trial reads no feature cache yet",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a trial is done.
+
+    Args:
+        arms: names of ways; empty for all that fit.
+        ours: (name, value) of each `--apt.` flag, without the dashes and "apt.".
+    """
+
+    arms: tuple[str, ...] = ()
+    budget: float = 0.1
+    seeds: int = 1
+    held_out: float = 0.2
+    scenes: Path | None = None
+    frames: int = 64
+    output: Path = Path("apt-trial")
+    keep: bool = False
+    ours: tuple[tuple[str, str], ...] = ()
+
+
+def read(argv: Sequence[str]) -> tuple[Options, list[str]]:
+    """Our flags, and the host's command without them.
+
+    Raises:
+        AptError: an unknown flag, a value that cannot be followed, or a recipe: the trial names those.
+    """
+    command, taken = take(argv, "--recipe", PREFIX, "--apt.")
+    if any(name == "--recipe" for name, _ in taken):
+        raise AptError("--recipe is what a trial finds out: drop it, and write --trial.arms for some ways only.")
+    ours = tuple((name.removeprefix("--apt."), value) for name, value in taken if name.startswith("--apt."))
+    for name, _ in ours:
+        if (why := NEVER.get(name)) is not None:
+            raise AptError(f"--apt.{name}: {why}. Drop it.")
+    given = {name.removeprefix(PREFIX).replace("-", "_"): v for name, v in taken if name.startswith(PREFIX)}
+    for name in given:
+        choose(PREFIX + name, name, KNOWN)
+    equal = choose("--trial.equal", given.get("equal", "steps"), ("steps", *NOT_YET))
+    if equal in NOT_YET:
+        raise AptError(
+            f"--trial.equal {equal} is not here yet: {NOT_YET[equal]}. The page says how long each way took."
+        )
+    plain = Options()
+    scenes = given.get("scenes")
+    return Options(
+        arms=_arms(given.get("arms", "")),
+        budget=between("--trial.budget", given.get("budget", plain.budget), "0.1"),
+        seeds=_count("seeds", given.get("seeds", plain.seeds), 1),
+        held_out=between("--trial.held_out", given.get("held_out", plain.held_out), "0.2"),
+        scenes=None if scenes is None else Path(scenes),
+        frames=_count("frames", given.get("frames", plain.frames), 6),
+        output=Path(given.get("output", plain.output)),
+        keep=choose("--trial.keep", given.get("keep", "false"), ("true", "false")) == "true",
+        ours=ours,
+    ), command
+
+
+def _arms(value: str) -> tuple[str, ...]:
+    """
+    Raises:
+        AptError: an unknown way, or fewer than two different ones.
+    """
+    names = tuple(name for name in value.split(",") if name)
+    for name in names:
+        choose("--trial.arms", name, [way.name for way in WAYS])
+    if value and len(set(names)) < 2:
+        raise AptError(f"--trial.arms is {value!r}; a comparison takes two ways or more, such as own,warm-up.")
+    return names
+
+
+def _count(name: str, value: str | int, least: int) -> int:
+    text = str(value)
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise AptError(f"{PREFIX}{name} is {text!r}; write a whole number, {least} or more.")
+    return int(text)

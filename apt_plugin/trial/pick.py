@@ -1,0 +1,129 @@
+"""Which way to take. The rule is written out on the page; it was not calibrated on anything yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from apt_plugin.listen.scores import Score
+from apt_plugin.trial.answer import Answer, agree, loss, margin, more, times
+from apt_plugin.trial.ways import Way
+
+MUCH = 1.1  # held-out loss, over the lowest, from which a way listens but cannot move
+RULE = (
+    f"A way whose loss on held-out actions is surely more than {MUCH:g} times the lowest is no candidate, however well "
+    "it listens. Of the others the largest margin wins. Two differ where the 95 % interval of their difference, on the "
+    "same frames, excludes zero, and every training run says the same; among those that do not differ from the best, "
+    "the simplest is taken: the first in the table."
+)
+HINT = (
+    "This pick is not calibrated: nobody has measured yet how often a short run's best way is the best after the full "
+    "one, and ways that start slowly, with a first stage say, may look worse here than they end. Take it as a hint."
+)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A way with what its training runs answered, in the order of their seeds; seconds: of one run, on average."""
+
+    way: Way
+    answers: Sequence[Answer]
+    seconds: float
+
+    @property
+    def margin(self) -> Score | None:
+        return margin(self.answers)
+
+    @property
+    def loss(self) -> Score | None:
+        return loss(self.answers)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The way to take, and why; `tied`: those that do not differ from the best; `slow`: those that cannot move."""
+
+    way: Way
+    tied: list[Tried]
+    slow: list[tuple[Tried, Score]]
+    sentences: list[str]
+
+
+def pick(tried: Sequence[Tried]) -> Pick:
+    """
+    Args:
+        tried: at least one, the simplest first, all on the same frames.
+    """
+    asked = [each for each in tried if each.margin is not None]
+    if len(asked) < len(tried):
+        said = "Too few frames could be asked under other words: nothing can be said. Raise --trial.frames."
+        return Pick(tried[0].way, list(tried), [], [said])
+    slow = _slow(tried)
+    able = [each for each in tried if each not in [other for other, _ in slow]]
+    best = max(able, key=_size)
+    tied = [each for each in able if each is best or not differs(best, each)]
+    taken = tied[0]
+    return Pick(taken.way, tied, slow, [*_said(best, tied, able), *[_cannot(each, by) for each, by in slow]])
+
+
+def differs(ours: Tried, others: Tried) -> bool:
+    """Whether the first surely listens more."""
+    found = more(ours.answers, others.answers)
+    return found is not None and found.low > 0 and agree(ours.answers, others.answers)
+
+
+def _size(each: Tried) -> float:
+    found = each.margin
+    return -math.inf if found is None else found.value
+
+
+def _slow(tried: Sequence[Tried]) -> list[tuple[Tried, Score]]:
+    lowest = min(tried, key=lambda each: math.inf if (found := each.loss) is None else found.value)
+    pairs = [(each, times(each.answers, lowest.answers)) for each in tried if each is not lowest]
+    return [(each, by) for each, by in pairs if by is not None and by.low > MUCH]
+
+
+def _said(best: Tried, tied: Sequence[Tried], able: Sequence[Tried]) -> list[str]:
+    found, taken = best.margin, tied[0]
+    assert found is not None
+    names = _listed([each.way.title for each in tied])
+    if not found.heard:
+        first = f"No way listens yet: the largest margin, {_number(found)} ({best.way.title}), is not above zero."
+        return [
+            first,
+            f"Nothing speaks for another command than that of {taken.way.title}. A larger --trial.budget may.",
+        ]
+    if len(tied) == 1:
+        out = [f"{_capital(best.way.title)} listens most: margin {_number(found)}."]
+    elif len(tied) == len(able):
+        out = [f"No difference was found between {names}.", f"So the simplest is taken: {taken.way.title}."]
+    else:
+        out = [
+            f"No difference was found between the best: {names}.",
+            f"So the simplest of them is taken: {taken.way.title}.",
+        ]
+    for each in able:
+        gap = None if each in tied else more(best.answers, each.answers)
+        if gap is not None:
+            out.append(f"{_capital(best.way.title)} has a larger margin than {each.way.title}, by {_number(gap)}.")
+    return out
+
+
+def _cannot(each: Tried, by: Score) -> str:
+    return (
+        f"{_capital(each.way.title)} is no candidate: its loss on held-out actions is {by.value:.2f} times the lowest "
+        f"({by.low:.2f} to {by.high:.2f})."
+    )
+
+
+def _number(score: Score) -> str:
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

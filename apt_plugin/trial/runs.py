@@ -1,0 +1,137 @@
+"""The short runs of a trial, one after another; what is done stays done.
+
+    <trial>/<way>-<seed>/run/           what the host writes; gone once the policy has answered
+    <trial>/<way>-<seed>/trained.json   the training came to its end
+    <trial>/<way>-<seed>/answer.json    the policy was asked
+    <trial>/<way>-<seed>/failed.json    it could not be trained or asked, and why; tried again when the trial goes on
+
+A run that was killed begins anew: it is short, and its host would have to be asked how to go on with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apt_plugin import files
+from apt_plugin.errors import AptError, last_words
+
+logger = logging.getLogger(__name__)
+RUN, TRAINED, ANSWER, FAILED = "run", "trained.json", "answer.json", "failed.json"
+# What `child.call` returns where a signal reached the trial itself: then nothing else is started.
+ENDED = {128 + getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)}
+
+
+@dataclass(frozen=True)
+class Short:
+    """One short run.
+
+    Args:
+        title: for the log. train: trains into a folder that is not there yet; its exit status.
+        ask: leaves `answer.json` in the run's folder; its exit status.
+    """
+
+    way: str
+    seed: int
+    title: str
+    train: Callable[[Path], int]
+    ask: Callable[[Path], int]
+
+    def folder(self, trial: Path) -> Path:
+        return trial / f"{self.way}-{self.seed}"
+
+
+class EndedError(Exception):
+    """A signal came."""
+
+    def __init__(self, status: int):
+        super().__init__(status)
+        self.status = status
+
+
+def carry(runs: Sequence[Short], trial: Path, keep: bool = False) -> int:
+    """Train and ask each run that has not answered yet. A run that fails does not stop the others.
+
+    Args:
+        keep: keep the hosts' checkpoints.
+
+    Returns:
+        0, 1 where a run failed, or 128 + n where signal n ended the trial.
+    """
+    took: list[float] = []
+    for number, run in enumerate(runs, 1):
+        folder = run.folder(trial)
+        if (folder / ANSWER).is_file():
+            logger.info("trial: %d of %d, %s: done.", number, len(runs), run.title)
+            continue
+        left = [each for each in runs[number - 1 :] if not (each.folder(trial) / ANSWER).is_file()]
+        logger.info("trial: %d of %d, %s%s.", number, len(runs), run.title, _left(took, len(left)))
+        began = time.monotonic()
+        try:
+            _one(run, folder)
+        except EndedError as end:
+            return end.status
+        except AptError as error:
+            logger.warning("trial: %s: %s The others go on.", run.title, last_words(error))
+            files.write_json(folder / FAILED, {"why": last_words(error)})
+            continue
+        took.append(time.monotonic() - began)
+        (folder / FAILED).unlink(missing_ok=True)
+        if not keep:
+            shutil.rmtree(folder / RUN, ignore_errors=True)
+    return int(any((run.folder(trial) / FAILED).is_file() for run in runs))
+
+
+def _one(run: Short, folder: Path) -> None:
+    """
+    Raises:
+        AptError: its training or its answer failed.
+        EndedError: a signal came.
+    """
+    if not (folder / TRAINED).is_file():
+        if (folder / RUN).exists():
+            shutil.rmtree(folder / RUN)
+        files.make_folder(folder)
+        began = time.monotonic()
+        _went_well(run.train(folder / RUN), "its training")
+        files.write_json(folder / TRAINED, {"seconds": time.monotonic() - began})
+    _went_well(run.ask(folder), "asking it")
+    if not (folder / ANSWER).is_file():
+        raise AptError("asking it ended without an answer.")
+
+
+def _went_well(status: int, what: str) -> None:
+    if status in ENDED:
+        raise EndedError(status)
+    if status:
+        raise AptError(f"{what} ended with exit status {status}; its own words stand above.")
+
+
+def _left(took: Sequence[float], runs: int) -> str:
+    if not took:
+        return ""
+    minutes = sum(took) / len(took) * runs / 60
+    return f"; about {minutes:.0f} minutes are left" if minutes >= 1 else "; less than a minute is left"
+
+
+def failed(run: Short, trial: Path) -> str:
+    """Why a run has no answer; "" where it has."""
+    path = run.folder(trial) / FAILED
+    return str(files.read_json(path)["why"]) if path.is_file() else ""
+
+
+def seconds(run: Short, trial: Path) -> float:
+    """Of its training, the start of its processes included."""
+    return float(files.read_json(run.folder(trial) / TRAINED)["seconds"])
+
+
+def answer(run: Short, trial: Path) -> Any:
+    """What its policy said; None where it said nothing."""
+    path = run.folder(trial) / ANSWER
+    return files.read_json(path) if path.is_file() else None

@@ -1,0 +1,295 @@
+"""The procedure of `apt-plugin trial`, on numbers that are known and on children that are lines of Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from apt_plugin import report
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.adapter import Command
+from apt_plugin.hosts.gr00t.adapter import GrootAdapter
+from apt_plugin.hosts.openpi.adapter import OpenpiAdapter
+from apt_plugin.run.staged import call
+from apt_plugin.trial import answer, held_out, options, pages, plan, runs, ways
+from apt_plugin.trial.answer import Answer
+from apt_plugin.trial.carry import Trial
+from apt_plugin.trial.pick import Tried, pick
+from apt_plugin.trial.pilot import Episodes
+from apt_plugin.vlm import Trained, resolved
+from tests import processes
+
+OWN, EXPERT, WARM, GATED, TWO = ways.WAYS
+PILOT = SimpleNamespace(steps_flag="steps", expert_only={"policy.expert": "true"})
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_flags_of_the_trial_and_of_the_recipe_are_taken_out_of_the_hosts_command() -> None:
+    words = "train --steps=9 --trial.arms own,gated --trial.budget=0.2 --apt.noise_draws 4 --data me/kitchen"
+    found, command = options.read(words.split())
+    assert command == ["train", "--steps=9", "--data", "me/kitchen"]
+    assert (found.arms, found.budget, found.ours) == (("own", "gated"), 0.2, (("noise_draws", "4"),))
+    assert options.read(["train"]) == (options.Options(), ["train"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--recipe apt", "--recipe is what a trial finds out"),
+        ("--trial.arm own", r"Did you mean 'arms'\?"),
+        ("--trial.arms own", "takes two ways or more"),
+        ("--trial.arms own,warmup", "Did you mean 'warm-up'"),
+        ("--trial.budget 10", "--trial.budget is '10'; write a share of the steps between 0 and 1"),
+        ("--trial.equal flops", "--trial.equal flops is not here yet: the FLOPs"),
+        ("--trial.equal time", "--trial.equal time is not here yet"),
+        ("--trial.seeds 0", "write a whole number, 1 or more"),
+        ("--trial.keep maybe", "--trial.keep is 'maybe'"),
+        ("--apt.cache DIR", "--apt.cache: a trial reads no feature cache yet"),
+        ("--apt.stage 1", "--apt.stage: a trial runs whole ways"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(flags: str, words: str) -> None:
+    with pytest.raises(AptError, match=words):
+        options.read(["train", *flags.split()])
+
+
+def test_each_way_takes_of_our_flags_what_is_its_own() -> None:
+    given = [("noise_draws", "4"), ("frozen_share", "0.2"), ("untested", "true")]
+    assert OWN.our_flags(PILOT, given) == []
+    assert EXPERT.host_flags(PILOT) == {"policy.expert": "true"}
+    assert WARM.our_flags(PILOT, given) == ["--recipe", "warmup", "--apt.frozen_share=0.2", "--apt.untested=true"]
+    two = ["--recipe", "apt", "--apt.noise_draws=4", "--apt.untested=true"]
+    assert TWO.our_flags(PILOT, given) == two
+    assert GATED.our_flags(PILOT, given) == [*two, "--apt.stage1.steps=1"]
+    assert TWO.short_flags(PILOT, []) == ["--recipe", "apt", "--apt.prove=false", "--apt.listen=0"]
+
+
+class Host:
+    """Whose command trains this much of the VLM."""
+
+    name, unsupported = "toy", {}
+
+    def __init__(self, trains: str, **unsupported: str):
+        self.trains, self.unsupported = trains, unsupported
+
+    def stages(self, request):
+        return SimpleNamespace(recipe=resolved(request.recipe, lambda: Trained(self.trains, "its switch")))
+
+
+def test_ways_that_come_to_the_same_are_left_out_with_the_reason_or_refused_where_they_are_named() -> None:
+    assert [way.name for way in ways.fitting(Host("full"), ["train"], ())[0]] == [way.name for way in ways.WAYS]
+    found, why = ways.fitting(Host("frozen"), ["train"], ())
+    assert [way.name for way in found] == ["own", "gated", "two-stage"]
+    assert set(why) == {"expert-only", "warm-up"}
+    with pytest.raises(AptError, match="names warm-up, and that does not fit this command: your own command trains"):
+        ways.fitting(Host("frozen"), ["train"], ("own", "warm-up"))
+    _, why = ways.fitting(Host("full", warmup="It has none."), ["train"], ())
+    assert why == {"warm-up": "It has none"}
+
+
+@pytest.mark.parametrize("adapter", [OpenpiAdapter(), GrootAdapter()], ids=lambda each: each.name)
+def test_a_host_that_trains_on_every_episode_is_refused_in_words(adapter) -> None:
+    with pytest.raises(AptError, match="trains on every episode of its data set, so nothing would be held out"):
+        Trial(adapter, ["train"], options.Options())
+    with pytest.raises(AptError, match="trains on every episode"):
+        adapter.pilot(["train"])
+
+
+# -- the data ---------------------------------------------------------------------------------------------------------
+
+
+def test_some_of_each_instruction_is_held_out_and_every_instruction_is_trained_on() -> None:
+    labels = {number: f"task {number % 3}" for number in range(30)} | {30: "once", 31: ""}
+    found = held_out.split(labels, 0.2)
+    assert len(found.held_out) == 6
+    assert sorted([*found.train, *found.held_out]) == list(range(32))
+    assert {labels[e] for e in found.train} == set(labels.values())
+    assert {30, 31} <= set(found.train)
+    assert found == held_out.split(labels, 0.2)
+
+
+def test_pairs_are_held_out_whole_and_both_halves_stay_in_training() -> None:
+    labels = {number: f"task {number % 4}" for number in range(64)}
+    scenes = {number: f"scene {number // 4 % 4}" for number in range(64)}
+    found = held_out.split(labels, 0.2, scenes)
+    unseen = {(scenes[e], labels[e]) for e in found.pairs}
+    seen = {(scenes[e], labels[e]) for e in found.train}
+    assert len(unseen) == 3
+    assert not unseen & seen
+    assert unseen & {(scenes[e], labels[e]) for e in found.held_out} == set()
+    assert {scene for scene, _ in seen} == set(scenes.values())
+    assert {text for _, text in seen} == set(labels.values())
+
+
+def test_where_nothing_can_be_spared_it_is_said(tmp_path: Path) -> None:
+    with pytest.raises(AptError, match="3 episodes have an instruction, and no instruction has more than 1"):
+        held_out.split({0: "a", 1: "b", 2: "c", 3: ""}, 0.2)
+    (tmp_path / "scenes.json").write_text('["desk"]')
+    with pytest.raises(AptError, match="names no scene of 1 episodes, the first is 1"):
+        held_out.read_scenes(tmp_path / "scenes.json", [0, 1])
+
+
+def test_data_that_cannot_teach_ends_a_trial_before_anything_is_trained() -> None:
+    rng = np.random.default_rng(0)
+    tasks = [f"open drawer {'left' if n % 2 else 'right'}" for n in range(60)]
+    labels = dict(enumerate(tasks))
+    free, bound = rng.normal(size=(60, 12)), np.array([[n % 2] * 12 for n in range(60)]) + rng.normal(size=(60, 12)) / 9
+    assert plan.labels(json.loads(json.dumps(plan.told(Episodes(labels, free, tasks))))) == labels
+    with pytest.raises(AptError, match=r"THE DATA NEVER NEEDED LANGUAGE.*Nothing was trained"):
+        plan.labels(plan.told(Episodes(labels, bound, tasks)))
+    with pytest.raises(AptError, match=r"one instruction: 'wipe'.*Nothing was trained"):
+        plan.labels(plan.told(Episodes({0: "wipe", 1: "wipe"}, free[:2], ["wipe", "wipe"])))
+
+
+def test_another_trials_folder_is_refused(tmp_path: Path) -> None:
+    plan.settle(tmp_path, {"steps": 3, "train": [1]})
+    plan.settle(tmp_path, {"steps": 3, "train": [1]})
+    with pytest.raises(AptError, match="holds a trial with another steps"):
+        plan.settle(tmp_path, {"steps": 4, "train": [1]})
+
+
+# -- the runs ---------------------------------------------------------------------------------------------------------
+
+CHILD = """
+import pathlib, sys, time
+what, folder, seconds = sys.argv[1:]
+folder = pathlib.Path(folder)
+with open(folder.parent / "started" if what == "ask" else folder.parent.parent / "started", "a") as file:
+    file.write(f"{what} {folder.name if what == 'ask' else folder.parent.name}\\n")
+if what == "train":
+    folder.mkdir()
+    (folder / "weights").touch()
+time.sleep(float(seconds))
+if what == "ask":
+    (folder / "answer.json").write_text("{}")
+"""
+
+
+def shorts(slow: str = "", fails: str = "") -> list[runs.Short]:
+    def start(what: str, way: str, folder: Path) -> int:
+        seconds = "60" if slow == f"{what} {way}" else "0"
+        code = "raise SystemExit(3)" if fails == f"{what} {way}" else CHILD
+        return call(Command([sys.executable, "-c", code, what, str(folder), seconds]))
+
+    return [
+        runs.Short(way, 0, way, lambda f, w=way: start("train", w, f), lambda f, w=way: start("ask", w, f))
+        for way in ("own", "gated")
+    ]
+
+
+def started(trial: Path) -> list[str]:
+    path = trial / "started"
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+@pytest.mark.parametrize("moment", ["train gated", "ask gated"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_trial_goes_on_and_keeps_what_is_done(moment: str, number: signal.Signals, tmp_path: Path) -> None:
+    code = f"import sys; from pathlib import Path; from tests.core.test_trial import runs, shorts\n" \
+           f"sys.exit(runs.carry(shorts({moment!r}), Path({str(tmp_path)!r})))"  # fmt: skip
+    with processes.running(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ) as trial:
+        end = time.monotonic() + processes.HANG
+        while f"{moment}-0" not in started(tmp_path) and time.monotonic() < end:
+            time.sleep(0.02)
+        trial.send_signal(number)
+        status = trial.wait(processes.HANG)
+    assert status == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM)
+    assert not (tmp_path / "gated-0" / "answer.json").exists()
+    before = started(tmp_path)
+    assert runs.carry(shorts(), tmp_path) == 0
+    again = [] if moment == "ask gated" else ["train gated-0"]
+    assert started(tmp_path)[len(before) :] == [*again, "ask gated-0"]
+    assert not list(tmp_path.rglob("weights"))
+    assert runs.carry(shorts(), tmp_path) == 0
+    assert started(tmp_path)[len(before) :] == [*again, "ask gated-0"]
+
+
+def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path: Path) -> None:
+    assert runs.carry(shorts(fails="train own"), tmp_path) == 1
+    own, gated = shorts()
+    assert runs.failed(own, tmp_path) == "its training ended with exit status 3; its own words stand above."
+    assert runs.answer(own, tmp_path) is None
+    assert runs.answer(gated, tmp_path) == {}
+    assert runs.carry(shorts(), tmp_path) == 0
+    assert started(tmp_path) == ["train gated-0", "ask gated-0", "train own-0", "ask own-0"]
+    assert (runs.failed(own, tmp_path), runs.seconds(own, tmp_path) > 0) == ("", True)
+
+
+# -- which way --------------------------------------------------------------------------------------------------------
+
+EPISODES = np.repeat(np.arange(16), 4)
+
+
+def tried(way: ways.Way, margin: float, loss: float, *, noise: float = 0.05, seeds: int = 1) -> Tried:
+    rng = np.random.default_rng(len(way.name))
+    said = [
+        Answer(EPISODES, margin + noise * rng.normal(size=64), loss + 0.02 * rng.normal(size=64), "listens")
+        for _ in range(seeds)
+    ]
+    return Tried(way, said, 60.0)
+
+
+def test_the_way_that_listens_surely_more_is_taken() -> None:
+    found = pick([tried(OWN, 0.1, 1.0), tried(GATED, 0.4, 1.0)])
+    assert found.way == GATED
+    assert found.sentences[0].startswith("Gated language in one stage listens most: margin 0.391 (")
+    assert "has a larger margin than your own training, by 0.3" in found.sentences[1]
+
+
+def test_where_two_do_not_differ_the_simpler_is_taken_and_it_is_said() -> None:
+    found = pick([tried(OWN, 0.30, 1.0, noise=0.2), tried(GATED, 0.31, 1.0, noise=0.2)])
+    assert found.way == OWN
+    assert found.sentences[0] == "No difference was found between your own training and gated language in one stage."
+    found = pick([tried(OWN, 0.0, 1.0), tried(WARM, 0.30, 1.0, noise=0.2), tried(GATED, 0.31, 1.0, noise=0.2)])
+    assert found.way == WARM
+
+
+def test_a_way_that_listens_but_cannot_move_is_no_candidate() -> None:
+    found = pick([tried(OWN, 0.1, 1.0), tried(GATED, 0.9, 1.5)])
+    assert found.way == OWN
+    assert "Gated language in one stage is no candidate: its loss on held-out actions is 1.5" in found.sentences[-1]
+
+
+def test_where_nobody_listens_nothing_speaks_for_another_command() -> None:
+    found = pick([tried(OWN, 0.0, 1.0), tried(GATED, -0.01, 1.0)])
+    assert found.way == OWN
+    assert "No way listens yet" in found.sentences[0]
+
+
+def test_training_runs_that_disagree_make_no_difference() -> None:
+    own, gated = tried(OWN, 0.3, 1.0, seeds=2), tried(GATED, 0.4, 1.0, seeds=2)
+    assert pick([own, gated]).way == GATED
+    lucky, unlucky = (Answer(EPISODES, np.full(64, value), np.ones(64), "") for value in (0.9, 0.29))
+    mixed = Tried(GATED, [lucky, unlucky], 60.0)
+    assert answer.more(mixed.answers, own.answers).low > 0
+    assert pick([own, mixed]).way == OWN
+
+
+def test_other_frames_are_not_compared() -> None:
+    own, gated = tried(OWN, 0.1, 1.0), tried(GATED, 0.4, 1.0)
+    strange = Answer(EPISODES[::-1], gated.answers[0].margin, gated.answers[0].loss, "")
+    with pytest.raises(AptError, match="asked on different frames"):
+        pick([own, Tried(GATED, [strange], 1.0)])
+
+
+def test_the_page_says_what_it_does_not_know_and_ends_in_a_command(tmp_path: Path) -> None:
+    all_of = [tried(OWN, 0.1, 1.0), tried(GATED, 0.4, 1.0)]
+    command = pages.shell(["apt-plugin", "run", "train", "--data", "my kitchen", "--recipe", "apt"])
+    written = pages.sections(all_of, pick(all_of), command, {}, {"warm-up": "it <fails>"}, [0, 1, 2], {})
+    report.write(tmp_path / "a.html", tmp_path / "a.json", written)
+    text = (tmp_path / "a.html").read_text()
+    for words in ("not calibrated", "Each way was trained once", "it &lt;fails&gt;", "Unseen pairs", "listens less"):
+        assert words in text
+    assert "<code>apt-plugin run train \\\n    --data &#x27;my kitchen&#x27; \\\n    --recipe apt</code>" in text
