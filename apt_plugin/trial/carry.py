@@ -60,7 +60,8 @@ class Trial:
         """Before anything is spent: flags of every way, the data, the pre-flight."""
         for way in self.ways:
             self._parsed(way)
-        if not (self.folder / plan.DATA).is_file() and (status := self._ours("data", self.folder, {})):
+        begun = (self.folder / plan.PLAN).is_file()
+        if not begun and (status := self._ours("data", self.folder, {})):
             return status
         labels = plan.labels(files.read_json(self.folder / plan.DATA))
         opts = self.options
@@ -152,7 +153,8 @@ class Trial:
             "episodes trained on": str(len(self.split.train)), "held out": str(len(self.split.asked)),
             "runs of each way": str(self.options.seeds),
         }  # fmt: skip
-        written = pages.sections(tried, taken, command, facts, lacking, self.split.pairs, {"trial": self._plan()})
+        settings = {name: value for name, value in self._plan().items() if name not in ("train", "held_out", "pairs")}
+        written = pages.sections(tried, taken, command, facts, lacking, self.split.pairs, {"trial": settings})
         report.write(self.folder / PAGE, self.folder / NUMBERS, written)
         report.console(written)
         logger.info("trial: %s", self.folder / PAGE)

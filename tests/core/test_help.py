@@ -13,6 +13,8 @@ import pytest
 from apt_plugin import cli, recipe_help
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe, fields_of, flatten, from_flat
+from apt_plugin.trial import options
+from apt_plugin.trial.ways import WAYS
 
 WIDTH = 140
 
@@ -43,6 +45,15 @@ def test_every_field_is_explained_in_a_line_with_choices_and_default(monkeypatch
         assert shown is not None, line
         if shown[1] != "none":
             assert from_flat({name: shown[1]}) == from_flat({name: defaults[name]}), line
+
+
+def test_the_help_of_a_trial_names_every_flag_and_every_way(monkeypatch, capsys) -> None:
+    text = said(monkeypatch, capsys, "trial", "--help")
+    assert re.findall(r"--trial\.(\w+) ", text.partition("What is tried")[2]) == list(options.KNOWN)
+    assert [
+        way.name for way in WAYS if not re.search(rf"^ +(--trial.arms own,warm-up +)?{way.name} ", text, re.M)
+    ] == []
+    assert max(map(len, text.splitlines())) <= 120
 
 
 @pytest.mark.parametrize("name", recipe_help.CHOICES)

@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ from apt_plugin.vlm import Trained, resolved
 from tests import processes
 
 OWN, EXPERT, WARM, GATED, TWO = ways.WAYS
-PILOT = SimpleNamespace(steps_flag="steps", expert_only={"policy.expert": "true"})
+PILOT: Any = SimpleNamespace(steps_flag="steps", expert_only={"policy.expert": "true"})
 
 
 # -- the command line -------------------------------------------------------------------------------------------------
@@ -74,26 +76,24 @@ def test_each_way_takes_of_our_flags_what_is_its_own() -> None:
     assert TWO.short_flags(PILOT, []) == ["--recipe", "apt", "--apt.prove=false", "--apt.listen=0"]
 
 
-class Host:
-    """Whose command trains this much of the VLM."""
+def fitting(trains: str, names: Sequence[str] = (), **unsupported: str) -> Any:
+    """On a host whose command trains this much of the VLM."""
 
-    name, unsupported = "toy", {}
+    def stages(request: Any) -> Any:
+        return SimpleNamespace(recipe=resolved(request.recipe, lambda: Trained(trains, "its switch")))
 
-    def __init__(self, trains: str, **unsupported: str):
-        self.trains, self.unsupported = trains, unsupported
-
-    def stages(self, request):
-        return SimpleNamespace(recipe=resolved(request.recipe, lambda: Trained(self.trains, "its switch")))
+    host: Any = SimpleNamespace(name="toy", unsupported=unsupported, stages=stages)
+    return ways.fitting(host, ["train"], names)
 
 
 def test_ways_that_come_to_the_same_are_left_out_with_the_reason_or_refused_where_they_are_named() -> None:
-    assert [way.name for way in ways.fitting(Host("full"), ["train"], ())[0]] == [way.name for way in ways.WAYS]
-    found, why = ways.fitting(Host("frozen"), ["train"], ())
+    assert [way.name for way in fitting("full")[0]] == [way.name for way in ways.WAYS]
+    found, why = fitting("frozen")
     assert [way.name for way in found] == ["own", "gated", "two-stage"]
     assert set(why) == {"expert-only", "warm-up"}
     with pytest.raises(AptError, match="names warm-up, and that does not fit this command: your own command trains"):
-        ways.fitting(Host("frozen"), ["train"], ("own", "warm-up"))
-    _, why = ways.fitting(Host("full", warmup="It has none."), ["train"], ())
+        fitting("frozen", ("own", "warm-up"))
+    _, why = fitting("full", warmup="It has none.")
     assert why == {"warm-up": "It has none"}
 
 
@@ -273,7 +273,9 @@ def test_training_runs_that_disagree_make_no_difference() -> None:
     assert pick([own, gated]).way == GATED
     lucky, unlucky = (Answer(EPISODES, np.full(64, value), np.ones(64), "") for value in (0.9, 0.29))
     mixed = Tried(GATED, [lucky, unlucky], 60.0)
-    assert answer.more(mixed.answers, own.answers).low > 0
+    found = answer.more(mixed.answers, own.answers)
+    assert found is not None
+    assert found.low > 0
     assert pick([own, mixed]).way == OWN
 
 

@@ -11,14 +11,16 @@ import numpy as np
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.checkpoints import openable
-from apt_plugin.hosts.lerobot.families import FAMILIES, find
+from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, find
 from apt_plugin.hosts.lerobot.flags import source_flags
 from apt_plugin.hosts.lerobot.names import CONFIG
 from apt_plugin.hosts.lerobot.programs import TRAIN, Program
 from apt_plugin.hosts.lerobot.schedule import STEPS, lengths
+from apt_plugin.hub import local_folder
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.run.budget import scaled
 from apt_plugin.run.flags import Flags
+from apt_plugin.stages import RECORD
 from apt_plugin.trial.pilot import Episodes
 
 SEED = 1000  # the host's own
@@ -47,6 +49,12 @@ class LerobotPilot:
             )
         if self.flags.get("resume") == "true":
             raise AptError("A trial begins with the base: drop --resume. Started again, it goes on by itself.")
+        path = self.flags.get("policy.path")
+        ours = path is not None and (local_folder(path) / RECORD).is_file()
+        if ours or self.flags.get("policy.type") in POLICIES.values():
+            raise AptError(
+                "A trial begins with a plain policy, and this is one of the recipe's. Name its base instead."
+            )
         self.steps = int(self.flags.get("steps") or STEPS)
 
     @property

@@ -8,7 +8,13 @@ what is smaller than on a reader's machine, warm.py how the processes are starte
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
+import signal
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +23,79 @@ import pytest
 from apt_plugin.hosts import HOSTS, Level
 from apt_plugin.stages import read_record
 from tests import documents, installed, processes
-from tests.hosts.lerobot.reader import Reader
+from tests.hosts.lerobot import datasets
 
 PAGES = documents.run_by(documents.LEROBOT)
 FIRST = ("examples/label.md", "README.md", "examples/lerobot.md")  # whose results others name
 ORDER = [*(page for page in FIRST if page in PAGES), *(page for page in PAGES if page not in FIRST)]
+REFUSED = {"apt-plugin export CHECKPOINT OUT": "cannot be exported"}  # what the page says of a π checkpoint
+SERVER = 8080  # the host's own port
+
+
+class Reader:
+    """Types commands into one shell."""
+
+    def __init__(self, root: Path, python: Path):
+        self.root, self.home, self.shell = root, root / "home", {}
+        self.home.mkdir()
+        env = {**datasets.ENVIRONMENT, "HF_HOME": str(root / "hf"), "HF_LEROBOT_HOME": str(root / "data")}
+        env["PYTHONPATH"] = str(root / "tests_only")
+        (root / "tests_only").mkdir()
+        (root / "tests_only/tests").symlink_to(documents.ROOT / "tests")
+        self.process = processes.start(
+            [python, "-m", "tests.hosts.lerobot.warm"], cwd=self.home, env=env, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        processes.keep(self.process)
+        self.number = 0
+        status, log = self.run(["python", "-m", "tests.hosts.lerobot.published", str(root)])
+        assert status == 0, log
+
+    def run(self, argv: list[str], background: bool = False) -> tuple[int, str]:
+        """(exit status, or the pid of what goes on; what it printed)."""
+        self.number += 1
+        log = self.root / f"{self.number}.log"
+        asked = {"argv": argv, "cwd": str(self.home), "log": str(log), "background": background}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        if not background:
+            answer = json.loads(self.process.stdout.readline())
+        return answer["pid" if background else "status"], log.read_text() if log.is_file() else ""
+
+    def type(self, text: str) -> None:
+        if assigned := re.fullmatch(r'([A-Z]+)="(.*)"', text):
+            self.shell[assigned[1]] = self.filled(assigned[2])
+            return
+        argv = shlex.split(self.filled(text))
+        if any("policy_server" in word for word in argv):
+            self.serve(argv)
+            return
+        status, log = self.run(argv)
+        if text in REFUSED:
+            assert status
+            assert REFUSED[text] in log
+        else:
+            assert status == 0, f"{text}\n{log[-5000:]}"
+
+    def filled(self, text: str) -> str:
+        return re.sub(r"\$([A-Z]+)", lambda found: self.shell[found[1]], text)
+
+    def serve(self, argv: list[str]) -> None:
+        pid, _ = self.run(argv, background=True)
+        end = time.monotonic() + processes.HANG
+        try:
+            while socket.socket().connect_ex(("127.0.0.1", SERVER)):
+                assert Path(f"/proc/{pid}").exists(), (self.root / f"{self.number}.log").read_text()
+                assert time.monotonic() < end
+                time.sleep(0.2)
+        finally:
+            os.kill(pid, signal.SIGTERM)
+
+    def place(self, name: str, target: Path) -> None:
+        """What a page calls by a name in capitals."""
+        if not (self.home / name).is_symlink():
+            (self.home / name).symlink_to(target)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +124,32 @@ def test_a_page_does_what_it_says(page: str, reader: Reader) -> None:
     reader.place("configs", documents.ROOT / "configs")
     for command in PAGES[page]:
         reader.type(command.text)
+
+
+def test_the_trial_of_its_page_asked_every_way_on_what_none_was_trained_on(reader: Reader) -> None:
+    """And the same command goes on: with nothing left to do, or with what was lost."""
+    trial = reader.home / "apt-trial"
+    plan = json.loads((trial / "plan.json").read_text())
+    assert plan["steps"] == 10_000
+    assert len(plan["held_out"]) == 3
+    assert sorted(plan["train"] + plan["held_out"]) == list(range(6))
+    ways = ("own", "warm-up", "two-stage")
+    for way in ways:
+        answer = json.loads((trial / f"{way}-0/answer.json").read_text())
+        assert set(answer["episode"]) == set(plan["held_out"])
+        assert not (trial / f"{way}-0/run").exists()
+    assert "not calibrated" in (trial / "trial.html").read_text()
+    command = PAGES["examples/trial.md"][0].text
+    (trial / "own-0/answer.json").unlink()
+    (trial / "own-0/trained.json").unlink()
+    status, log = reader.run(shlex.split(command))
+    assert status == 0, log[-5000:]
+    assert log.count(": done.") == 2
+    assert "1 of 3, your own training" in log
+    assert shlex.split(log.partition("The command to take")[2].replace("\\\n", ""))[:1] in (
+        ["lerobot-train"],
+        ["apt-plugin"],
+    )
 
 
 def test_the_plugin_is_the_installed_one(reader: Reader) -> None:

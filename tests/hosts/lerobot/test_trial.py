@@ -1,0 +1,127 @@
+"""What a trial makes of a `lerobot-train` command; the whole of one runs with the documents (test_documented.py)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import draccus
+import pytest
+from lerobot.configs.default import DatasetConfig
+
+from apt_plugin.errors import AptError
+from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
+from apt_plugin.hosts.lerobot.listen import open_listener
+from apt_plugin.launch import split
+from apt_plugin.run.flags import Flags
+from apt_plugin.trial import plan
+from apt_plugin.trial.carry import Trial
+from apt_plugin.trial.options import Options
+from apt_plugin.trial.ways import WAYS, fitting
+
+COMMAND: Sequence[str] = (
+    "lerobot-train --policy.type=pi05 --policy.pretrained_path=lerobot/pi05_base --dataset.repo_id=me/kitchen "
+    "--steps=30000 --output_dir=outputs/mine --job_name=mine --wandb.enable=true --env.type=libero "
+    "--policy.scheduler_warmup_steps=500"
+).split()
+HOST: Any = LerobotAdapter()
+
+
+def short(command: Sequence[str], *ours: str, seed: int = 0) -> Flags:
+    pilot = HOST.pilot(command)
+    return Flags.read(pilot.short({}, ours, Path("/trial/own-0/run"), 3000, [0, 2, 5], seed)[1:])
+
+
+def test_a_short_run_is_the_users_command_with_less_of_everything() -> None:
+    flags = short(COMMAND)
+    wanted = {
+        "steps": "3000", "save_freq": "3000", "output_dir": "/trial/own-0/run", "dataset.episodes": "[0,2,5]",
+        "wandb.enable": "false", "policy.push_to_hub": "false", "env_eval_freq": "0", "job_name": None, "seed": "1000",
+        "policy.scheduler_warmup_steps": "50", "policy.scheduler_decay_steps": "3000", "policy.type": "pi05",
+    }  # fmt: skip
+    assert {name: flags.get(name) for name in wanted} == wanted
+    assert short([*COMMAND, "--seed=7"], seed=2).get("seed") == "9"
+    assert short(COMMAND[:-2]).get("env_eval_freq") is None  # no environment is named
+    assert draccus.parse(DatasetConfig, args=["--repo_id=a", "--episodes=[0,2,5]"]).episodes == [0, 2, 5]
+
+
+def test_the_held_out_list_is_not_about_other_data_of_stage_1() -> None:
+    flags = short(COMMAND, "--recipe=apt", "--apt.stage1.dataset.repo_id=me/play")
+    assert flags.get("apt.stage1.dataset.episodes") == "null"
+    assert draccus.parse(DatasetConfig, args=["--repo_id=a", "--episodes=null"]).episodes is None
+    own = short(COMMAND, "--apt.stage1.dataset.repo_id=me/play", "--apt.stage1.dataset.episodes=[1]")
+    assert own.get("apt.stage1.dataset.episodes") == "[1]"
+    assert short(COMMAND, "--recipe=apt").get("apt.stage1.dataset.episodes") is None
+
+
+def test_the_command_to_paste_is_the_users_own_with_what_the_way_changes() -> None:
+    trial = Trial(HOST, COMMAND, Options(ours=(("noise_draws", "4"),)))
+    own, expert, warm, _, two = (trial.full(way) for way in WAYS)
+    assert own == list(COMMAND)
+    assert expert == [*COMMAND, "--policy.train_expert_only=true"]
+    assert warm == ["apt-plugin", "run", *COMMAND, "--recipe", "warmup"]
+    assert two == ["apt-plugin", "run", *COMMAND, "--recipe", "apt", "--apt.noise_draws=4"]
+    launched = ["accelerate", "launch", "--num_processes=2", *COMMAND]
+    assert Trial(HOST, launched, Options()).full(WAYS[0]) == launched
+    before = split(HOST.pilot(launched).short({}, ["--recipe", "apt"], Path("/r"), 10, [0], 0)).command[:4]
+    assert before == launched[:4]
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        ("--policy.type=pi05", ["own", "expert-only", "warm-up", "gated", "two-stage"]),
+        ("--policy.type=pi05 --policy.train_expert_only=true", ["own", "gated", "two-stage"]),
+        ("--policy.type=smolvla", ["own", "gated", "two-stage"]),
+        ("--policy.type=groot --policy.tune_llm=true", ["own", "expert-only", "warm-up", "gated", "two-stage"]),
+        ("--policy.type=pi05 --peft.method_type=LORA", ["own", "warm-up", "gated", "two-stage"]),
+    ],
+)
+def test_the_ways_that_fit_follow_what_the_command_trains(flags: str, names: list[str]) -> None:
+    found, _ = fitting(HOST, ["lerobot-train", *flags.split(), "--steps=100"], ())
+    assert [way.name for way in found] == names
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("lerobot-eval --policy.path=x", "lerobot-eval is not: write it in front of lerobot-train"),
+        ("lerobot-train --config_path=a.json", "Write them out in place of --config_path"),
+        ("lerobot-train --resume=true", "drop --resume"),
+        ("lerobot-train --policy.type=pi05_apt", "this is one of the recipe's"),
+    ],
+)
+def test_no_trial_of_what_cannot_begin_anew(command: str, words: str) -> None:
+    with pytest.raises(AptError, match=words):
+        HOST.pilot(command.split())
+
+
+def test_more_episodes_than_a_command_line_holds_are_refused() -> None:
+    with pytest.raises(AptError, match="30000 episodes are too many for one command line"):
+        HOST.pilot(COMMAND).short({}, [], Path("/r"), 10, range(30_000), 0)
+
+
+def test_the_episodes_are_read_with_their_instructions_and_first_pictures(data: dict[str, Path]) -> None:
+    named = [f"--dataset.repo_id=test/{data['labelled'].name}", f"--dataset.root={data['labelled']}"]
+    found = HOST.pilot(["lerobot-train", "--policy.type=pi05", *named]).episodes()
+    assert sorted(found.labels) == list(range(6))
+    assert len(set(found.labels.values())) == 3
+    assert found.features.shape == (6, 2 * 3 * 4 * 4)  # two cameras of 28 pixels, every eighth
+    assert plan.labels(json.loads(json.dumps(plan.told(found)))) == found.labels
+    part = HOST.pilot(["lerobot-train", "--policy.type=pi05", *named, "--dataset.episodes=[1,4]"]).episodes()
+    assert sorted(part.labels) == [1, 4]
+    mute = [f"--dataset.repo_id=test/{data['mute'].name}", f"--dataset.root={data['mute']}"]
+    with pytest.raises(AptError, match="Nothing was trained"):
+        plan.labels(plan.told(HOST.pilot(["lerobot-train", "--policy.type=pi05", *mute]).episodes()))
+
+
+def test_a_listener_asks_about_the_named_episodes_only(priors: dict[str, Path], data: dict[str, Path]) -> None:
+    root = str(data["labelled"])
+    some = open_listener(str(priors["pi05"]), "test/labelled", root=root, frames=12, episodes=[1, 5])
+    assert set(some.frames.episode) == {1, 5}
+    assert len(some.frames) == 12
+    assert len(some.tasks) == 3  # asked about words of the whole data set
+    every = open_listener(str(priors["pi05"]), "test/labelled", root=root, frames=12)
+    assert set(every.frames.episode) == set(range(6))
