@@ -89,7 +89,7 @@ def _said(best: Tried, tied: Sequence[Tried], able: Sequence[Tried]) -> list[str
     assert found is not None
     names = _listed([each.way.title for each in tied])
     if not found.heard:
-        first = f"No way listens yet: the largest margin, {_number(found)} ({best.way.title}), is not above zero."
+        first = f"No way listens yet: the largest margin, of {best.way.title}, is {_number(found)}, not above zero."
         return [
             first,
             f"Nothing speaks for another command than that of {taken.way.title}. A larger --trial.budget may.",
