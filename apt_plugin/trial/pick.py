@@ -90,10 +90,7 @@ def _said(best: Tried, tied: Sequence[Tried], able: Sequence[Tried]) -> list[str
     names = _listed([each.way.title for each in tied])
     if not found.heard:
         first = f"No way listens yet: the largest margin, of {best.way.title}, is {_number(found)}, not above zero."
-        return [
-            first,
-            f"Nothing speaks for another command than that of {taken.way.title}. A larger --trial.budget may.",
-        ]
+        return [first, f"So the simplest is taken: {taken.way.title}. A larger --trial.budget may tell them apart."]
     if len(tied) == 1:
         out = [f"{_capital(best.way.title)} listens most: margin {_number(found)}."]
     elif len(tied) == len(able):

@@ -245,7 +245,7 @@ def test_the_way_that_listens_surely_more_is_taken() -> None:
     found = pick([tried(OWN, 0.1, 1.0), tried(GATED, 0.4, 1.0)])
     assert found.way == GATED
     assert found.sentences[0].startswith("Gated language in one stage listens most: margin 0.391 (")
-    assert "has a larger margin than your own training, by 0.3" in found.sentences[1]
+    assert "has a larger margin than your own training, by 0.293" in found.sentences[1]
 
 
 def test_where_two_do_not_differ_the_simpler_is_taken_and_it_is_said() -> None:
