@@ -21,17 +21,19 @@ from apt_plugin.report.values import plain
 @dataclass(frozen=True)
 class Answer:
     """Of each frame: its `episode`, the logarithm of how many times the loss is as large under other words (`margin`,
-    NaN where it was asked under no other), and the `loss` on its demonstrated actions under its own. All [F]."""
+    NaN where it was asked under no other), and the `loss` on its demonstrated actions under its own. All [F].
+    `unit`: the size of those actions as the policy normalises them; losses in other units are not compared."""
 
     episode: np.ndarray
     margin: np.ndarray
     loss: np.ndarray
     verdict: str
+    unit: float = 1.0
 
     def among(self, episodes: Collection[int]) -> Answer:
         """On frames of these episodes only."""
         here = np.isin(self.episode, list(episodes))
-        return Answer(self.episode[here], self.margin[here], self.loss[here], self.verdict)
+        return Answer(self.episode[here], self.margin[here], self.loss[here], self.verdict, self.unit)
 
 
 def of(result: Result) -> dict[str, Any]:
@@ -42,12 +44,13 @@ def of(result: Result) -> dict[str, Any]:
         "margin": plain(per_frame(heard)["margin"][0]),
         "loss": plain(heard.losses[:, 0].mean(-1)),
         "verdict": result.verdict.word,
+        "unit": float(np.sqrt(np.square(heard.frames.shown[heard.frames.valid]).mean())),
     }
 
 
 def read(value: Mapping[str, Any]) -> Answer:
     margin, loss = (np.array(value[name], np.float64) for name in ("margin", "loss"))  # null is NaN
-    return Answer(np.array(value["episode"], int), margin, loss, str(value["verdict"]))
+    return Answer(np.array(value["episode"], int), margin, loss, str(value["verdict"]), float(value["unit"]))
 
 
 def instructions(result: Result) -> list[list[list[str]]]:
@@ -83,8 +86,15 @@ def agree(ours: Sequence[Answer], others: Sequence[Answer]) -> bool:
     return len(signs) == 1
 
 
+def same_unit(ours: Sequence[Answer], others: Sequence[Answer]) -> bool:
+    """Whether both normalise the actions alike: a Stage 1 on other data brings its own statistics."""
+    return all(np.isclose(a.unit, b.unit, rtol=1e-3) for a, b in zip(ours, others, strict=True))
+
+
 def times(ours: Sequence[Answer], others: Sequence[Answer]) -> Score | None:
-    """How many times as large the loss of `ours` is, on the same frames."""
+    """How many times as large the loss of `ours` is, on the same frames; None where the units differ."""
+    if not same_unit(ours, others):
+        return None
     _paired("loss", ours, others)
     top, bottom, episode = (
         np.concatenate([getattr(run, name) for run in runs])

@@ -71,7 +71,7 @@ def _compared(tried: Sequence[Tried], pick: Pick) -> list[Any]:
     rows = []
     for each in tried:
         gap, by = more(each.answers, taken.answers), times(each.answers, taken.answers)
-        if each is not taken and gap is not None and by is not None:
+        if each is not taken and gap is not None:
             says = "listens more" if differs(each, taken) else "listens less" if differs(taken, each) else NONE
             rows.append([each.way.title, *_spread(gap), *_spread(by), says])
     note = f"Margin minus that of {pick.way.title}, and loss over its loss, on the same frames."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from apt_plugin.listen.scores import Score
-from apt_plugin.trial.answer import Answer, agree, loss, margin, more, times
+from apt_plugin.trial.answer import Answer, agree, loss, margin, more, same_unit, times
 from apt_plugin.trial.ways import Way
 
 MUCH = 1.1  # held-out loss, over the lowest, from which a way listens but cannot move
@@ -17,6 +17,7 @@ RULE = (
     "same frames, excludes zero, and every training run says the same; among those that do not differ from the best, "
     "the simplest is taken: the first in the table."
 )
+UNITS = "The loss of {} is in another unit (its first stage read data with other statistics), so it is not compared."
 HINT = (
     "This pick is not calibrated: nobody has measured yet how often a short run's best way is the best after the full "
     "one, and ways that start slowly, with a first stage say, may look worse here than they end. Take it as a hint."
@@ -64,7 +65,9 @@ def pick(tried: Sequence[Tried]) -> Pick:
     best = max(able, key=_size)
     tied = [each for each in able if each is best or not differs(best, each)]
     taken = tied[0]
-    return Pick(taken.way, tied, slow, [*_said(best, tied, able), *[_cannot(each, by) for each, by in slow]])
+    odd = [each.way.title for each in tried if not same_unit(each.answers, tried[0].answers)]
+    units = [UNITS.format(_listed(odd))] if odd else []
+    return Pick(taken.way, tied, slow, [*_said(best, tied, able), *[_cannot(each, by) for each, by in slow], *units])
 
 
 def differs(ours: Tried, others: Tried) -> bool:
@@ -79,9 +82,14 @@ def _size(each: Tried) -> float:
 
 
 def _slow(tried: Sequence[Tried]) -> list[tuple[Tried, Score]]:
-    lowest = min(tried, key=lambda each: math.inf if (found := each.loss) is None else found.value)
-    pairs = [(each, times(each.answers, lowest.answers)) for each in tried if each is not lowest]
-    return [(each, by) for each, by in pairs if by is not None and by.low > MUCH]
+    out = []
+    for each in tried:
+        alike = [other for other in tried if same_unit(each.answers, other.answers)]
+        lowest = min(alike, key=lambda other: math.inf if (found := other.loss) is None else found.value)
+        by = times(each.answers, lowest.answers)
+        if each is not lowest and by is not None and by.low > MUCH:
+            out.append((each, by))
+    return out
 
 
 def _said(best: Tried, tied: Sequence[Tried], able: Sequence[Tried]) -> list[str]:

@@ -152,6 +152,11 @@ def test_the_trial_of_its_page_asked_every_way_on_what_none_was_trained_on(reade
         ["lerobot-train"],
         ["apt-plugin"],
     )
+    mute = command.replace("me/kitchen", "me/unlabelled") + " --trial.output=mute"
+    status, log = reader.run(shlex.split(mute))
+    assert status
+    assert "The data cannot teach it" in log
+    assert sorted(path.name for path in (reader.home / "mute").iterdir()) == ["data.job.json", "data.json"]
 
 
 def test_the_plugin_is_the_installed_one(reader: Reader) -> None:
