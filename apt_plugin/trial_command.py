@@ -23,7 +23,7 @@ def run(argv: list[str]) -> int:
         print(options.__doc__)
         return 0
     chosen, command = options.read(argv)
-    allow(any(name == "untested" for name, _ in chosen.ours))
+    allow(("untested", "true") in chosen.ours)
     return Trial(adapter_for(command), command, chosen).carry()
 
 

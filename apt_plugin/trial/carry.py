@@ -137,15 +137,15 @@ class Trial:
         return self._run(Command([sys.executable, "-m", CHILD, what, str(path)], QUIET))
 
     def _write(self) -> None:
-        by_way = {way: [run for run in self._runs() if run.way == way.name] for way in self.ways}
-        found, tried = {way: [runs.answer(run, self.folder) for run in of] for way, of in by_way.items()}, []
-        lacking = dict(self.lacking)
-        for way, values in found.items():
-            if all(value is not None for value in values):
-                spent = [runs.seconds(run, self.folder) for run in by_way[way]]
-                tried.append(pick.Tried(way, [answer.read(value) for value in values], sum(spent) / len(spent)))
+        tried, lacking = [], dict(self.lacking)
+        for way in self.ways:
+            mine = [run for run in self._runs() if run.way == way.name]
+            said = [runs.answer(run, self.folder) for run in mine]
+            if all(value is not None for value in said):
+                spent = sum(runs.seconds(run, self.folder) for run in mine) / len(mine)
+                tried.append(pick.Tried(way, [answer.read(value) for value in said], spent))
             else:
-                lacking[way.name] = next(filter(None, (runs.failed(run, self.folder) for run in by_way[way])), "")
+                lacking[way.name] = next(filter(None, (runs.failed(run, self.folder) for run in mine)), "")
         taken = pick.pick(tried) if tried else None
         command = "" if taken is None else pages.shell(self.full(taken.way))
         facts = {

@@ -56,6 +56,9 @@ def pick(tried: Sequence[Tried]) -> Pick:
     Args:
         tried: at least one, the simplest first, all on the same frames.
     """
+    if len(tried) == 1:
+        said = f"Only {tried[0].way.title} has answered, so nothing can be compared."
+        return Pick(tried[0].way, list(tried), [], [said])
     asked = [each for each in tried if each.margin is not None]
     if len(asked) < len(tried):
         said = "Too few frames could be asked under other words: nothing can be said. Raise --trial.frames."

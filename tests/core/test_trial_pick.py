@@ -54,6 +54,10 @@ def test_where_nobody_listens_nothing_speaks_for_another_command() -> None:
     assert "No way listens yet" in found.sentences[0]
 
 
+def test_one_way_is_compared_with_nothing() -> None:
+    assert "Only warm-up has answered" in pick([tried(WARM, 0.4, 1.0)]).sentences[0]
+
+
 def test_training_runs_that_disagree_make_no_difference() -> None:
     own, gated = tried(OWN, 0.3, 1.0, seeds=2), tried(GATED, 0.4, 1.0, seeds=2)
     assert pick([own, gated]).way == GATED
