@@ -121,7 +121,7 @@ def test_a_listener_asks_about_the_named_episodes_only(priors: dict[str, Path], 
     root = str(data["labelled"])
     some = open_listener(str(priors["pi05"]), "test/labelled", root=root, frames=12, episodes=[1, 5])
     assert set(some.frames.episode) == {1, 5}
-    assert len(some.frames) == 12
+    assert 6 <= len(some.frames) <= 12  # a step that is drawn twice counts once
     assert len(some.tasks) == 3  # asked about words of the whole data set
     every = open_listener(str(priors["pi05"]), "test/labelled", root=root, frames=12)
     assert set(every.frames.episode) == set(range(6))
