@@ -139,8 +139,8 @@ def test_the_trial_of_its_page_asked_every_way_on_what_none_was_trained_on(reade
         assert set(answer["episode"]) == set(plan["held_out"])
         assert not (trial / f"{way}-0/run").exists()
     assert "not calibrated" in (trial / "trial.html").read_text()
-    others = [*(reader.root / "data").rglob("*"), *(reader.home / "outputs").rglob("*")]
-    assert max(path.lstat().st_mtime for path in others) < (trial / "plan.json").stat().st_mtime
+    data = (reader.root / "data/me/kitchen").rglob("*")
+    assert max(path.lstat().st_mtime for path in data) < (trial / "plan.json").stat().st_mtime
     command = PAGES["examples/trial.md"][0].text
     (trial / "own-0/answer.json").unlink()
     (trial / "own-0/trained.json").unlink()
@@ -152,7 +152,7 @@ def test_the_trial_of_its_page_asked_every_way_on_what_none_was_trained_on(reade
         ["lerobot-train"],
         ["apt-plugin"],
     )
-    mute = command.replace("me/kitchen", "me/unlabelled") + " --trial.output=mute"
+    mute = command.replace("me/kitchen", "me/kitchen-play") + " --trial.output=mute"
     status, log = reader.run(shlex.split(mute))
     assert status
     assert "The data cannot teach it" in log
