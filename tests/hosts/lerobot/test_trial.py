@@ -15,8 +15,9 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.hosts.lerobot.listen import open_listener
 from apt_plugin.launch import split
+from apt_plugin.listen import Settings, listen
 from apt_plugin.run.flags import Flags
-from apt_plugin.trial import plan
+from apt_plugin.trial import answer, plan
 from apt_plugin.trial.carry import Trial
 from apt_plugin.trial.options import Options
 from apt_plugin.trial.ways import WAYS, fitting
@@ -27,6 +28,7 @@ COMMAND: Sequence[str] = (
     "--policy.scheduler_warmup_steps=500"
 ).split()
 HOST: Any = LerobotAdapter()
+QUIET = Settings(instructions=4, draws=2, progress=False)
 
 
 def short(command: Sequence[str], *ours: str, seed: int = 0) -> Flags:
@@ -125,3 +127,13 @@ def test_a_listener_asks_about_the_named_episodes_only(priors: dict[str, Path], 
     assert len(some.tasks) == 3  # asked about words of the whole data set
     every = open_listener(str(priors["pi05"]), "test/labelled", root=root, frames=12)
     assert set(every.frames.episode) == set(range(6))
+    said = listen(some, QUIET)
+    asked = answer.variants(json.loads(json.dumps(answer.instructions(said))))
+    again = listen(some, QUIET, asked=asked)
+    assert again.heard.variants == said.heard.variants
+    first, second = (answer.read(json.loads(json.dumps(answer.of(each)))) for each in (said, again))
+    assert first.episode.tolist() == some.frames.episode.tolist()
+    assert (first.loss == second.loss).all()
+    assert first.unit > 0
+    with pytest.raises(AptError, match="planned for other frames"):
+        listen(every, QUIET, asked=asked)
