@@ -31,7 +31,7 @@ def data(job: dict[str, Any]) -> None:
     """Read the episodes of a command, and whether they can teach anybody to listen."""
     register()
     episodes = named(job["host"]).pilot(job["command"]).episodes()
-    files.write_json(Path(job["output"]) / plan.DATA, plan.told(episodes))
+    files.write_json(Path(job["output"]) / plan.DATA, plan.stated(episodes))
 
 
 def ask(job: dict[str, Any]) -> None:

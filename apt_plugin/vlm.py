@@ -44,22 +44,22 @@ def resolved(recipe: Recipe, host: Callable[[], Trained]) -> Recipe:
     """
     if recipe.vlm != HOST:
         return recipe
-    told = host()
-    out = dataclasses.replace(recipe, vlm=told.mode, freeze=[*recipe.freeze, *told.still])
+    own = host()
+    out = dataclasses.replace(recipe, vlm=own.mode, freeze=[*recipe.freeze, *own.still])
     check_idle(out)
-    logger.info("APT: %s", sentence(out, told))
+    logger.info("APT: %s", sentence(out, own))
     return out
 
 
-def sentence(recipe: Recipe, told: Trained) -> str:
+def sentence(recipe: Recipe, own: Trained) -> str:
     """What was decided, and by what."""
     rate = f", at {recipe.vlm_lr_scale:g} of the expert's rate"
     does = {
         "frozen": "keeps the VLM frozen",
         "lora": f"trains LoRA factors of the VLM{rate}",
-        "full": f"trains the VLM{rate}" + (f", but for {', '.join(told.still[:3])}" if told.still else ""),
-    }[told.mode]
-    return f"Stage 2 {does}, as your own command would ({told.why}). --apt.vlm {'|'.join(MODES)} says otherwise."
+        "full": f"trains the VLM{rate}" + (f", but for {', '.join(own.still[:3])}" if own.still else ""),
+    }[own.mode]
+    return f"Stage 2 {does}, as your own command would ({own.why}). --apt.vlm {'|'.join(MODES)} says otherwise."
 
 
 def mode_of(recipe: Recipe, stage: int) -> str:

@@ -17,7 +17,7 @@ from flax import nnx
 
 
 def guided_sampler(model: Any, scale: float) -> Callable[..., jax.Array]:
-    """Jitted (rng, told, blank, **what the host's sampler takes) -> action chunks [B, T, A].
+    """Jitted (rng, instructed, blank, **what the host's sampler takes) -> action chunks [B, T, A].
 
     Args:
         model: the host's π0 or π0.5; it is not changed.
@@ -26,7 +26,7 @@ def guided_sampler(model: Any, scale: float) -> Callable[..., jax.Array]:
     graph, state = nnx.split(model)
     sampler = type(model).sample_actions
 
-    def sample(state: Any, rng: Any, told: Any, blank: Any, noise: Any = None, **more: Any) -> jax.Array:
+    def sample(state: Any, rng: Any, instructed: Any, blank: Any, noise: Any = None, **more: Any) -> jax.Array:
         inside = nnx.merge(graph, state)
         last = inside.action_out_proj
 
@@ -36,11 +36,11 @@ def guided_sampler(model: Any, scale: float) -> Callable[..., jax.Array]:
             return jnp.concatenate([velocity, velocity])
 
         inside.action_out_proj = mixed
-        count = told.state.shape[0]
+        count = instructed.state.shape[0]
         if noise is None:  # as the host draws it for B
             noise = jax.random.normal(rng, (count, inside.action_horizon, inside.action_dim))
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), told, blank)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), instructed, blank)
         return sampler(inside, rng, both, noise=jnp.concatenate([noise, noise]), **more)[:count]
 
     jitted = jax.jit(sample)
-    return lambda rng, told, blank, **more: jitted(state, rng, told, blank, **more)
+    return lambda rng, instructed, blank, **more: jitted(state, rng, instructed, blank, **more)

@@ -19,16 +19,16 @@ from apt_plugin.backends.torch_fusion import InterleavedFusion, masked_softmax, 
 from apt_plugin.backends.torch_groot_dit import FeatureFusion, split_heads, text_blocks
 
 
-def spoken_tokens(told: Tensor, valid: Tensor, blank: Tensor, blank_valid: Tensor) -> Tensor:
+def spoken_tokens(instructed: Tensor, valid: Tensor, blank: Tensor, blank_valid: Tensor) -> Tensor:
     """Which places of a prompt are the instruction: what is left between the beginning and the end that it shares
     with the empty prompt (template, state digits, images). All arguments [L] or longer, tokens and their validity.
     """
     places = valid.bool().nonzero().flatten().tolist()
-    here, empty = told[valid.bool()].tolist(), blank[blank_valid.bool()].tolist()
+    here, empty = instructed[valid.bool()].tolist(), blank[blank_valid.bool()].tolist()
     most = min(len(here), len(empty))
     start = next((i for i in range(most) if here[i] != empty[i]), most)
     end = next((i for i in range(most - start) if here[-1 - i] != empty[-1 - i]), most - start)
-    out = torch.zeros(told.shape[0], dtype=torch.bool, device=told.device)
+    out = torch.zeros(instructed.shape[0], dtype=torch.bool, device=instructed.device)
     out[places[start : len(here) - end]] = True
     return out
 
@@ -122,13 +122,13 @@ class Prompt:
     words: Tensor  # of them the instruction
 
     @classmethod
-    def of(cls, image: Tensor, valid: Tensor, told: Mapping[str, Tensor], blank: Mapping[str, Tensor]) -> Prompt:
+    def of(cls, image: Tensor, valid: Tensor, instructed: Mapping[str, Tensor], blank: Mapping[str, Tensor]) -> Prompt:
         """From one sample's `input_ids` and `attention_mask` under an instruction and without one.
 
         `image`, `valid`: [1, S] as the policy has them: without the padding of a batch, and where a prior leaves words
         out, without those.
         """
-        here, empty = ((each["input_ids"][0], each["attention_mask"][0]) for each in (told, blank))
+        here, empty = ((each["input_ids"][0], each["attention_mask"][0]) for each in (instructed, blank))
         words = spoken_tokens(*here, *empty)[None, : image.shape[1]].to(image.device)
         return cls(image & valid, valid & ~image, valid & ~image & words)
 

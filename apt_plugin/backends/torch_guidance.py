@@ -102,8 +102,8 @@ class Guidance:
             head = model.action_head
             if self._asking:
                 return host(model, *args, **kwargs)
-            told = self._of_blank(head.model, "forward")
-            with decoded_twice(head, {name: told[name] for name in READ if name in told}, self.scale):
+            silent = self._of_blank(head.model, "forward")
+            with decoded_twice(head, {name: silent[name] for name in READ if name in silent}, self.scale):
                 return host(model, *args, **kwargs)
 
         return get_action

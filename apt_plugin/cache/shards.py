@@ -84,9 +84,9 @@ def check_shard(folder: Path, shard: int) -> None:
         AptError: the shard is missing, cut, or not the bytes that its sidecar vouches for.
     """
     path, beside = shard_path(folder, shard), sidecar_path(folder, shard)
-    told = files.read_json(beside)
+    stated = files.read_json(beside)
     files.check_safetensors(path)
-    want = told.get("sha256") if isinstance(told, dict) else None
+    want = stated.get("sha256") if isinstance(stated, dict) else None
     if (seen := files.sha256_of(path)) != want:
         raise AptError(f"{path.name}: SHA-256 is {seen[:16]}..., {beside.name} says {str(want)[:16]}...")
 

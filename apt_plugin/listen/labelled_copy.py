@@ -66,7 +66,7 @@ def write(source: Path, labels: Labels, out: Path, language: str = "") -> None:
 def _columns(modality: Mapping[str, Any] | None) -> set[str]:
     """Every column that holds the number of an instruction."""
     known = (modality or {}).get("annotation", {})
-    return {TASK} | {told.get("original_key", f"annotation.{name}") for name, told in known.items()}
+    return {TASK} | {entry.get("original_key", f"annotation.{name}") for name, entry in known.items()}
 
 
 def _retold(source: Path, target: Path, number: int, columns: set[str]) -> None:

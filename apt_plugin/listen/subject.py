@@ -114,11 +114,11 @@ class Listener(Protocol):
 class Beside:
     """A policy without gates beside itself under no instruction: that stands where closed gates stand."""
 
-    def __init__(self, told: Context, blank: Context):
-        self._told, self._blank = told, blank
+    def __init__(self, instructed: Context, blank: Context):
+        self._instructed, self._blank = instructed, blank
 
     def velocity(self, x: np.ndarray, time: np.ndarray, language: bool = True) -> np.ndarray:
-        return (self._told if language else self._blank).velocity(x, time)
+        return (self._instructed if language else self._blank).velocity(x, time)
 
 
 def sample(context: Context, noise: np.ndarray, steps: int, language: bool = True, scale: float = 1.0) -> np.ndarray:

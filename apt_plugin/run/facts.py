@@ -84,15 +84,15 @@ def longest(texts: Iterable[Any], tokens: Callable[[str], int]) -> dict[str, Any
     return {"longest_prompt": counts[worst], "longest_instruction": worst}
 
 
-def statistics(told: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def statistics(stored: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Which statistics a policy wants and does not find, and which are no numbers.
 
     Args:
-        told: column -> name -> values. wanted: column -> names, such as q01.
+        stored: column -> name -> values. wanted: column -> names, such as q01.
     """
     missing, broken = [], []
     for column, names in wanted.items():
-        have = {name: value for name, value in told.get(column, {}).items() if value is not None}
+        have = {name: value for name, value in stored.get(column, {}).items() if value is not None}
         if lacking := [name for name in names if name not in have]:
             missing.append(f"{column}: {', '.join(lacking)}")
         values = {name: np.asarray(have[name], np.float64) for name in names if name in have}
@@ -167,15 +167,15 @@ def _matrix(column: Any) -> np.ndarray:
     return flat.reshape(rows, -1) if rows and flat.size % rows == 0 else flat[:, None]
 
 
-def of_numbers(columns: Mapping[str, Column], told: Mapping[str, Any]) -> dict[str, Any]:
+def of_numbers(columns: Mapping[str, Column], stored: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of what was read, and whether the statistics describe it.
 
     Args:
-        told: column -> "mean", "std" -> [D]; columns that are not named are not compared.
+        stored: column -> "mean", "std" -> [D]; columns that are not named are not compared.
     """
     apart = []
     for name, column in columns.items():
-        mean, std = (told.get(name, {}).get(part) for part in ("mean", "std"))
+        mean, std = (stored.get(name, {}).get(part) for part in ("mean", "std"))
         if mean is None or std is None or not column.rows or np.shape(mean) != np.shape(column.mean):
             continue
         scale = np.maximum(np.maximum(np.asarray(std, np.float64), column.std), 1e-6)
@@ -188,11 +188,13 @@ def of_numbers(columns: Mapping[str, Column], told: Mapping[str, Any]) -> dict[s
     }
 
 
-def mixed(told: Mapping[str, Any], name: str, columns: Mapping[str, Column]) -> dict[str, Any]:
+def mixed(stored: Mapping[str, Any], name: str, columns: Mapping[str, Column]) -> dict[str, Any]:
     """A stage's facts with those of the unlabelled data that is mixed in: its numbers, under both names."""
     more = of_numbers(columns, {})["not_finite"]
-    both = {column: told["not_finite"].get(column, 0) + more.get(column, 0) for column in {*told["not_finite"], *more}}
-    return {**told, "not_finite": both, "data": f"{told['data']} + {name}"}
+    both = {
+        column: stored["not_finite"].get(column, 0) + more.get(column, 0) for column in {*stored["not_finite"], *more}
+    }
+    return {**stored, "not_finite": both, "data": f"{stored['data']} + {name}"}
 
 
 def free(folder: Path) -> int:

@@ -72,7 +72,7 @@ class Finding:
 
 def judge(facts: Mapping[str, Facts]) -> list[Finding]:
     """Everything that the facts of a run's stages ("1", "2") give reason to say, errors first."""
-    found = [Finding(level, stage, words) for stage, told in facts.items() for level, words in _stage(stage, told)]
+    found = [Finding(level, stage, words) for stage, each in facts.items() for level, words in _stage(stage, each)]
     found += _disk(facts)
     return sorted(found, key=lambda finding: list(LEVELS).index(finding.level))
 
@@ -95,7 +95,7 @@ def stop(facts: Mapping[str, Facts]) -> None:
     Raises:
         AptError: what would stop it later, or spoil it.
     """
-    findings = judge({stage: replace(told, proof_memory=None) for stage, told in facts.items()})
+    findings = judge({stage: replace(each, proof_memory=None) for stage, each in facts.items()})
     _log(finding for finding in findings if finding.level != "error")
     if errors := [str(finding) for finding in findings if finding.level == "error"]:
         raise AptError("\n".join([*errors, "Nothing was trained."]))
@@ -137,17 +137,17 @@ def _prompt(facts: Facts) -> Iterator[tuple[Level, str]]:
 
 
 def _words(facts: Facts) -> Iterator[tuple[Level, str]]:
-    told, empty, data = facts.instructions, facts.empty_instructions or 0, facts.data or "the data"
-    if told is None:
+    count, empty, data = facts.instructions, facts.empty_instructions or 0, facts.data or "the data"
+    if count is None:
         return
-    if told == empty:
+    if count == empty:
         yield _error(
             f"it learns from instructions, and {data} has none. Name labelled data with {facts.flag('data')}, and "
             "keep this one for Stage 1, which needs none, or mix it in (--apt.mix.share)."
         )
     elif empty:
         yield _warning(
-            f"{empty} of {told} instructions in {data} are empty: they teach no language. Add the texts, or "
+            f"{empty} of {count} instructions in {data} are empty: they teach no language. Add the texts, or "
             f"name other data with {facts.flag('data')}."
         )
     if facts.distinct_instructions == 1:
@@ -232,23 +232,23 @@ def _device(facts: Facts) -> Iterator[tuple[Level, str]]:
 
 def _disk(facts: Mapping[str, Facts]) -> Iterator[Finding]:
     """Both stages write to one disk."""
-    known = {stage: told for stage, told in facts.items() if told.free_bytes is not None}
-    saved = {stage: 1 if told.checkpoints is None else told.checkpoints for stage, told in known.items()}
-    needed = {s: (told.checkpoint_bytes or 0) * saved[s] for s, told in known.items()}
-    free = min((told.free_bytes or 0 for told in known.values()), default=0)
+    known = {stage: each for stage, each in facts.items() if each.free_bytes is not None}
+    saved = {stage: 1 if each.checkpoints is None else each.checkpoints for stage, each in known.items()}
+    needed = {s: (each.checkpoint_bytes or 0) * saved[s] for s, each in known.items()}
+    free = min((each.free_bytes or 0 for each in known.values()), default=0)
     if sum(needed.values()) > free:
         worst = max(needed, key=lambda stage: needed[stage])
-        told = known[worst]
+        largest = known[worst]
         yield Finding("error", worst, (
             f"the run writes at least {readable(sum(needed.values()))} and the disk has {readable(free)} free "
-            f"({saved[worst]} checkpoints of {readable(told.checkpoint_bytes or 0)} in this stage). Save less "
-            f"often with {told.flag('checkpoints')}, or write elsewhere with {told.flag('output')}."
+            f"({saved[worst]} checkpoints of {readable(largest.checkpoint_bytes or 0)} in this stage). Save less "
+            f"often with {largest.flag('checkpoints')}, or write elsewhere with {largest.flag('output')}."
         ))  # fmt: skip
 
 
 def write(path: Path, facts: Mapping[str, Facts]) -> None:
     """What the child leaves for `read`."""
-    files.write_json(path, {stage: asdict(told) for stage, told in facts.items()})
+    files.write_json(path, {stage: asdict(each) for stage, each in facts.items()})
 
 
 def read(path: Path) -> dict[str, Facts]:
@@ -258,14 +258,18 @@ def read(path: Path) -> dict[str, Facts]:
     """
     if not path.is_file():
         raise AptError("The pre-flight child ended and told nothing; see its log above.")
-    return {stage: Facts(**told) for stage, told in files.read_json(path).items()}
+    return {stage: Facts(**each) for stage, each in files.read_json(path).items()}
 
 
 def table(facts: Mapping[str, Facts], findings: list[Finding]) -> str:
     """What was looked at, a line a fact, and what was found; for `apt-plugin check`."""
     rows: list[tuple[str, ...]] = [("", *(f"Stage {stage}" for stage in facts))]
-    told = [_shown(asdict(one)) for one in facts.values()]
-    rows += [(name, *(one[name] for one in told)) for name in told[0] if any(one[name] for one in told)] if told else []
+    shown = [_shown(asdict(each)) for each in facts.values()]
+    rows += (
+        [(name, *(each[name] for each in shown)) for name in shown[0] if any(each[name] for each in shown)]
+        if shown
+        else []
+    )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, "", *(f"{finding.level}: {finding}" for finding in findings)]).strip("\n")

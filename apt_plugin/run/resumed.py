@@ -74,10 +74,10 @@ def proven(folder: Path) -> dict[str, Any]:
     return {"record": files.sha256_of(folder / RECORD), "plugin": __version__}
 
 
-def held(told: Path, folder: Path) -> bool:
-    """Whether the proofs in the file `told` hold and are about the checkpoint in `folder` as it is."""
+def held(proofs: Path, folder: Path) -> bool:
+    """Whether the proofs in the file `proofs` hold and are about the checkpoint in `folder` as it is."""
     try:
-        value = files.read_json(told)
+        value = files.read_json(proofs)
     except AptError:
         return False
     return isinstance(value, dict) and value.get("holds") is True and value.get("of") == proven(folder)

@@ -81,7 +81,7 @@ class Staged:
     def _asked(self, facts: Mapping[str, preflight.Facts]) -> Mapping[str, preflight.Facts]:
         """Without what this run does not do: the proofs stand between Stage 1 and Stage 2."""
         proves = self.request.prove and len(self.wanted) == 2
-        return {s: told if proves and s == "1" else replace(told, proof_memory=None) for s, told in facts.items()}
+        return {s: each if proves and s == "1" else replace(each, proof_memory=None) for s, each in facts.items()}
 
     def _check_resumed(self) -> None:
         found = {stage: folder for stage in ("1", "2") if (folder := self._record_folder(stage)) is not None}
@@ -149,11 +149,11 @@ class Staged:
         prior = self.host.result("1")
         if prior is None:
             raise AptError(f"Stage 1 ended and left no whole checkpoint under {self.host.output}; see its log above.")
-        told = self.host.output / PROOFS
-        if held(told, self.host.record_folder(prior)):
-            logger.info("APT: the proofs in %s are of this Stage 1 and this plugin: not repeated.", told)
+        each = self.host.output / PROOFS
+        if held(each, self.host.record_folder(prior)):
+            logger.info("APT: the proofs in %s are of this Stage 1 and this plugin: not repeated.", each)
             return 0
-        return self._ours("proofs", "prove", str(prior), "--json", str(told))
+        return self._ours("proofs", "prove", str(prior), "--json", str(each))
 
     def _listen(self) -> None:
         """Does the result listen? An answer that cannot be had does not fail a finished run."""

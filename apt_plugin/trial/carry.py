@@ -68,8 +68,8 @@ class Trial:
         scenes = None if opts.scenes is None else held_out.read_scenes(opts.scenes, labels)
         self.split = held_out.split(labels, opts.held_out, scenes)
         plan.settle(self.folder, self._plan())
-        told = (f"{len(self.split.train)} episodes are trained on", f"{len(self.split.asked)} are held out")
-        logger.info("trial: %d steps a run; %s.", self.steps, ", ".join(told))
+        parts = (f"{len(self.split.train)} episodes are trained on", f"{len(self.split.asked)} are held out")
+        logger.info("trial: %d steps a run; %s.", self.steps, ", ".join(parts))
         if all((run.folder(self.folder) / runs.ANSWER).is_file() for run in self._runs()):
             return 0
         request = split(self._short(WAYS[-1], self.folder / "check", 0), self.host.name)

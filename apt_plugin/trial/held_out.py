@@ -41,34 +41,34 @@ def split(labels: Mapping[int, str], share: float, scenes: Mapping[int, str] | N
         AptError: no two episodes can be spared.
     """
     rng = np.random.default_rng([seed, 11])
-    told = {episode: text for episode, text in labels.items() if text.strip()}
-    pairs = [] if scenes is None else _pairs(told, scenes, share, rng)
-    left = {episode: text for episode, text in told.items() if episode not in set(pairs)}
+    spoken = {episode: text for episode, text in labels.items() if text.strip()}
+    pairs = [] if scenes is None else _pairs(spoken, scenes, share, rng)
+    left = {episode: text for episode, text in spoken.items() if episode not in set(pairs)}
     held_out: list[int] = []
     for text in sorted(set(left.values())):
         mine = [episode for episode in sorted(left) if left[episode] == text]
         count = min(max(1, round(share * len(mine))), len(mine) - 1)
         held_out += [mine[place] for place in rng.permutation(len(mine))[:count]]
     if len(held_out) + len(pairs) < FEWEST:
-        most = max((list(told.values()).count(text) for text in set(told.values())), default=0)
+        most = max((list(spoken.values()).count(text) for text in set(spoken.values())), default=0)
         raise AptError(
-            f"Nothing can be held out: {len(told)} episodes have an instruction, and no instruction has more than "
+            f"Nothing can be held out: {len(spoken)} episodes have an instruction, and no instruction has more than "
             f"{most}. A trial takes two instructions with two episodes each, at least."
         )
     gone = {*held_out, *pairs}
     return Split([e for e in sorted(labels) if e not in gone], sorted(held_out), sorted(pairs))
 
 
-def _pairs(told: Mapping[int, str], scenes: Mapping[int, str], share: float, rng: np.random.Generator) -> list[int]:
+def _pairs(spoken: Mapping[int, str], scenes: Mapping[int, str], share: float, rng: np.random.Generator) -> list[int]:
     """Episodes of pairs, as long as each half of each stays in training with another partner."""
-    kept = {(scenes[episode], text) for episode, text in told.items()}
+    kept = {(scenes[episode], text) for episode, text in spoken.items()}
     wanted, gone = round(share * len(kept)), set()
     order = sorted(kept)
     for pair in (order[place] for place in rng.permutation(len(order))):
         rest = kept - {pair}
         if len(gone) < wanted and all(pair[side] in {other[side] for other in rest} for side in (0, 1)):
             kept, gone = rest, gone | {pair}
-    return [episode for episode, text in told.items() if (scenes[episode], text) in gone]
+    return [episode for episode, text in spoken.items() if (scenes[episode], text) in gone]
 
 
 def read_scenes(path: Path, episodes: Iterable[int]) -> dict[int, str]:

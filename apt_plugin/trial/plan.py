@@ -22,7 +22,7 @@ from apt_plugin.trial.pilot import Episodes
 DATA, PLAN, ASKED = "data.json", "plan.json", "asked.json"
 
 
-def told(episodes: Episodes) -> dict[str, Any]:
+def stated(episodes: Episodes) -> dict[str, Any]:
     """What a process that imports the host leaves for the trial."""
     texts = sorted({text for text in episodes.labels.values() if text.strip()})
     probe = Probe(episodes.features, episodes.tasks) if len(set(episodes.tasks)) > 1 else None

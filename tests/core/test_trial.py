@@ -141,11 +141,11 @@ def test_data_that_cannot_teach_ends_a_trial_before_anything_is_trained() -> Non
     tasks = [f"open drawer {'left' if n % 2 else 'right'}" for n in range(60)]
     labels = dict(enumerate(tasks))
     free, bound = rng.normal(size=(60, 12)), np.array([[n % 2] * 12 for n in range(60)]) + rng.normal(size=(60, 12)) / 9
-    assert plan.labels(json.loads(json.dumps(plan.told(Episodes(labels, free, tasks))))) == labels
+    assert plan.labels(json.loads(json.dumps(plan.stated(Episodes(labels, free, tasks))))) == labels
     with pytest.raises(AptError, match=r"THE DATA NEVER NEEDED LANGUAGE.*Nothing was trained"):
-        plan.labels(plan.told(Episodes(labels, bound, tasks)))
+        plan.labels(plan.stated(Episodes(labels, bound, tasks)))
     with pytest.raises(AptError, match=r"one instruction: 'wipe'.*Nothing was trained"):
-        plan.labels(plan.told(Episodes({0: "wipe", 1: "wipe"}, free[:2], ["wipe", "wipe"])))
+        plan.labels(plan.stated(Episodes({0: "wipe", 1: "wipe"}, free[:2], ["wipe", "wipe"])))
 
 
 def test_another_trials_folder_is_refused(tmp_path: Path) -> None:

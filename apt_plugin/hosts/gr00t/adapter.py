@@ -52,8 +52,8 @@ class GrootStages:
     @cached_property
     def recipe(self) -> Recipe:
         assert self.request.recipe is not None
-        told = self.of("2")
-        return resolved(self.request.recipe, lambda: rules.trained(*map(told.switched_on, rules.SWITCHES)))
+        second = self.of("2")
+        return resolved(self.request.recipe, lambda: rules.trained(*map(second.switched_on, rules.SWITCHES)))
 
     @cached_property
     def budget(self) -> Plan:

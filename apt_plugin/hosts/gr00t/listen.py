@@ -71,8 +71,8 @@ class Gr00tListener(HostListener):
 
         made = []
         for step, text in zip(steps, texts, strict=True):
-            told = dataclasses.replace(step, text=text)
-            made.append(self.processor([{"type": MessageType.EPISODE_STEP.value, "content": told}]))
+            instructed = dataclasses.replace(step, text=text)
+            made.append(self.processor([{"type": MessageType.EPISODE_STEP.value, "content": instructed}]))
         return dict(self.processor.collator(made)["inputs"])
 
     def chunks(self, items: Sequence[Any], texts: Sequence[str]) -> Chunks:
@@ -118,11 +118,11 @@ class Gr00tListener(HostListener):
     def _attention_of(self, row: int) -> dict[str, float]:
         """One frame by itself: no padding, so that a prompt's tokens stand where they stand."""
         step, text = self.items[row], self.frames.task[row]
-        told, blank = (self._observed([step], [words]) for words in (text, ""))
+        instructed, blank = (self._observed([step], [words]) for words in (text, ""))
         ours = hasattr(self.model, "apt_features")
-        context: Any = (torch_listen.AptGrootContext if ours else torch_listen.GrootContext)(self.model, told)
+        context: Any = (torch_listen.AptGrootContext if ours else torch_listen.GrootContext)(self.model, instructed)
         image, valid = context.readable()
-        prompt = torch_attention.Prompt.of(image, valid, told, blank)
+        prompt = torch_attention.Prompt.of(image, valid, instructed, blank)
         noise = np.random.default_rng(row).standard_normal((1, 1, *self.frames.actions.shape[1:]))
         with torch_attention.watched_groot(self.model.action_head.model, prompt) as shares:
             context.velocity(noise.astype(np.float32), np.full((1, 1), 0.5, np.float32))

@@ -46,11 +46,11 @@ def main() -> None:
     job = json.loads(os.environ[facts.JOB])
     recipe = from_flat(flatten(job["recipe"]))
     asked = {stage: parsed(stage, job["module"], flags) for stage, flags in job["flags"].items()}
-    told = {}
+    gathered = {}
     for stage, one in asked.items():
         with facts.parsing(stage):
-            told[stage] = of(stage, one, job["module"], recipe, Path(job["output"]))
-    preflight.write(Path(job["answer"]), told)
+            gathered[stage] = of(stage, one, job["module"], recipe, Path(job["output"]))
+    preflight.write(Path(job["answer"]), gathered)
 
 
 def native(module: str, stage: str, recipe: Recipe) -> None:
@@ -63,8 +63,8 @@ def native(module: str, stage: str, recipe: Recipe) -> None:
         return
     asked = parsed(stage, module, sys.argv[1:])
     with facts.parsing(stage):
-        told = of(stage, asked, module, recipe, Path(asked.training.output_dir))
-    preflight.stop({stage: dataclasses.replace(told, vlm=None)})  # what trains of it is settled later
+        gathered = of(stage, asked, module, recipe, Path(asked.training.output_dir))
+    preflight.stop({stage: dataclasses.replace(gathered, vlm=None)})  # what trains of it is settled later
 
 
 def parsed(stage: str, module: str, flags: Sequence[str]) -> Asked:
@@ -148,9 +148,9 @@ def flags(module: str) -> dict[str, str]:
 def _broken_statistics(folder: Path) -> list[str]:
     """Those that the host wrote earlier; it computes what is missing."""
     path = folder / "meta" / STATISTICS
-    told = files.read_json(path) if path.is_file() else {}
-    wanted = {name: tuple(told[name]) for name in COLUMNS if name in told}
-    return facts.statistics(told, wanted)["statistics_not_finite"]
+    gathered = files.read_json(path) if path.is_file() else {}
+    wanted = {name: tuple(gathered[name]) for name in COLUMNS if name in gathered}
+    return facts.statistics(gathered, wanted)["statistics_not_finite"]
 
 
 def _frames(folder: Path) -> int:

@@ -33,8 +33,8 @@ def check(recipe: Recipe) -> None:
 
 def trained(llm: bool, visual: bool) -> Trained:
     """What a fine-tune with these switches trains of the VLM."""
-    told = " ".join(f"--{'' if on else 'no-'}{name}" for name, on in zip(SWITCHES, (llm, visual), strict=True))
-    return families.groot_trained(llm, visual, told)
+    words = " ".join(f"--{'' if on else 'no-'}{name}" for name, on in zip(SWITCHES, (llm, visual), strict=True))
+    return families.groot_trained(llm, visual, words)
 
 
 def followed(recipe: Recipe, model: Any) -> Recipe:

@@ -30,9 +30,9 @@ def acting(program: str, flags: Sequence[str], request: Request) -> tuple[list[s
     if not chosen:
         return list(flags), {}
     name, path = next(iter(chosen)), Flags.read(flags).get("policy.path")
-    told = {GUIDANCE: str(chosen[name])}
+    variables = {GUIDANCE: str(chosen[name])}
     if path is None and program.endswith("policy_server"):
-        return list(flags), told
+        return list(flags), variables
     if path is None:
         raise AptError(
             f"--apt.{name} changes how a checkpoint acts, and {program} names none by --policy.path. Write it where "
@@ -41,7 +41,7 @@ def acting(program: str, flags: Sequence[str], request: Request) -> tuple[list[s
     folder = local_folder(path)
     if not (folder / RECORD).is_file():
         check_guided(str(files.read_json(folder / CONFIG).get("type")))
-        return list(flags), told
+        return list(flags), variables
     record = read_record(folder)
     acting_as(record.recipe, record.stage, chosen)
     return [*flags, *(f"--policy.recipe.{field}={value}" for field, value in chosen.items())], {}

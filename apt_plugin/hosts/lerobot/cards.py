@@ -26,7 +26,7 @@ def by_config() -> bool:
     return hasattr(train_utils, FUNCTION)
 
 
-def told(policy: Any, made: ModelCard, cfg: Any) -> ModelCard:
+def described(policy: Any, made: ModelCard, cfg: Any) -> ModelCard:
     """The host's card with our section: how the recipe trained this policy.
 
     Args:
@@ -60,7 +60,7 @@ class _AsStock:
 
 
 def with_recipe(host: Callable[..., ModelCard]) -> Callable[..., ModelCard]:
-    """Main's function, which tells of our policies what `told` adds."""
+    """Main's function, which tells of our policies what `described` adds."""
 
     def generate_model_card(model_cfg: Any, cfg: Any = None, *rest: Any, **more: Any) -> ModelCard:
         ours = getattr(model_cfg, "_apt_card", None)

@@ -117,7 +117,7 @@ def _with_blank(host: Any) -> Any:
             return host(pipeline, transition)
         empty = "" if isinstance(task, str) else [""] * len(task)
         silent = {**transition, data: {**given, TASK: empty}}  # before the steps, which may write into what they get
-        told = host(pipeline, transition)
-        return {**told, data: {**(told.get(data) or {}), BLANK: lambda: pipeline.to_output(host(pipeline, silent))}}
+        output = host(pipeline, transition)
+        return {**output, data: {**(output.get(data) or {}), BLANK: lambda: pipeline.to_output(host(pipeline, silent))}}
 
     return _forward

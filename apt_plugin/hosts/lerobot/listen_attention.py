@@ -19,10 +19,10 @@ def attention_of(listener: Any, rows: Sequence[int]) -> dict[str, float] | str:
 
 def _of_one(listener: Any, row: int) -> dict[str, float]:
     """One frame by itself: no padding, so that a prompt's tokens stand where they stand."""
-    told, blank = (listener.prompts([row], [text]) for text in (listener.frames.task[row], ""))
+    instructed, blank = (listener.prompts([row], [text]) for text in (listener.frames.task[row], ""))
     context: Any = listener.context([row], [listener.frames.task[row]])
     chunk = listener.frames.actions.shape[1:]
-    watched = listener.listening.watched(listener.policy, context, told, blank, int(chunk[0]))
+    watched = listener.listening.watched(listener.policy, context, instructed, blank, int(chunk[0]))
     noise = np.random.default_rng(row).standard_normal((1, 1, *chunk))
     with watched as shares:
         context.velocity(noise.astype(np.float32), np.full((1, 1), 0.5, np.float32))

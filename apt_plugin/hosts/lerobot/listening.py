@@ -82,16 +82,16 @@ class Listening:
         tower = getattr(model, "paligemma_with_expert", None) or model.vlm_with_expert
         return torch_listen.pooled([tower.embed_image(image) for image in images])
 
-    def watched(self, policy: Any, context: Any, told: Any, blank: Any, chunk: int) -> AbstractContextManager:
+    def watched(self, policy: Any, context: Any, instructed: Any, blank: Any, chunk: int) -> AbstractContextManager:
         """While active, the layers' attention on the instruction is noted: {layer: share}.
 
         Args:
-            told, blank: the processed batch of one frame, under its instruction and under none; chunk: T.
+            instructed, blank: the processed batch of one frame, under its instruction and under none; chunk: T.
         """
         model, keys = self.flow(policy), (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK)
         if isinstance(context, torch_listen.AptPiContext):
             return torch_attention.watched_fusions(model.apt_fusion, context.cache.spoken)
-        here, here_valid, empty, empty_valid = (each[key][0] for each in (told, blank) for key in keys)
+        here, here_valid, empty, empty_valid = (each[key][0] for each in (instructed, blank) for key in keys)
         spoken = torch_attention.spoken_tokens(here, here_valid, empty, empty_valid)[None]
         count = spoken.shape[1]
         if hasattr(model, "vlm_with_expert"):  # SmolVLA's prefix: images, prompt, one state token

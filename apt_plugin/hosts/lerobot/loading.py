@@ -64,8 +64,8 @@ def check_sealed(folder: Path, record: Record) -> None:
         AptError: a file beside the weights was changed; without a seal, config.json says another recipe.
     """
     seal.check(record.sealed, [folder], FREE)
-    told = files.read_json(folder / CONFIG).get("recipe")
-    if record.sealed is None and told is not None and from_flat(flatten(told)) != record.recipe:
+    saved = files.read_json(folder / CONFIG).get("recipe")
+    if record.sealed is None and saved is not None and from_flat(flatten(saved)) != record.recipe:
         raise AptError(
             f"{folder / CONFIG} holds another recipe than the {RECORD} beside it: one was edited after the checkpoint "
             "was written. Restore the file, or use another checkpoint."

@@ -89,9 +89,13 @@ class LerobotPilot:
         table = dataset.meta.episodes
         said = [str(row["tasks"][0]) if len(row["tasks"]) else "" for row in table.select_columns(["tasks"])]
         mine = self._mine() if self.flags.get(EPISODES) is not None else range(len(said))
-        told = [episode for episode in mine if said[episode].strip()]
-        first = spread_over_tasks([said[e] for e in told], None, min(FIRST_FRAMES, len(told)), 0) if told else []
-        rows = [told[place] for place, _ in first]
+        labelled = [episode for episode in mine if said[episode].strip()]
+        first = (
+            spread_over_tasks([said[e] for e in labelled], None, min(FIRST_FRAMES, len(labelled)), 0)
+            if labelled
+            else []
+        )
+        rows = [labelled[place] for place, _ in first]
         start = table["dataset_from_index"]
         pixels = [_pixels(dataset[int(start[episode])], dataset.meta.camera_keys) for episode in rows]
         features = np.stack(pixels) if pixels else np.zeros((0, 1), np.float32)

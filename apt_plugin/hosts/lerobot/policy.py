@@ -62,7 +62,7 @@ class AptPolicy(HostPolicy):
         self._apt_eval: dict[str, list[float]] = {}
         self._apt_retained: Retained | None = None
         config._apt_recorder = self._record_adapter
-        config._apt_card = functools.partial(cards.told, self)
+        config._apt_card = functools.partial(cards.described, self)
 
     # -- what a family says of itself -----------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class AptPolicy(HostPolicy):
         """lerobot's own card of the policy that this one was made from, with a section of ours (main: `cards`)."""
         host = families.host_type(model_type)
         made = super().generate_model_card(dataset_repo_id, host, license, cards.tags(model_type, tags), **more)
-        return cards.told(self, made, more.get("cfg"))
+        return cards.described(self, made, more.get("cfg"))
 
     def _record_adapter(self, folder: Path) -> None:
         if (folder / ADAPTER_WEIGHTS).is_file():

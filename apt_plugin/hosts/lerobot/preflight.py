@@ -39,11 +39,11 @@ def main() -> None:
     """The child process: `apt_plugin.run.facts.JOB` says what to look at."""
     job = json.loads(os.environ[facts.JOB])
     configs = {stage: parsed(stage, flags) for stage, flags in job["flags"].items()}
-    told = {}
+    gathered = {}
     for stage, config in configs.items():
         with facts.parsing(stage):
-            told[stage] = of(config, Path(job["output"]))
-    preflight.write(Path(job["answer"]), told)
+            gathered[stage] = of(config, Path(job["output"]))
+    preflight.write(Path(job["answer"]), gathered)
 
 
 def native(stage: str) -> None:
@@ -99,8 +99,8 @@ def of(config: Any, output: Path) -> Facts:
     warmup, decay = _schedule(config.scheduler, steps)
     more: dict[str, Any] = {}
     if families.of(policy.type).prompt_steps:  # GR00T's prompt has no limit
-        told = {"tokenizer_name": policy.tokenizer_name, "goal": goals.wanted(policy)}
-        step = AptPromptStep(family=families.host_type(policy.type), **told)
+        gathered = {"tokenizer_name": policy.tokenizer_name, "goal": goals.wanted(policy)}
+        step = AptPromptStep(family=families.host_type(policy.type), **gathered)
         width = int(math.prod(meta.features[state]["shape"]))
         more = facts.longest(texts, lambda text: step.longest(text, width)) | {
             "token_limit": policy.tokenizer_max_length

@@ -72,10 +72,12 @@ class AptPromptStep(ObservationProcessorStep):
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         observation, ends = self._parted(observation)
-        told = self._segments(observation)
+        spelled = self._segments(observation)
         if ends is not None:
-            told = [[*segments, goal_segment(digits)] for segments, digits in zip(told, _digits(ends), strict=True)]
-        prompts = [arrange(segments, self._encode, self.max_length, self._bos) for segments in told]
+            spelled = [
+                [*segments, goal_segment(digits)] for segments, digits in zip(spelled, _digits(ends), strict=True)
+            ]
+        prompts = [arrange(segments, self._encode, self.max_length, self._bos) for segments in spelled]
         device = next((v.device for v in observation.values() if isinstance(v, torch.Tensor)), "cpu")
 
         def stack(name: str) -> torch.Tensor:
@@ -106,8 +108,8 @@ class AptPromptStep(ObservationProcessorStep):
             return [family.segments(self.family, task, "") for task in tasks]
         if state is None:
             raise AptError(f"{self.family} writes observation.state into its prompt, and the batch has none.")
-        told = zip(tasks, _digits(state), strict=True)
-        return [family.segments(self.family, task, digits) for task, digits in told]
+        spelled = zip(tasks, _digits(state), strict=True)
+        return [family.segments(self.family, task, digits) for task, digits in spelled]
 
     def longest(self, task: str, state_width: int) -> int:
         """How many tokens a prompt can have, whatever the state's digits are."""

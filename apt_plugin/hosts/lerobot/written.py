@@ -26,15 +26,15 @@ def check(folder: Path) -> None:
     """
     from lerobot.configs import PreTrainedConfig
 
-    told = files.read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    saved = files.read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     kinds = PreTrainedConfig.get_known_choices()
-    if told.get("type") not in kinds:
+    if saved.get("type") not in kinds:
         return
-    known = {field.name for field in dataclasses.fields(kinds[told["type"]])} | {"type"}
-    if unknown := sorted(told.keys() - known):
+    known = {field.name for field in dataclasses.fields(kinds[saved["type"]])} | {"type"}
+    if unknown := sorted(saved.keys() - known):
         wrote = read_record(folder).host if (folder / RECORD).is_file() else "another lerobot"
         raise AptError(
-            f"{folder} was written by {wrote}, and this is lerobot {HOSTS['lerobot'].version()}, whose {told['type']} "
+            f"{folder} was written by {wrote}, and this is lerobot {HOSTS['lerobot'].version()}, whose {saved['type']} "
             f"has no {', '.join(unknown)}. Open, train or serve it with the lerobot that wrote it."
         )
 

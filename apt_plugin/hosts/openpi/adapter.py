@@ -83,10 +83,10 @@ class OpenpiStages:
 
     def facts_command(self, stages: Sequence[str], answer: Path) -> None:
         """The process that made the plan has looked at everything: importing openpi takes longest."""
-        told = [self.plan["facts"][stage] for stage in stages]
-        if refused := next((one["refused"] for one in told if "refused" in one), None):
+        gathered = [self.plan["facts"][stage] for stage in stages]
+        if refused := next((one["refused"] for one in gathered if "refused" in one), None):
             raise AptError(refused)
-        files.write_json(answer, dict(zip(stages, told, strict=True)))
+        files.write_json(answer, dict(zip(stages, gathered, strict=True)))
 
     @property
     def output(self) -> Path:

@@ -71,9 +71,9 @@ def prompt() -> str | None:
     state = np.asarray([-1.0, 0.0, 1.0])
     for given, wanted in (((), "\x02pick up\n"), ((state,), "\x02Task: pick up, State: 0 128 255;\nAction: ")):
         tokens, valid = made.tokenize("pick_up", *given)
-        told = "".join(map(chr, np.asarray(tokens)[np.asarray(valid)]))
-        if told != wanted:
-            return f"a prompt reads {told!r}, the recipe takes apart {wanted!r}"
+        reads = "".join(map(chr, np.asarray(tokens)[np.asarray(valid)]))
+        if reads != wanted:
+            return f"a prompt reads {reads!r}, the recipe takes apart {wanted!r}"
     return None
 
 

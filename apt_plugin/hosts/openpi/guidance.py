@@ -77,9 +77,9 @@ def _acts(host: Any, guidance: Guidance) -> Any:
             with guidance.acting(blank):
                 return host(policy, obs, **given)
         key = policy._rng  # the second look draws nothing
-        told = first_call(policy, "_sample_actions", blank)["observation"]
+        silent = first_call(policy, "_sample_actions", blank)["observation"]
         policy._rng = key
-        with replaced(policy, "_sample_actions", lambda rng, seen, **more: sampler(rng, seen, told, **more)):
+        with replaced(policy, "_sample_actions", lambda rng, seen, **more: sampler(rng, seen, silent, **more)):
             return host(policy, obs, **given)
 
     return infer

@@ -35,7 +35,7 @@ FLAGS = {
 }  # fmt: skip
 
 
-def told(stage: str, stock: Any, recipe: Recipe, torch: bool) -> dict[str, Any]:
+def facts_of(stage: str, stock: Any, recipe: Recipe, torch: bool) -> dict[str, Any]:
     """A stage's facts as plain values, or under "refused" why there are none: a finished stage needs none.
 
     Args:

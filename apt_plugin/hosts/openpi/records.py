@@ -170,15 +170,15 @@ def model_config(folder: Path) -> Any:
     """
     from openpi.models import pi0_config
 
-    told = _model_file(folder)["model"]
+    stored = _model_file(folder)["model"]
     known = {field.name for field in dataclasses.fields(pi0_config.Pi0Config)}
-    for name in sorted(told.keys() - known):
-        if told[name] != BUILT_IN.get(name):
+    for name in sorted(stored.keys() - known):
+        if stored[name] != BUILT_IN.get(name):
             raise AptError(
-                f"This checkpoint was trained with {name}={told[name]!r}, and the Pi0Config of this openpi has no such "
-                "field. Where the openpi that trained it was patched, patch this one too: apt-plugin patch openpi"
+                f"This checkpoint was trained with {name}={stored[name]!r}, and the Pi0Config of this openpi has no "
+                "such field. Where the openpi that trained it was patched, patch this one too: apt-plugin patch openpi"
             )
-    return pi0_config.Pi0Config(**{name: value for name, value in told.items() if name in known})
+    return pi0_config.Pi0Config(**{name: value for name, value in stored.items() if name in known})
 
 
 def check_whole(folder: Path, record: Record, weights: bool = True) -> None:
@@ -190,15 +190,15 @@ def check_whole(folder: Path, record: Record, weights: bool = True) -> None:
     Raises:
         AptError: naming the part that was changed after it was written.
     """
-    told, facts = _model_file(folder), record.facts or {}
-    for name, value in told["model"].items():
+    stored, facts = _model_file(folder), record.facts or {}
+    for name, value in stored["model"].items():
         if facts.get(f"model.{name}", value) != value and name != "paligemma_variant":
             raise AptError(
                 f"{folder / 'assets' / MODEL} was changed after it was written: {name} is {value!r}, apt.json recorded "
                 f"{facts[f'model.{name}']!r}."
             )
-    path = folder / "assets" / ASSETS / (told["asset_id"] or "") / SIGNPOST
-    if told.get("statistics") not in (None, files.sha256_of(path) if path.is_file() else ""):
+    path = folder / "assets" / ASSETS / (stored["asset_id"] or "") / SIGNPOST
+    if stored.get("statistics") not in (None, files.sha256_of(path) if path.is_file() else ""):
         raise AptError(f"{path} is missing or was changed after it was written. Restore it or use another checkpoint.")
     if weights:
         loading.check_weights(folder, record)

@@ -46,12 +46,12 @@ class Watched(AptPI0Pytorch):
             every = run.config.model.apt_recipe.gap_every
             if self.apt_fusion is not None and every > 0 and run.state.step % every == 0:
                 scalars[GAP] = self.instruction_gap(observation, actions)
-            told = torch_ranks.mean(scalars)
+            means = torch_ranks.mean(scalars)
             if self.apt_fusion is not None:
                 gates = list(self.apt_fusion.openings().values())
-                told |= {"gate_mean": sum(gates) / len(gates), "gate_max": max(gates)}
-            stages.check_finite({"loss": told["loss"]}, run.state.step)
-            run.state.curve.add(run.state.step, told)
+                means |= {"gate_mean": sum(gates) / len(gates), "gate_max": max(gates)}
+            stages.check_finite({"loss": means["loss"]}, run.state.step)
+            run.state.curve.add(run.state.step, means)
             run.state.step += 1
         return loss
 

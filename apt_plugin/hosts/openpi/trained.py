@@ -35,17 +35,17 @@ def as_trained(stock: Any, folder: Path, record: Record, recipe: Recipe | None =
             or normalises the robot's numbers otherwise.
     """
     records.check_whole(folder, record, weights=False)  # they take longest, and come last
-    told = records.model_config(folder)
+    saved = records.model_config(folder)
     apt_config(stock.model, record.stage, record.recipe)  # refuses FAST, with the reason
-    if stock.model.pi05 != told.pi05:
+    if stock.model.pi05 != saved.pi05:
         raise AptError(
             f"{stock.name} builds {'π0.5' if stock.model.pi05 else 'π0'}, and {folder} holds the other family. "
             f"Name the config that it was trained with: {records.stock_config_name(folder)}."
         )
-    model = dataclasses.replace(told, **{name: getattr(stock.model, name) for name in OF_THE_MACHINE})
+    model = dataclasses.replace(saved, **{name: getattr(stock.model, name) for name in OF_THE_MACHINE})
     # LoRA of the VLM is the recipe's to choose, so both are compared as the recipe makes them
     named, meant = (apt_config(m, record.stage, record.recipe) for m in (stock.model, model))
-    _say(stock.name, named, meant, [f.name for f in dataclasses.fields(told)])
+    _say(stock.name, named, meant, [f.name for f in dataclasses.fields(saved)])
     facts, factory = record.facts or {}, stock.data
     asked = {name: facts.get(f"data.{name}", value) for name, value in settings(factory).items()}
     plain = {name: value for name, value in asked.items() if isinstance(value, bool | int | float)}

@@ -26,21 +26,21 @@ def look(tasks: Sequence[str], labels: Sequence[str] | None, ambiguity: Ambiguit
     """
     silent = sum(not text.strip() for text in labels or ())
     nothing = [text for text in tasks if _says_nothing(text)]
-    told = [text for text in tasks if text not in nothing]
+    spoken = [text for text in tasks if text not in nothing]
     if nothing:
         said = [f"{len(nothing)} of {len(tasks)} instructions say nothing: {some([repr(t) for t in nothing])}."]
         return QUESTION.found(said, "Write what the robot does into the data set's tasks.")
-    if len(set(told)) < 2:
-        only = f"The data set has one instruction: {told[0]!r}." if told else "The data set has no instruction."
+    if len(set(spoken)) < 2:
+        only = f"The data set has one instruction: {spoken[0]!r}." if spoken else "The data set has no instruction."
         return QUESTION.found([only], RECORD)
     if ambiguity is not None and not ambiguity.teaches:
         return QUESTION.found([ambiguity.sentence()], RECORD)
-    said = [f"{len(set(told))} instructions."]
+    said = [f"{len(set(spoken))} instructions."]
     if ambiguity is not None:
         said.append(ambiguity.sentence())
     if labels is not None and silent:
         said.append(f"{silent} of {len(labels)} episodes have none.")
-    if not _reworded(told):
+    if not _reworded(spoken):
         said.append("Each task comes in one wording: a policy may learn the exact text. Add a few wordings of each.")
     return QUESTION.ruled_out(*said)
 

@@ -26,23 +26,23 @@ def look(task: Sequence[str], evidence: Evidence) -> Cause:
         said = f"The data hand over {indices[0]!r} where an instruction should stand: a number is not a sentence."
         return QUESTION.found([said], "Put the task's text into the data set (in LeRobot data: meta/tasks).")
     try:
-        told, blank = evidence.arrived(rows, texts), evidence.arrived(rows, [""] * len(rows))
+        worded, blank = evidence.arrived(rows, texts), evidence.arrived(rows, [""] * len(rows))
         same = evidence.arrived([rows[0]] * len(rows), texts)  # one frame: only the words differ
     except AptError as error:
         return QUESTION.found([str(error)], "Give the policy's processor room for the longest instruction.")
-    if told is None or blank is None or same is None:
+    if worded is None or blank is None or same is None:
         return QUESTION.unknown("This policy does not show its prompts.")
-    return _judged(texts, told, blank, same)
+    return _judged(texts, worded, blank, same)
 
 
-def _judged(texts: list[str], told: list[Arrived], blank: list[Arrived], same: list[Arrived]) -> Cause:
-    empty = [text for text, a, b in zip(texts, told, blank, strict=True) if not a.tokens or a.tokens == b.tokens]
+def _judged(texts: list[str], worded: list[Arrived], blank: list[Arrived], same: list[Arrived]) -> Cause:
+    empty = [text for text, a, b in zip(texts, worded, blank, strict=True) if not a.tokens or a.tokens == b.tokens]
     if empty:
         said = f"{len(empty)} of {len(texts)} instructions leave nothing in the prompt, such as {empty[0]!r}."
         return QUESTION.found(
             [said], "Look at the key under which the processor reads the text: it finds none (LeRobot: `task`)."
         )
-    cut = [(t, a) for t, a in zip(texts, told, strict=True) if a.full and a.text and not _whole(t, a.text)]
+    cut = [(t, a) for t, a in zip(texts, worded, strict=True) if a.full and a.text and not _whole(t, a.text)]
     if cut:
         text, arrived = cut[0]
         said = f"{len(cut)} of {len(texts)} instructions are cut at {arrived.limit} tokens: {text!r} ends in "
@@ -52,20 +52,20 @@ def _judged(texts: list[str], told: list[Arrived], blank: list[Arrived], same: l
     for text, arrived in zip(texts, same, strict=True):
         meets.setdefault(arrived.tokens, []).append(text)
     if len(meets) == 1 and len(texts) > 1:
-        said = f"{len(texts)} different instructions give one and the same prompt: {told[0].text[:80]!r}."
+        said = f"{len(texts)} different instructions give one and the same prompt: {worded[0].text[:80]!r}."
         return QUESTION.found([said], "Something writes a constant text over the instruction: look for it there.")
     if twins := next((group for group in meets.values() if len(group) > 1), None):
         said = f"{some([repr(text) for text in twins])} give one and the same prompt."
         return QUESTION.found([said], "The difference is normalised away: use a tokenizer that keeps it.")
-    altered = [(t, a.text) for t, a in zip(texts, told, strict=True) if a.text and not _whole(t, a.text)]
+    altered = [(t, a.text) for t, a in zip(texts, worded, strict=True) if a.text and not _whole(t, a.text)]
     if altered:
         text, shown = altered[0]
         said = f"{len(altered)} of {len(texts)} instructions arrive with other words: {text!r} as {shown[:120]!r}."
         return QUESTION.found([said], "Use the tokenizer and the processors that the VLM was trained with.")
-    longest = max(len(a.tokens) for a in told)
-    room = f" of {told[0].limit}" if told[0].limit else ""
+    longest = max(len(a.tokens) for a in worded)
+    room = f" of {worded[0].limit}" if worded[0].limit else ""
     said = f"{len(texts)} instructions were read back from the prompt, whole and different; the longest prompt has "
-    return QUESTION.ruled_out(f"{said}{longest}{room} tokens. One of them: {told[0].text.strip()[:100]!r}.")
+    return QUESTION.ruled_out(f"{said}{longest}{room} tokens. One of them: {worded[0].text.strip()[:100]!r}.")
 
 
 def _whole(text: str, prompt: str) -> bool:

@@ -111,12 +111,12 @@ def test_the_episodes_are_read_with_their_instructions_and_first_pictures(data: 
     assert sorted(found.labels) == list(range(6))
     assert len(set(found.labels.values())) == 3
     assert found.features.shape == (6, 2 * 3 * 4 * 4)  # two cameras of 28 pixels, every eighth
-    assert plan.labels(json.loads(json.dumps(plan.told(found)))) == found.labels
+    assert plan.labels(json.loads(json.dumps(plan.stated(found)))) == found.labels
     part = HOST.pilot(["lerobot-train", "--policy.type=pi05", *named, "--dataset.episodes=[1,4]"]).episodes()
     assert sorted(part.labels) == [1, 4]
     mute = [f"--dataset.repo_id=test/{data['mute'].name}", f"--dataset.root={data['mute']}"]
     with pytest.raises(AptError, match="Nothing was trained"):
-        plan.labels(plan.told(HOST.pilot(["lerobot-train", "--policy.type=pi05", *mute]).episodes()))
+        plan.labels(plan.stated(HOST.pilot(["lerobot-train", "--policy.type=pi05", *mute]).episodes()))
 
 
 def test_a_listener_asks_about_the_named_episodes_only(priors: dict[str, Path], data: dict[str, Path]) -> None:

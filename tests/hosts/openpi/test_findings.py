@@ -79,7 +79,7 @@ def found(home: Path, stage: str = "2", recipe: dict | None = None, **more) -> l
 
 
 def ask(home: Path, stage: str = "2", recipe: dict | None = None, **more) -> dict:
-    return host.told(stage, config(home, **more), from_flat({"vlm": "full", **(recipe or {})}), torch=False)
+    return host.facts_of(stage, config(home, **more), from_flat({"vlm": "full", **(recipe or {})}), torch=False)
 
 
 def schedule(warmup: int, decay: int) -> dict:
@@ -174,7 +174,7 @@ def test_each_finding(name, home, monkeypatch):
 
 def test_the_pytorch_trainer_proves_in_the_machines_memory(home, monkeypatch):
     monkeypatch.setattr(facts, "machine_memory", lambda: 1 << 20)
-    told = preflight.Facts(**host.told("1", config(home), from_flat({"vlm": "full"}), torch=True))
+    told = preflight.Facts(**host.facts_of("1", config(home), from_flat({"vlm": "full"}), torch=True))
     (said,) = [one for one in preflight.judge({"1": told}) if SAID_OF_SOUND not in one.words]
     assert re.search(r"of memory; there are 1.05 MB. .* prove CHECKPOINT\.$", said.words)
 
@@ -183,9 +183,9 @@ def test_the_pytorch_trainer_proves_in_the_machines_memory(home, monkeypatch):
     ("full", "all parameters train, at 0.5"), ("lora", "LoRA factors train"), ("frozen", "nothing trains"),
 ])  # fmt: skip
 def test_which_of_the_vlm_trains_is_told(home, vlm, words):
-    told = host.told("2", config(home), from_flat({"vlm": vlm}), torch=False)
+    told = host.facts_of("2", config(home), from_flat({"vlm": vlm}), torch=False)
     assert words in told["vlm"]
-    assert host.told("1", config(home), from_flat({"vlm": vlm}), torch=False)["vlm"] == "nothing trains"
+    assert host.facts_of("1", config(home), from_flat({"vlm": vlm}), torch=False)["vlm"] == "nothing trains"
 
 
 def test_every_finding_is_provoked_or_said_to_be_unknown():

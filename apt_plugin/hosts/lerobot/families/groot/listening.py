@@ -48,7 +48,7 @@ class GrootListening(Listening):
         inputs = policy._filter_groot_inputs(batch, include_action=False)
         return torch_listen.groot_features(self.flow(policy), inputs, bool(policy.config.use_bf16))
 
-    def watched(self, policy: Any, context: Any, told: Any, blank: Any, chunk: int) -> AbstractContextManager:
+    def watched(self, policy: Any, context: Any, instructed: Any, blank: Any, chunk: int) -> AbstractContextManager:
         image, valid = context.readable()
-        prompt = torch_attention.Prompt.of(image, valid, told, blank)
+        prompt = torch_attention.Prompt.of(image, valid, instructed, blank)
         return torch_attention.watched_groot(self.flow(policy).action_head.model, prompt)
