@@ -36,7 +36,7 @@ if own := os.environ.get("APT_MODALITY_CONFIG"):
 register()
 try:
     if Path(sys.argv[0]).stem == TRAIN.rpartition(".")[2]:
-        preflight.native(TRAIN, request.stage, request.recipe)
+        preflight.native(TRAIN, request.stage, request.recipe, sys.argv[1:])
     training.install(request.recipe, int(request.stage))
 except AptError as error:
     sys.exit(f"apt-plugin: APT_FLAGS: {error}")

@@ -61,5 +61,5 @@ def _take_over(argv: list[str]) -> None:
         argv[1:] = switched(argv[1:]).with_(request.stage_flags[request.stage]).tokens()
         assert request.recipe is not None
         lock.hold(Settings(program.module, argv[1:]).output())
-        preflight.native(program.module, request.stage, request.recipe)
+        preflight.native(program.module, request.stage, request.recipe, argv[1:])
         training.install(request.recipe, int(request.stage))

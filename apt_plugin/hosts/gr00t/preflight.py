@@ -53,15 +53,18 @@ def main() -> None:
     preflight.write(Path(job["answer"]), gathered)
 
 
-def native(module: str, stage: str, recipe: Recipe) -> None:
-    """The same in the host's own command, by the flags of this process.
+def native(module: str, stage: str, recipe: Recipe, flags: Sequence[str]) -> None:
+    """The same in the host's own command.
+
+    Args:
+        flags: of this process, without ours.
 
     Raises:
         AptError: what would stop the stage later.
     """
     if os.environ.get("RANK", "0") != "0":  # one process looks for all
         return
-    asked = parsed(stage, module, sys.argv[1:])
+    asked = parsed(stage, module, flags)
     with facts.parsing(stage):
         gathered = of(stage, asked, module, recipe, Path(asked.training.output_dir))
     preflight.stop({stage: dataclasses.replace(gathered, vlm=None)})  # what trains of it is settled later
