@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import preflight as host
@@ -17,6 +20,7 @@ from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.launch import split
 from apt_plugin.run import facts, preflight
 from apt_plugin.run.staged import Staged, check
+from tests.core.test_preflight import FAULTS
 from tests.hosts.lerobot import datasets
 
 LONG = "pick up the red cup and " * 12
@@ -201,6 +205,52 @@ def test_a_policy_without_a_state(command, found, changed):
     path.write_text(json.dumps(info))
     with pytest.raises(AptError, match=r"reads observation.state, and test/changed has no such column.*--rename_map"):
         found(command(on=changed))
+
+
+def disk(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(facts.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1 << 10))
+
+
+def card(size: int):
+    """A machine with one card of so many bytes."""
+
+    def change(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        patch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(total_memory=size))
+
+    return change
+
+
+CARD = ["--policy.device=cuda", "--apt.stage=1"]
+STEPS = ["--apt.stage1.steps=40", "--apt.stage2.steps=40"]
+SCHEDULE = "--apt.stage1.policy.scheduler"
+# Not here: no steps, which the budget of both stages refuses first; a decay that never ends, which the host shortens.
+# Finding -> (what is changed of the machine, flags, what is said)
+PROVOKED = {
+    "a full disk": (disk, [], "has 1.02 kB free .*--save_freq, .*--output_dir"),
+    "a small device": (card(1 << 10), [*CARD, "--apt.prove=false"], "of device memory and the device has 1.02 kB"),
+    "mostly warm-up": (
+        None,
+        [*STEPS, f"{SCHEDULE}_warmup_steps=24", f"{SCHEDULE}_decay_steps=40"],
+        "24 of its 40 steps are warm-up. Lower --policy.scheduler_warmup_steps",
+    ),
+    "an early end of the decay": (
+        None,
+        [*STEPS, f"{SCHEDULE}_warmup_steps=2", f"{SCHEDULE}_decay_steps=20"],
+        "come down after 20 of 40",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROVOKED)
+def test_of_the_machine_and_the_schedule(name: str, command, found, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, flags, words = PROVOKED[name]
+    if machine is not None:
+        machine(monkeypatch)
+    (said,) = found(command(*flags))
+    assert said[0] == FAULTS[name][1]
+    assert re.search(words, said[2]), said
 
 
 def test_the_command_stops_before_it_starts(command, data, capfd, monkeypatch):
