@@ -149,11 +149,11 @@ class Staged:
         prior = self.host.result("1")
         if prior is None:
             raise AptError(f"Stage 1 ended and left no whole checkpoint under {self.host.output}; see its log above.")
-        each = self.host.output / PROOFS
-        if held(each, self.host.record_folder(prior)):
-            logger.info("APT: the proofs in %s are of this Stage 1 and this plugin: not repeated.", each)
+        proofs = self.host.output / PROOFS
+        if held(proofs, self.host.record_folder(prior)):
+            logger.info("APT: the proofs in %s are of this Stage 1 and this plugin: not repeated.", proofs)
             return 0
-        return self._ours("proofs", "prove", str(prior), "--json", str(each))
+        return self._ours("proofs", "prove", str(prior), "--json", str(proofs))
 
     def _listen(self) -> None:
         """Does the result listen? An answer that cannot be had does not fail a finished run."""

@@ -76,7 +76,7 @@ def plan(script: Path, job: dict[str, Any]) -> None:
 
     stages = {stage: {"resume": stock.resume, "steps": stock.num_train_steps} for stage, stock in stocks.items()}
     folders = {stage: folder(stocks.get(stage, last), stage) for stage in ("1", "2")}
-    gathered = {stage: preflight.gathered(stage, stock, recipe, torch) for stage, stock in stocks.items()}
+    gathered = {stage: preflight.facts_of(stage, stock, recipe, torch) for stage, stock in stocks.items()}
     answer = {"output": folder(last, ""), "stages": stages, "folders": folders, "facts": gathered}
     answer |= {"budget": dataclasses.asdict(budget), "recipe": dataclasses.asdict(recipe)}
     files.write_json(Path(job["answer"]), answer)
