@@ -173,7 +173,7 @@ def _share(values: dict[str, Any], stage: str) -> float:
     return between(budget.FLAG, written, "0.1")
 
 
-def between(flag: str, written: Any, such_as: str) -> float:
+def between(flag: str, written: Any, such_as: str, of: str = "the steps") -> float:
     """
     Raises:
         AptError: no share in (0, 1).
@@ -183,7 +183,7 @@ def between(flag: str, written: Any, such_as: str) -> float:
     except (TypeError, ValueError):
         share = 0.0
     if not 0 < share < 1:
-        raise AptError(f"{flag} is {written!r}; write a share of the steps between 0 and 1, such as {such_as}.")
+        raise AptError(f"{flag} is {written!r}; write a share of {of} between 0 and 1, such as {such_as}.")
     return share
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from apt_plugin import files, listen_command
 from apt_plugin.arguments import in_words
 from apt_plugin.hosts import adapter_for, allow, named
+from apt_plugin.launch import YES
 from apt_plugin.listen import Settings
 from apt_plugin.tabletop import register
 from apt_plugin.trial import answer, options, plan, runs
@@ -23,7 +24,7 @@ def run(argv: list[str]) -> int:
         print(options.__doc__)
         return 0
     chosen, command = options.read(argv)
-    allow(("untested", "true") in chosen.ours)
+    allow(any(name == "untested" and value.lower() in YES for name, value in chosen.ours))
     return Trial(adapter_for(command), command, chosen).carry()
 
 

@@ -198,8 +198,8 @@ def adapter_for(command: Sequence[str]) -> Adapter:
     """
     if not (owner := owner_of(command)):
         raise AptError(
-            f"No known host in {' '.join(command)!r}. Write the host's own command behind `run`, e.g. apt-plugin run "
-            "lerobot-train --policy.type=pi05 ... --recipe apt."
+            f"No known host in {' '.join(command)!r}. Write the host's own command there, such as "
+            "lerobot-train --policy.type=pi05 ...; apt-plugin run, check and cache take --recipe apt behind it."
         )
     return HOSTS[owner].open()
 

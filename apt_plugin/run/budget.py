@@ -36,6 +36,18 @@ class Plan:
     says: str = ""
 
 
+def count(flag: str, written: str | int) -> int:
+    """A length in steps as somebody wrote it.
+
+    Raises:
+        AptError: no whole number.
+    """
+    try:
+        return int(written)
+    except ValueError as error:
+        raise AptError(f"--{flag} is {written!r}; write a whole number of steps, such as 30000.") from error
+
+
 def divide(total: int, share: float, own: Mapping[str, int], flag: str) -> dict[str, int]:
     """Stage -> steps.
 
@@ -82,7 +94,7 @@ def plan(
     Raises:
         AptError: see `divide`.
     """
-    written = {stage: int(own[stage][flag]) for stage in wanted if flag in own[stage]}
+    written = {stage: count(f"apt.stage{stage}.{flag}", own[stage][flag]) for stage in wanted if flag in own[stage]}
     steps = divide(total, share, written, flag) if len(wanted) == 2 else {s: written.get(s, total) for s in wanted}
     whole = sum(steps.values())
     flags = {}

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 PASSED = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 PATIENCE = 30.0  # seconds for what a child left behind to end by itself
+_ended_by = 0
 
 
 def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
@@ -31,14 +32,21 @@ def call(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
     Returns:
         The child's exit status, 128 + n where signal n ended it. Never 0 after a signal: no stage follows.
     """
+    global _ended_by
     with _listening() as heard:
         process = subprocess.Popen(list(command), env=env, pass_fds=lock.handles())
         heard.child = process
         status = process.wait()
         if heard.signal:
             _end(heard.family, heard.signal)
+    _ended_by = heard.signal
     status = 128 - status if status < 0 else status
     return status or (128 + heard.signal if heard.signal else 0)
+
+
+def ended_by() -> int:
+    """The signal that came while the last child ran, whose status may be its own (torchrun: 1); 0 for none."""
+    return _ended_by
 
 
 def refusal(code: str, *arguments: str) -> tuple[bool, str]:

@@ -67,7 +67,7 @@ class Trial:
         opts = self.options
         scenes = None if opts.scenes is None else held_out.read_scenes(opts.scenes, labels)
         self.split = held_out.split(labels, opts.held_out, scenes)
-        plan.settle(self.folder, self._plan())
+        plan.check(self.folder, self._plan())
         parts = (f"{len(self.split.train)} episodes are trained on", f"{len(self.split.asked)} are held out")
         logger.info("trial: %d steps a run; %s.", self.steps, ", ".join(parts))
         if all((run.folder(self.folder) / runs.ANSWER).is_file() for run in self._runs()):
@@ -76,7 +76,10 @@ class Trial:
         stages = self.host.stages(request)
         assert stages is not None
         status, facts = Staged(stages, request, self._run).look()
-        return status or int(preflight.say(facts))
+        status = status or int(preflight.say(facts))
+        if not status:  # a command that was refused may be mended, and is then another one
+            plan.settle(self.folder, self._plan())
+        return status
 
     def _parsed(self, way: Way) -> None:
         """

@@ -77,6 +77,8 @@ def read_scenes(path: Path, episodes: Iterable[int]) -> dict[int, str]:
     Raises:
         AptError: another form, or episodes that it does not name.
     """
+    if not path.is_file():
+        raise AptError(f"--trial.scenes {path}: there is no such file.")
     value = files.read_json(path)
     named = dict(enumerate(value)) if isinstance(value, list) else value
     if not isinstance(named, dict) or not all(str(key).isdecimal() for key in named):

@@ -91,12 +91,15 @@ def read(argv: Sequence[str]) -> tuple[Options, list[str]]:
             f"--trial.equal {equal} is not here yet: {NOT_YET[equal]}. The page says how long each way took."
         )
     plain = Options()
+    for name in ("scenes", "output"):
+        if given.get(name) in ("", "true"):  # nothing behind the flag
+            raise AptError(f"{PREFIX}{name} names nothing: write {PREFIX}{name} and a path, or drop it.")
     scenes = given.get("scenes")
     return Options(
         arms=_arms(given.get("arms", "")),
         budget=between("--trial.budget", given.get("budget", plain.budget), "0.1"),
         seeds=_count("seeds", given.get("seeds", plain.seeds), 1),
-        held_out=between("--trial.held_out", given.get("held_out", plain.held_out), "0.2"),
+        held_out=between("--trial.held_out", given.get("held_out", plain.held_out), "0.2", "the episodes"),
         scenes=None if scenes is None else Path(scenes),
         frames=_count("frames", given.get("frames", plain.frames), 6),
         output=Path(given.get("output", plain.output)),

@@ -48,9 +48,18 @@ def settle(folder: Path, plan: Mapping[str, Any]) -> None:
     Raises:
         AptError: a folder of another trial.
     """
+    check(folder, plan)
+    if not (folder / PLAN).is_file():
+        files.write_json(folder / PLAN, dict(plan))
+
+
+def check(folder: Path, plan: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        AptError: a folder of another trial.
+    """
     path = folder / PLAN
     if not path.is_file():
-        files.write_json(path, dict(plan))
         return
     before = files.read_json(path)
     if odd := [name for name in plan if before.get(name) != plan[name]]:

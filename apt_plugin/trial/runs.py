@@ -21,6 +21,7 @@ from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError, last_words
+from apt_plugin.run import child
 
 logger = logging.getLogger(__name__)
 RUN, TRAINED, ANSWER, FAILED = "run", "trained.json", "answer.json", "failed.json"
@@ -109,6 +110,8 @@ def _one(run: Short, folder: Path) -> None:
 def _went_well(status: int, what: str) -> None:
     if status in ENDED:
         raise EndedError(status)
+    if status and (number := child.ended_by()):
+        raise EndedError(128 + number)
     if status:
         raise AptError(f"{what} ended with exit status {status}; its own words stand above.")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from apt_plugin.errors import AptError
 from apt_plugin.launch import split
-from apt_plugin.run.budget import divide, plan, scaled
+from apt_plugin.run.budget import count, divide, plan, scaled
 
 RUN = ["lerobot-train", "--recipe", "apt"]
 
@@ -45,6 +45,13 @@ def test_no_steps_for_stage_2_is_refused():
         divide(10, 0.1, {"1": 10}, "steps")
     with pytest.raises(AptError, match="nothing is left for Stage 2"):
         divide(1, 0.1, {}, "steps")
+
+
+def test_steps_that_are_no_number_are_refused_by_the_flag_they_were_written_with():
+    with pytest.raises(AptError, match=r"--apt.stage2.steps is 'many'; write a whole number of steps"):
+        made(1000, two={"steps": "many"})
+    with pytest.raises(AptError, match="--steps is 'true'"):
+        count("steps", "true")
 
 
 def test_a_schedule_keeps_its_shape_in_either_stage():

@@ -49,6 +49,8 @@ def test_flags_of_the_trial_and_of_the_recipe_are_taken_out_of_the_hosts_command
         ("--trial.arms own", "takes two ways or more"),
         ("--trial.arms own,warmup", "Did you mean 'warm-up'"),
         ("--trial.budget 10", "--trial.budget is '10'; write a share of the steps between 0 and 1"),
+        ("--trial.held_out 2", "--trial.held_out is '2'; write a share of the episodes between 0 and 1"),
+        ("--trial.scenes --data me", "--trial.scenes names nothing: write --trial.scenes and a path"),
         ("--trial.equal flops", "--trial.equal flops is not here yet: the FLOPs"),
         ("--trial.equal time", "--trial.equal time is not here yet"),
         ("--trial.seeds 0", "write a whole number, 1 or more"),
@@ -134,6 +136,8 @@ def test_where_nothing_can_be_spared_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "scenes.json").write_text('["desk"]')
     with pytest.raises(AptError, match="names no scene of 1 episodes, the first is 1"):
         held_out.read_scenes(tmp_path / "scenes.json", [0, 1])
+    with pytest.raises(AptError, match="there is no such file"):
+        held_out.read_scenes(tmp_path, [0, 1])
 
 
 def test_data_that_cannot_teach_ends_a_trial_before_anything_is_trained() -> None:
@@ -222,3 +226,33 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path: 
     assert runs.carry(shorts(), tmp_path) == 0
     assert started(tmp_path) == ["train gated-0", "ask gated-0", "train own-0", "ask own-0"]
     assert (runs.failed(own, tmp_path), runs.seconds(own, tmp_path) > 0) == ("", True)
+
+
+LAUNCHER = """
+import pathlib, signal, sys, time
+def leave(number, frame):
+    sys.exit(1)
+signal.signal(signal.SIGINT, leave)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
+
+
+def test_ctrl_c_ends_a_trial_of_a_launcher_that_ends_with_a_status_of_its_own(tmp_path: Path) -> None:
+    """torchrun's is 1, which is a failed run's, too."""
+    code = (
+        "import sys; from pathlib import Path; from apt_plugin.hosts.adapter import Command\n"
+        "from apt_plugin.run.staged import call; from apt_plugin.trial import runs\n"
+        "trial, launcher = Path(sys.argv[1]), sys.argv[2]\n"
+        "train = lambda run: call(Command([sys.executable, '-c', launcher, str(run.parent / 'started')]))\n"
+        "sys.exit(runs.carry([runs.Short(way, 0, way, train, lambda _: 0) for way in ('own', 'gated')], trial))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), LAUNCHER]
+    with processes.running(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as trial:
+        end = time.monotonic() + processes.HANG
+        while not (tmp_path / "own-0" / "started").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        trial.send_signal(signal.SIGINT)
+        assert trial.wait(processes.HANG) == 128 + signal.SIGINT
+    assert not (tmp_path / "own-0" / "failed.json").exists()
+    assert not (tmp_path / "gated-0").exists()

@@ -23,7 +23,7 @@ from apt_plugin.hosts.gr00t.programs import Program, Settings, find_program, is_
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request, for_acting
 from apt_plugin.recipe import HOST, Recipe, as_text
-from apt_plugin.run.budget import Plan, plan
+from apt_plugin.run.budget import Plan, count, plan
 from apt_plugin.run.facts import JOB
 from apt_plugin.run.staged import WANTED, folder_of
 from apt_plugin.vlm import resolved
@@ -58,11 +58,12 @@ class GrootStages:
     @cached_property
     def budget(self) -> Plan:
         """The warm-up is a ratio here, unless somebody wrote steps for it (launch_train)."""
-        written = int(self.settings.get("warmup-steps") or 0)
+        flag = self.settings.flag("warmup-steps")
+        written = count(flag, self.settings.get("warmup-steps") or 0)
         return plan(
             self.settings.steps(),
             flag=self.settings.flag("max-steps"),
-            schedule={self.settings.flag("warmup-steps"): written} if written else {},
+            schedule={flag: written} if written else {},
             share=self.request.share,
             wanted=WANTED[self.request.stage],
             own={stage: self._own(stage) for stage in self.request.stage_flags},

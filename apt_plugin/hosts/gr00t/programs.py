@@ -17,6 +17,7 @@ import yaml
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.names import CHILD, TRAIN, TRAIN_MIXTURE
+from apt_plugin.run.budget import count
 from apt_plugin.run.flags import Flags
 
 
@@ -86,7 +87,7 @@ class Settings:
         return self.get("resume-from-checkpoint") == "true"
 
     def steps(self) -> int:
-        return int(self.get("max-steps") or self.words.steps)
+        return count(self.flag("max-steps"), self.get("max-steps") or self.words.steps)
 
     def switch(self, name: str) -> str:
         """A model setting's flag."""

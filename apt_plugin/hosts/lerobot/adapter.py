@@ -26,7 +26,7 @@ from apt_plugin.hosts.lerobot.schedule import STEPS, lengths
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request
 from apt_plugin.recipe import HOST, Recipe
-from apt_plugin.run.budget import Plan, plan
+from apt_plugin.run.budget import Plan, count, plan
 from apt_plugin.run.flags import Flags
 from apt_plugin.run.staged import WANTED, folder_of
 from apt_plugin.stages import RECORD, read_record
@@ -93,7 +93,7 @@ class LerobotStages:
         # A Stage-1 checkpoint brings the schedule of Stage 1 along: Stage 2 alone has the host's own.
         flags = self.flags.with_({"policy.type": self.whole.get("policy.type") or ""})
         return plan(
-            int(self.flags.get("steps") or STEPS),
+            count("steps", self.flags.get("steps") or STEPS),
             flag="steps",
             schedule=lengths(flags if self.request.stage == "2" else self.whole),
             share=self.request.share,

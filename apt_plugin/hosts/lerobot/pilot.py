@@ -17,8 +17,9 @@ from apt_plugin.hosts.lerobot.names import CONFIG
 from apt_plugin.hosts.lerobot.programs import TRAIN, Program
 from apt_plugin.hosts.lerobot.schedule import STEPS, lengths
 from apt_plugin.hub import local_folder
+from apt_plugin.launch import split
 from apt_plugin.listen.sampling import spread_over_tasks
-from apt_plugin.run.budget import scaled
+from apt_plugin.run.budget import count, scaled
 from apt_plugin.run.flags import Flags
 from apt_plugin.stages import RECORD
 from apt_plugin.trial.pilot import Episodes
@@ -28,7 +29,10 @@ EPISODES = "dataset.episodes"
 OTHER_DATA = "--apt.stage1.dataset."
 LONGEST = 120_000  # letters of one argument: Linux takes 131,072 bytes
 # Of a run that nobody keeps: nothing is published or tracked, and only the last step is saved.
-QUIETLY = {"wandb.enable": "false", "policy.push_to_hub": "false", "save_checkpoint": "true"}
+QUIETLY = {
+    "wandb.enable": "false", "policy.push_to_hub": "false", "save_checkpoint_to_hub": "false",
+    "save_checkpoint": "true",
+}  # fmt: skip
 FIRST_FRAMES = 512
 
 
@@ -55,7 +59,9 @@ class LerobotPilot:
             raise AptError(
                 "A trial begins with a plain policy, and this is one of the recipe's. Name its base instead."
             )
-        self.steps = int(self.flags.get("steps") or STEPS)
+        if (place := self.flags.get("job.target")) not in (None, "local"):
+            raise AptError(f"A trial trains on this machine, and --job.target is {place!r}: drop it.")
+        self.steps = count("steps", self.flags.get("steps") or STEPS)
 
     @property
     def _whole(self) -> Flags:
@@ -89,6 +95,8 @@ class LerobotPilot:
         table = dataset.meta.episodes
         said = [str(row["tasks"][0]) if len(row["tasks"]) else "" for row in table.select_columns(["tasks"])]
         mine = self._mine() if self.flags.get(EPISODES) is not None else range(len(said))
+        if odd := [episode for episode in mine if not 0 <= episode < len(said)]:
+            raise AptError(f"--{EPISODES} names {odd[0]}, and {self._data} has the episodes 0 to {len(said) - 1}.")
         labelled = [episode for episode in mine if said[episode].strip()]
         first = (
             spread_over_tasks([said[e] for e in labelled], None, min(FIRST_FRAMES, len(labelled)), 0)
@@ -123,15 +131,34 @@ class LerobotPilot:
         schedule = {name: str(scaled(value, steps, self.steps)) for name, value in lengths(self._whole).items()}
         changed = {
             **QUIETLY, **schedule, "output_dir": str(run), "steps": str(steps), "save_freq": str(steps),
-            "seed": str(int(self.flags.get("seed") or SEED) + seed), EPISODES: listed, **flags,
+            "seed": str(self._seed + seed), EPISODES: listed, **flags,
         }  # fmt: skip
         if self.flags.get("env.type") is not None:
             changed["env_eval_freq"] = "0"  # no rollouts: a trial asks on frames
-        ours = list(ours)
+        ours = [*ours, *self._shortened(ours, steps)]
         if any(flag.startswith(OTHER_DATA) for flag in ours):  # Stage 1 reads other data: the list is not about those
             own = any(flag.startswith(f"{OTHER_DATA}episodes") for flag in ours)
             ours += [] if own else [f"{OTHER_DATA}episodes=null"]
         return [*self._before, *self.flags.without("job_name").with_(changed).tokens(), *ours]
+
+    @property
+    def _seed(self) -> int:
+        written = self.flags.get("seed")
+        if written in (None, "", "null"):
+            return SEED
+        try:
+            return int(written)
+        except ValueError as error:
+            raise AptError(f"--seed is {written!r}; write a whole number.") from error
+
+    def _shortened(self, ours: Sequence[str], steps: int) -> list[str]:
+        """Steps and schedule that somebody wrote for one stage shrink as the whole does."""
+        given, names = split(ours, "lerobot").stage_flags, ("steps", *lengths(self._whole))
+        written = [(stage, name, value) for stage, own in given.items() for name, value in own.items() if name in names]
+        return [
+            f"--apt.stage{stage}.{name}={scaled(count(f'apt.stage{stage}.{name}', value), steps, self.steps)}"
+            for stage, name, value in written
+        ]
 
     def policy(self, run: Path) -> Path | None:
         folder = openable(run)

@@ -11,11 +11,15 @@ import draccus
 import pytest
 from lerobot.configs.default import DatasetConfig
 
+from apt_plugin import files
 from apt_plugin.errors import AptError
+from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.hosts.lerobot.listen import open_listener
 from apt_plugin.launch import split
 from apt_plugin.listen import Settings, listen
+from apt_plugin.run import preflight
+from apt_plugin.run.facts import JOB
 from apt_plugin.run.flags import Flags
 from apt_plugin.trial import answer, plan
 from apt_plugin.trial.carry import Trial
@@ -40,20 +44,48 @@ def test_a_short_run_is_the_users_command_with_less_of_everything() -> None:
     flags = short(COMMAND)
     wanted = {
         "steps": "3000", "save_freq": "3000", "output_dir": "/trial/own-0/run", "dataset.episodes": "[0,2,5]",
-        "wandb.enable": "false", "policy.push_to_hub": "false", "env_eval_freq": "0", "job_name": None, "seed": "1000",
+        "wandb.enable": "false", "policy.push_to_hub": "false", "save_checkpoint_to_hub": "false",
+        "env_eval_freq": "0", "job_name": None, "seed": "1000",
         "policy.scheduler_warmup_steps": "50", "policy.scheduler_decay_steps": "3000", "policy.type": "pi05",
     }  # fmt: skip
     assert {name: flags.get(name) for name in wanted} == wanted
     assert short([*COMMAND, "--seed=7"], seed=2).get("seed") == "9"
+    assert short([*COMMAND, "--seed=null"]).get("seed") == "1000"
     assert short(COMMAND[:-2]).get("env_eval_freq") is None  # no environment is named
     assert draccus.parse(DatasetConfig, args=["--repo_id=a", "--episodes=[0,2,5]"]).episodes == [0, 2, 5]
+
+
+def test_what_was_written_for_one_stage_shrinks_as_the_whole_does() -> None:
+    written = ["--apt.stage1.steps=5000", "--apt.stage2.policy.scheduler_warmup_steps=500", "--apt.stage1.batch_size=4"]
+    flags = short(COMMAND, "--recipe=apt", *written)
+    wanted = {"stage1.steps": "500", "stage2.policy.scheduler_warmup_steps": "50", "stage1.batch_size": "4"}
+    assert {name: flags.get(f"apt.{name}") for name in wanted} == wanted
+    assert short(COMMAND, *written[:1], "--recipe=apt", "--apt.stage1.steps=1").get("apt.stage1.steps") == "1"
+
+
+def test_a_command_that_the_pre_flight_refused_may_be_mended(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    missing = {"1": preflight.Facts(statistics_missing=("action: q01",))}
+
+    def run(command: Command) -> int:
+        if "data" in command.argv:
+            labels = {str(number): f"task {number % 2}" for number in range(10)}
+            cause = {"name": "data", "title": "", "question": "", "state": "ruled out", "evidence": []}
+            files.write_json(tmp_path / plan.DATA, {"labels": labels, "cause": cause})
+        else:
+            preflight.write(Path(json.loads(command.env[JOB])["answer"]), missing)
+        return 0
+
+    for command in (COMMAND, [*COMMAND, "--batch_size=4"]):
+        assert Trial(HOST, command, Options(output=tmp_path), run).carry() == 1
+    assert not (tmp_path / plan.PLAN).exists()
 
 
 def test_the_held_out_list_is_not_about_other_data_of_stage_1() -> None:
     flags = short(COMMAND, "--recipe=apt", "--apt.stage1.dataset.repo_id=me/play")
     assert flags.get("apt.stage1.dataset.episodes") == "null"
     assert draccus.parse(DatasetConfig, args=["--repo_id=a", "--episodes=null"]).episodes is None
-    own = short(COMMAND, "--apt.stage1.dataset.repo_id=me/play", "--apt.stage1.dataset.episodes=[1]")
+    own = short(COMMAND, "--recipe=apt", "--apt.stage1.dataset.repo_id=me/play", "--apt.stage1.dataset.episodes=[1]")
     assert own.get("apt.stage1.dataset.episodes") == "[1]"
     assert short(COMMAND, "--recipe=apt").get("apt.stage1.dataset.episodes") is None
 
@@ -92,6 +124,8 @@ def test_the_ways_that_fit_follow_what_the_command_trains(flags: str, names: lis
         ("lerobot-eval --policy.path=x", "lerobot-eval is not: write it in front of lerobot-train"),
         ("lerobot-train --config_path=a.json", "Write them out in place of --config_path"),
         ("lerobot-train --resume=true", "drop --resume"),
+        ("lerobot-train --policy.type=pi05 --steps=abc", "--steps is 'abc'; write a whole number"),
+        ("lerobot-train --policy.type=pi05 --job.target=h200", "trains on this machine, and --job.target is 'h200'"),
         ("lerobot-train --policy.type=pi05_apt", "this is one of the recipe's"),
     ],
 )
@@ -114,6 +148,8 @@ def test_the_episodes_are_read_with_their_instructions_and_first_pictures(data: 
     assert plan.labels(json.loads(json.dumps(plan.stated(found)))) == found.labels
     part = HOST.pilot(["lerobot-train", "--policy.type=pi05", *named, "--dataset.episodes=[1,4]"]).episodes()
     assert sorted(part.labels) == [1, 4]
+    with pytest.raises(AptError, match=r"--dataset.episodes names 6, and test/\w+ has the episodes 0 to 5"):
+        HOST.pilot(["lerobot-train", "--policy.type=pi05", *named, "--dataset.episodes=[1,6]"]).episodes()
     mute = [f"--dataset.repo_id=test/{data['mute'].name}", f"--dataset.root={data['mute']}"]
     with pytest.raises(AptError, match="Nothing was trained"):
         plan.labels(plan.stated(HOST.pilot(["lerobot-train", "--policy.type=pi05", *mute]).episodes()))
