@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from apt_plugin.errors import AptError
 
+_SPELT = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}  # draccus reads YAML
+
 
 @dataclass(frozen=True)
 class _Given:
@@ -72,11 +74,14 @@ class Flags:
         return cls(tuple(given), tuple(head), switches=switches)
 
     def get(self, name: str) -> str | None:
-        """The last value of a flag: "true" without one, "false" for a switch that is off; None where there is none."""
+        """The last value of a flag: "true" without one, "false" for a switch that is off; None where there is none.
+
+        A yes or no that was written in capitals comes back small.
+        """
         found = None
         for flag in self.given:
             if _plain(flag.name) == _plain(name):
-                found = flag.values[-1] if flag.values else "true"
+                found = _SPELT.get(flag.values[-1], flag.values[-1]) if flag.values else "true"
             elif self.switches and self._off(flag) == _plain(name):
                 found = "false"
         return found

@@ -46,6 +46,12 @@ def test_the_last_value_counts_and_a_bare_flag_is_true():
     )
 
 
+def test_a_yes_or_no_is_read_in_every_spelling_and_handed_on_as_written():
+    flags = Flags.read(["--resume=True", "--push", "FALSE", "--name=Truest"])
+    assert [flags.get(name) for name in ("resume", "push", "name")] == ["true", "false", "Truest"]
+    assert flags.tokens() == ["--resume=True", "--push", "FALSE", "--name=Truest"]
+
+
 def test_values_may_hold_equals_and_dashes():
     flags = Flags.read(["--a=b=c", "--sizes", '{"x": 1}', "--neg", "-3"])
     assert [flags.get(name) for name in ("a", "sizes", "neg")] == ["b=c", '{"x": 1}', "-3"]

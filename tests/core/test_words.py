@@ -19,6 +19,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.launch import split
 from apt_plugin.recipe import from_flat
 from apt_plugin.run.facts import instructions
+from apt_plugin.trial import options
 from tests import processes
 
 HERE = Path(__file__).resolve().parents[2]
@@ -139,6 +140,7 @@ def test_ctrl_c_ends_in_a_sentence(tmp_path: Path) -> None:
 
 OURS = {f"--{spec.name.replace('_', '-')}" for command in (*cli.COMMANDS.values(), *tabletop_command.COMMANDS.values())
         for spec in dataclasses.fields(command)}  # fmt: skip
+OURS |= {options.PREFIX + name for name in options.KNOWN}  # a trial's are not parsed by tyro
 OTHERS = {
     "--help",
     "--version",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from apt_plugin.families import check as check_recipe
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.lerobot.acting import acting
 from apt_plugin.hosts.lerobot.checkpoints import last_whole, openable
-from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, Family, find, host_type, of
+from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, Family, find, host_type, of, read_switches
 from apt_plugin.hosts.lerobot.flags import autocast_flags, check_warmed, precision_flags, recipe_flags, source_flags
 from apt_plugin.hosts.lerobot.names import FROZEN_SHARE
 from apt_plugin.hosts.lerobot.pilot import LerobotPilot
@@ -70,7 +69,7 @@ class LerobotStages:
             recipe = read_record(folder).recipe
             still = tuple(pattern for pattern in recipe.freeze if pattern in family.still)
             return Trained(recipe.vlm, f"it was settled in {folder}", still)
-        return family.trained({name: json.loads(value) for name, value in given.items()})
+        return family.trained(read_switches(given))
 
     def _family(self, flags: Flags) -> Family:
         """Of the command; one that names no policy here is refused with its own reason."""

@@ -108,6 +108,7 @@ def test_the_command_to_paste_is_the_users_own_with_what_the_way_changes() -> No
     [
         ("--policy.type=pi05", ["own", "expert-only", "warm-up", "gated", "two-stage"]),
         ("--policy.type=pi05 --policy.train_expert_only=true", ["own", "gated", "two-stage"]),
+        ("--policy.type=pi05 --policy.train_expert_only=True", ["own", "gated", "two-stage"]),
         ("--policy.type=smolvla", ["own", "gated", "two-stage"]),
         ("--policy.type=groot --policy.tune_llm=true", ["own", "expert-only", "warm-up", "gated", "two-stage"]),
         ("--policy.type=pi05 --peft.method_type=LORA", ["own", "warm-up", "gated", "two-stage"]),
@@ -118,12 +119,17 @@ def test_the_ways_that_fit_follow_what_the_command_trains(flags: str, names: lis
     assert [way.name for way in found] == names
 
 
+def test_a_switch_that_is_neither_on_nor_off_is_refused() -> None:
+    with pytest.raises(AptError, match=r"--policy\.train_expert_only is 'maybe'; write true or false"):
+        fitting(HOST, ["lerobot-train", "--policy.type=pi05", "--policy.train_expert_only=maybe"], ())
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
         ("lerobot-eval --policy.path=x", "lerobot-eval is not: write it in front of lerobot-train"),
         ("lerobot-train --config_path=a.json", "Write them out in place of --config_path"),
-        ("lerobot-train --resume=true", "drop --resume"),
+        ("lerobot-train --resume=True", "drop --resume"),
         ("lerobot-train --policy.type=pi05 --steps=abc", "--steps is 'abc'; write a whole number"),
         ("lerobot-train --policy.type=pi05 --job.target=h200", "trains on this machine, and --job.target is 'h200'"),
         ("lerobot-train --policy.type=pi05_apt", "this is one of the recipe's"),

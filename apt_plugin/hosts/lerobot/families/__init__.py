@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.families.family import Family
 from apt_plugin.hosts.lerobot.families.groot import GROOT
 from apt_plugin.hosts.lerobot.families.pi import PI
@@ -37,3 +42,20 @@ def unsized(kind: str) -> str:
 def host_type(kind: str) -> str:
     """lerobot's policy type behind one of ours."""
     return next((host for host, ours in POLICIES.items() if ours == kind), unsized(kind))
+
+
+def read_switches(written: Mapping[str, str]) -> dict[str, Any]:
+    """Name -> what a family's switch was set to on a command line.
+
+    Raises:
+        AptError: neither true, false nor a number.
+    """
+    found = {}
+    for name, value in written.items():
+        try:
+            found[name] = json.loads(value)
+        except ValueError as error:
+            raise AptError(
+                f"--policy.{name} is {value!r}; write true or false, or a number where it counts."
+            ) from error
+    return found
