@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from apt_plugin import files
-from apt_plugin.cache import request
+from apt_plugin.cache.request import wanted as reads_cache
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import QUIET, Adapter, Command, Stages
 from apt_plugin.launch import WARMUP, Request, check_named
@@ -128,7 +128,7 @@ class Staged:
         return self._run(command)
 
     def _caches(self, stage: str) -> bool:
-        return request.wanted(self.host.recipe, int(stage))
+        return reads_cache(self.host.recipe, int(stage))
 
     def _begin(self, stage: str) -> None:
         """A resumed stage that died before its first whole checkpoint starts anew: hosts refuse the folder it left."""

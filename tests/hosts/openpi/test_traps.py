@@ -28,7 +28,7 @@ from apt_plugin.hosts.openpi.derive import Frozen, derive
 from apt_plugin.hosts.openpi.names import MODEL
 from apt_plugin.hosts.openpi.optim import AptOptimizer
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt, FillPrompt, require_marked
-from apt_plugin.hosts.openpi.prove import make_batch
+from apt_plugin.hosts.openpi.prove_batch import make_batch
 from apt_plugin.launch import split
 from apt_plugin.recipe import from_flat
 from apt_plugin.stages import NonFiniteError

@@ -124,6 +124,6 @@ def model(config: Any, seed: int = 0) -> Any:
 
 def observation(config: Any, instructions: list[str], seed: int = 0) -> tuple[Any, Any]:
     """An arranged observation and actions [B, T, A]: same images, states and actions whatever the words are."""
-    from apt_plugin.hosts.openpi.prove import make_batch
+    from apt_plugin.hosts.openpi.prove_batch import make_batch
 
     return make_batch(config, Tokenizer(), instructions, state_dim=3, state_seed=seed, image_seed=seed)
