@@ -46,7 +46,8 @@ def test_the_wheel_holds_what_users_are_told_to_use_and_nothing_of_the_lab(dist)
     assert set(wanted) <= set(held)
     assert {name.partition("/")[0] for name in held} == {"apt_plugin", f"apt_plugin-{apt_plugin.__version__}.dist-info"}
     assert not [name for name in held if any(word in name for word in LAB)]
-    assert dist["apt_plugin"].stat().st_size < 700_000
+    # 715 kB at 28 Nov, all of it code, recipes and patches (`trial` came last); plots or results would not fit.
+    assert dist["apt_plugin"].stat().st_size < 800_000
 
 
 def test_the_sdist_holds_no_lab_either(dist) -> None:
