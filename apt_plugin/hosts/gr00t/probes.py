@@ -25,7 +25,7 @@ CONTENT = MappingProxyType({
     "model/gr00t_n1d7/gr00t_n1d7.py": ("6bd66ef768f1484ac5a7889c40358a599f1862b1d554d47d357e113f2f96501c",
                                        "f255cfc73d5636e898fde6ff0d9e5b62513e85dd96f083db9e682dfb83f0b75e"),
     "model/modules/dit.py": ("d4da27be51d9ebe1c923dedd3ae80fe2754c97f96500e82c26fe19fec0062c13",
-                             "407998cb9668c76ad7ace759c367dcdfe5adf56962edf9aee36a2f4045a8d384"),
+                             "b0fc8f37d8e922d3786392d893952146a5bc45603c1430e092e70ff2a1ef66ee"),
     "model/modules/qwen3_backbone.py": ("e3902c8385d586fb9f079abf58d37795cbcefc55f2f506f761c4b78a5afbaf52",
                                         "5eb0b8d09a10a84759ed31cfb234e36e7f228b18639afcc005c9903c1fccecfd"),
 })  # fmt: skip
