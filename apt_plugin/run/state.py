@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ class StageState:
         self.stage1 = {"path": str(folder), "weights": record.weights, "vlm": record.vlm, "steps": record.steps}
         self.base = record.base
         logger.info("APT: Stage 2 starts from %s. %s", folder, record.trend().sentence())
+
+    def began_with(self, named: str) -> None:
+        """Note the base; a folder's name begins with its place, so that nobody takes it for one on the hub."""
+        here = Path(named).exists() and not Path(named).is_absolute()
+        self.base = os.path.join(os.curdir, named) if here else named
 
     def resume(self, folder: Path | str, record: Record) -> None:
         """Go on where a checkpoint of this stage stopped.

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from apt_plugin.card import published
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.run.state import StageState
@@ -29,6 +30,17 @@ def test_a_record_comes_back_as_the_state_it_was(tmp_path):
     again.resume(tmp_path, read_record(tmp_path))
     assert (again.step, again.vlm_start, again.stage1) == (3, "a" * 64, None)
     assert again.curve.points("loss")[1].tolist() == one.curve.points("loss")[1].tolist()
+
+
+def test_a_folder_is_no_name_on_the_hub_wherever_the_card_is_written(tmp_path, monkeypatch):
+    (tmp_path / "bases" / "pi05").mkdir(parents=True)
+    one = state()
+    monkeypatch.chdir(tmp_path)
+    one.began_with("bases/pi05")
+    monkeypatch.chdir("/")
+    assert published(one.base) is None
+    one.began_with("lerobot/pi05_base")
+    assert published(one.base) == "lerobot/pi05_base"
 
 
 def test_the_base_is_carried_from_stage_to_stage(tmp_path):

@@ -115,7 +115,7 @@ class AptPolicy(HostPolicy):
         data = {key: kwargs[key] for key in ("dataset_meta", "dataset_stats") if key in kwargs}
         if cls._raw(pretrained_name_or_path, config):
             policy = cls(config, **data).eval()
-            policy.apt_run.base = str(pretrained_name_or_path)
+            policy.apt_run.began_with(str(pretrained_name_or_path))
             return policy
         source = loading.inspect(pretrained_name_or_path, config, **kwargs)
         if source.kind == "prior":

@@ -80,7 +80,7 @@ def restore(policy: Any, source: loading.Source, named: str) -> None:
     """Continue our own checkpoint where it stopped, or note where this stage begins; `named`: as the user wrote it."""
     source = source.adapters or source
     if source.kind == "host":
-        policy.apt_run.base = named
+        policy.apt_run.began_with(named)
     elif source.kind == "same" and source.record is not None:
         policy.apt_run.resume(source.folder, source.record)
     elif source.kind == "prior" and source.record is not None:
