@@ -60,7 +60,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Patch:
-    """Apply, revert or check the small patches that make --recipe apt work without the launcher."""
+    """Apply, revert or check our small patches in a host's checkout, or make pull requests of them (--as-branch)."""
 
     host: Annotated[str, tyro.conf.Positional]
     action: Literal["apply", "revert", "check"] = "apply"
@@ -76,6 +76,11 @@ class Patch:
     def __call__(self) -> int:
         from apt_plugin import patching, pulls
 
+        if not self.as_branch and (self.only or self.base):
+            flag = "--only" if self.only else "--base"
+            raise AptError(
+                f"{flag} is for a branch: add --as-branch NAME. Without it all patches are applied together."
+            )
         branch = (self.as_branch, self.only, self.base)
         done = (
             pulls.run(self.host, self.checkout, *branch)

@@ -179,7 +179,8 @@ def run(host: str, action: str, checkout: Path | None) -> str:
         if state == "patched":
             return f"{where} is patched already: {names}."
         series.write(series.result(), "after")
-        return f"Applied {names} to {where}. Undo with: apt-plugin patch {host} --action revert."
+        undo = f"apt-plugin patch {host} --action revert --checkout {series.checkout}"
+        return f"Applied {names} to {where}. Undo with: {undo}."
     if state == "stock":
         return f"{where} has none of {names}; nothing to revert."
     series.write(series.reverted(), "before")

@@ -150,7 +150,10 @@ def _standing(host: Host, version: str, package: Package) -> Standing:
     if broken := tuple(failed(package, host.adapter.probes)):
         return Standing(Level.REFUSED, f"version {version} lacks what the recipe relies on: {broken[0]}", broken)
     if version == "unknown" or version not in SpecifierSet(host.tested, prereleases=True):
-        return Standing(Level.UNTESTED, f"version {version} is untested (tested: {host.tested}); all probes hold")
+        return Standing(
+            Level.UNTESTED,
+            f"version {version} is untested (tested: {host.tested}); all probes hold. Training takes --apt.untested",
+        )
     if other := [file for file, known in host.adapter.content.items() if package.digest(file) not in known]:
         return Standing(
             Level.UNTESTED, f"{', '.join(other)} of this {version} is of no commit that was tested; all probes hold"
@@ -220,7 +223,9 @@ def host_of(policy: str) -> str:
     """
     folder = Path(policy)
     if not folder.is_dir():
-        raise AptError(f"{policy} is no folder here, so its host cannot be told: add --host {' | '.join(HOSTS)}.")
+        raise AptError(
+            f"{policy} is no folder here. If it is a policy on the hub, say whose it is: --host {' | '.join(HOSTS)}."
+        )
     for host in HOSTS.values():
         if host.adapter.recognises(folder):
             return host.name

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from apt_plugin import patching
+from apt_plugin import cli, patching
 from apt_plugin.errors import AptError
 from tests import processes
 
@@ -54,7 +54,7 @@ def series(tmp_path, monkeypatch):
 
 def test_round_trip_on_a_checkout(series):
     assert "are not applied" in patching.run("toy", "check", series)
-    assert "Applied" in patching.run("toy", "apply", series)
+    assert f"--action revert --checkout {series}." in patching.run("toy", "apply", series)
     assert (series / "x.py").read_text() == AFTER
     assert "already" in patching.run("toy", "apply", series)
     assert "Reverted" in patching.run("toy", "revert", series)
@@ -74,3 +74,10 @@ def test_the_real_series_has_no_context_and_is_indexed():
     assert index["patches"] == sorted(p.name for p in folder.glob("*.patch"))
     for name in index["patches"]:
         assert patching.parse((folder / name).read_text()).keys() <= index["files"].keys()
+
+
+@pytest.mark.parametrize(("flag", "more"), [("--only", {"only": (1,)}), ("--base", {"base": "main"})])
+def test_what_is_about_a_branch_is_refused_without_one(series, flag, more):
+    with pytest.raises(AptError, match=f"{flag} is for a branch: add --as-branch NAME"):
+        cli.Patch("toy", checkout=series, **more)()
+    assert (series / "x.py").read_text() == BEFORE
