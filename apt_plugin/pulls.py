@@ -77,6 +77,14 @@ class Checkout:
         except AptError:
             return False
 
+    def holds(self, revision: str, file: str) -> bool:
+        """Whether a commit has a file."""
+        try:
+            self.git("cat-file", "-e", f"{revision}:{file}")
+        except AptError:
+            return False
+        return True
+
     @contextmanager
     def beside(self, revision: str) -> Iterator[Checkout]:
         """A temporary work tree at a commit, gone afterwards whatever happens; the checkout's own files stay."""
@@ -104,6 +112,11 @@ def run(host: str, checkout: Path | None, name: str, only: Sequence[int] = (), b
     index = patching.Series(host, own.root).index
     pulls = [Pull.read(folder, patch) for patch in _chosen(index["patches"], only)]
     base = _checked(own, name, base)
+    if not any(own.holds(base, file) for file in index["files"]):  # pip installs into a .venv of any project
+        raise AptError(
+            f"{own.root} is no checkout of {host}: {base} has no {' nor '.join(index['files'])}. "
+            "Name the host's own clone: --checkout PATH."
+        )
     with own.beside(base) as tree:
         for pull in pulls:
             _unchanged(tree, folder, pull, index, base)

@@ -30,7 +30,7 @@ QUIET = MappingProxyType({"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSIT
 # Why a host has no `apt-plugin trial`.
 TRAINS_ON_ALL = (
     "this host trains on every episode of its data set, so nothing would be held out to ask about. Train each way by "
-    "hand for a few steps, and compare their margins by apt-plugin listen on data of their own."
+    "hand for a few steps, and compare their margins by apt-plugin listen on data that none of them saw."
 )
 
 

@@ -59,6 +59,15 @@ def host(tmp_path, monkeypatch):
     return root
 
 
+def test_another_projects_checkout_is_not_taken_for_the_hosts(host):
+    git(host, "mv", "x.py", "mine.py")
+    git(host, "commit", "--quiet", "--message", "A project of the user's own")
+    before = state(host)
+    with pytest.raises(AptError, match=r"is no checkout of toy: work has no x.py. Name .* --checkout PATH"):
+        pulls.run("toy", host, "fix/two", base="work")
+    assert state(host) == before
+
+
 def test_one_commit_by_the_user_that_git_am_takes(host, tmp_path):
     text = pulls.run("toy", host, "fix/two")
     assert git(host, "log", "-1", "--format=%an <%ae>|%s|%b", "fix/two").strip() == (
