@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from apt_compare import marked
 from apt_compare.board import Board, shared
 from apt_compare.kinds import places
 from apt_compare.plan import Configs
 from apt_compare.questions import answers
 from apt_compare.stats import Estimate, rank_correlation
 from apt_plugin import files, report
-from apt_plugin.errors import AptError
 
 REFERENCE = "stock_frozen"
 SHOWN = ("stock_full", "stock_frozen", "null_k4", "gated_one_stage", "apt", "apt_labelled", "contrast")  # in plots
@@ -42,17 +42,13 @@ def write_page(found: Sequence[Mapping[str, Any]], configs: Configs, path: Path)
     Raises:
         AptError: no page there, or one without the marks.
     """
-    page = path.read_text() if path.is_file() else ""
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise AptError(f"{path} holds not one pair of lines {BEGIN} and {END}; write both where answers stand.")
-    files.write_bytes(path, with_answers(page, found, configs).encode())
+    marked.write(path, (BEGIN, END), lambda page: with_answers(page, found, configs))
 
 
 def with_answers(page: str, found: Sequence[Mapping[str, Any]], configs: Configs) -> str:
     """The page with its answers renewed."""
     said = [f"* {ask} {answer.short}" for ask, answer in answered(Board(shared(found, configs)), configs)]
-    head, _, rest = page.partition(BEGIN)
-    return "\n".join([f"{head}{BEGIN}", "", *said, "", END]) + rest.partition(END)[2]
+    return marked.renewed(page, (BEGIN, END), [*said, ""])
 
 
 def answered(board: Board, configs: Configs) -> list[tuple[str, Any]]:

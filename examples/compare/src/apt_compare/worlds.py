@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apt_compare import marked
 from apt_compare.kinds import verdict
 from apt_compare.plan import Configs
 from apt_compare.stats import Counts, Estimate, difference, rank_correlation, rate
-from apt_plugin import files
-from apt_plugin.errors import AptError
 
 SCORED = ("task", "combination", "object", "environment", "wording")  # `position` is `seen` again, `chained` 0 to 2 %
 FEWEST = 8  # runs below which nothing is said of what goes with success
@@ -35,20 +34,16 @@ def write_page(found: Sequence[Mapping[str, Any]], configs: Configs, path: Path)
     Raises:
         AptError: no page there, or one without the marks.
     """
-    page = path.read_text() if path.is_file() else ""
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise AptError(f"{path} holds not one pair of lines {BEGIN} and {END}; write both where the tables stand.")
-    files.write_bytes(path, with_tables(page, found, configs).encode())
+    marked.write(path, (BEGIN, END), lambda page: with_tables(page, found, configs))
 
 
 def with_tables(page: str, found: Sequence[Mapping[str, Any]], configs: Configs) -> str:
     """The page with its tables renewed."""
-    head, _, rest = page.partition(BEGIN)
     lines: list[str] = []
     for name in configs.settings:
         runs = by_arm([each for each in found if each["setting"] == name])
         lines += [*table(runs), "", *(f"* {said}" for said in sentences(runs)), ""] if runs else []
-    return "\n".join([f"{head}{BEGIN}", "", *lines, END]) + rest.partition(END)[2]
+    return marked.renewed(page, (BEGIN, END), lines)
 
 
 def by_arm(found: Sequence[Mapping[str, Any]]) -> Runs:
