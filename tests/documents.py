@@ -4,7 +4,7 @@ A command is what stands in a fenced `bash` block, or indented in the comment at
 file. One that the tests cannot run says so to its reader, in a comment behind it or above it (then for all up to the
 next blank line):
 
-    lerobot-eval ... --env.type=libero      # not tested: needs a simulator
+    lerobot-eval ... --env.type=libero      # skipped by our tests: needs a simulator
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _commands(page: str, number: int, block: list[str]) -> Iterator[Command]:
     above, text, begin = "", "", number
     for at, line in enumerate(block, number):
         bare, _, comment = line.partition("#") if line.lstrip().startswith("#") else _cut(line)
-        needs = comment.partition("not tested: ")[2].strip().removeprefix("needs ")
+        needs = comment.partition("skipped by our tests: ")[2].strip().removeprefix("needs ")
         if not text:
             begin = at
         if not bare.strip():

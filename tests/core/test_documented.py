@@ -18,7 +18,7 @@ def test_every_command_is_run_or_says_what_it_needs() -> None:
     lost = [f"{c.page}:{c.line}: {c.text}" for c in COMMANDS if not (c.needs or c.runner)]
     assert not lost, "no test runs these; see tests/documents.py"
     odd = [f"{c.page}:{c.line}: {c.needs}" for c in COMMANDS if c.needs and c.needs not in documents.NEEDS]
-    assert not odd, f"write `# not tested: needs ` and one of {documents.NEEDS}"
+    assert not odd, f"write `# skipped by our tests: needs ` and one of {documents.NEEDS}"
 
 
 def test_the_runners_run_what_is_given_to_them() -> None:
@@ -47,7 +47,7 @@ def test_a_command_is_whole_and_stands_in_a_block_that_is_read(page) -> None:
 
 def test_the_reader_of_pages_reads_what_a_shell_would() -> None:
     page = documents.ROOT / "README.md"
-    block = ["# a title", "one --x=a#b \\", "    --y  # said of it", "two && three", "", "# not tested: needs a GPU",
+    block = ["# a title", "one --x=a#b \\", "    --y  # said of it", "two && three", "", "# skipped by our tests: needs a GPU",
              "four", "five   # 5", "", "six"]  # fmt: skip
     found = list(documents._commands(str(page), 10, block))
     assert [(c.line, c.text, c.needs) for c in found] == [

@@ -90,7 +90,8 @@ def made():
 @pytest.mark.parametrize(
     ("setting", "arm"),
     [("random", "apt_tenth_even"), ("random", "stock_full"), ("little", "apt_tenth_even"), ("little", "stock_full"),
-     ("little", "gated_full_even @1.5"), ("random", "warmup"), ("random", "apt_tenth_prior"),
+     ("little", "gated_full_even @1.5"), ("random", "gated_full_even @1.5"), ("random", "warmup"),
+     ("little", "warmup"), ("random", "apt_tenth_prior"),
      ("random", "stock_frozen")],
 )  # fmt: skip
 def test_the_readme_quotes_the_results_of_that_arm_and_its_rivals(made, setting, arm):
