@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 TRAINED, HEARD = "trained", "listen"
 BEFORE = "\n## Evaluation"  # where a section goes that is not there yet; else to the end
 FIRST = ("retrieval", "margin", "sensitivity", "blank gap")  # numbers behind a verdict, in this order
-UNHEARD = (
-    "## Does it listen?\n\nNobody has asked it yet: `apt-plugin listen --policy CHECKPOINT --dataset DATA --card`."
-)
+UNHEARD = "## Does it listen?\n\nNot measured yet: `apt-plugin listen --policy CHECKPOINT --dataset DATA --card`."
 
 
 def trained(record: Record, proofs: Mapping[str, Any] | None = None) -> str:

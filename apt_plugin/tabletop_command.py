@@ -135,7 +135,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("split", "success", "95 %", "never hearing", "reached", "what it asks")
+    table = Table("split", "success", "95 %", "without words", "reached", "what it asks")
     for row in rows:
         low, high = (100 * end for end in row["interval"])
         went = ", ".join(f"{where} {100 * share:.0f}" for where, share in row["reached"].items() if share)

@@ -47,8 +47,8 @@ def test_a_command_is_whole_and_stands_in_a_block_that_is_read(page) -> None:
 
 def test_the_reader_of_pages_reads_what_a_shell_would() -> None:
     page = documents.ROOT / "README.md"
-    block = ["# a title", "one --x=a#b \\", "    --y  # said of it", "two && three", "", "# skipped by our tests: needs a GPU",
-             "four", "five   # 5", "", "six"]  # fmt: skip
+    block = ["# a title", "one --x=a#b \\", "    --y  # said of it", "two && three", "",
+             "# skipped by our tests: needs a GPU", "four", "five   # 5", "", "six"]  # fmt: skip
     found = list(documents._commands(str(page), 10, block))
     assert [(c.line, c.text, c.needs) for c in found] == [
         (11, "one --x=a#b --y", ""), (13, "two && three", ""), (16, "four", "a GPU"), (17, "five", "a GPU"),

@@ -54,7 +54,7 @@ def test_what_is_pushed_says_how_it_was_trained(likelihood: Path, tmp_path: Path
     text = ModelCard(str(card)).text  # as the hub reads it
     for words in ("Stage 2 of 2", "`vlm=frozen`", "4 in Stage 1, 3 in Stage 2", "all hold", "apt-plugin[lerobot]"):
         assert words in text
-    assert text.index("## Training recipe") < text.index("Nobody has asked it yet") < text.index("## Evaluation")
+    assert text.index("## Training recipe") < text.index("Not measured yet") < text.index("## Evaluation")
 
 
 def test_the_card_names_the_base_that_training_began_with(
@@ -98,5 +98,5 @@ def test_listen_writes_the_verdict_with_its_intervals(
     assert f"| retrieval | {score.value:.3f} | {score.low:.3f} to {score.high:.3f} |" in text
     assert text.count("## Does it listen?") == 1
     assert ("## Training recipe" in text) == (kind == "ours")
-    assert "Nobody has asked it yet" not in text
+    assert "Not measured yet" not in text
     assert ModelCard(text).data.library_name == "lerobot"
