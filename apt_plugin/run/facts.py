@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,23 +18,49 @@ import numpy as np
 
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
+from apt_plugin.run import preflight
+from apt_plugin.run.preflight import Facts
 
 logger = logging.getLogger(__name__)
 
+Job = Mapping[str, Any]
 JOB = "APT_PREFLIGHT"  # the child's task: JSON of {"answer": path, "flags": {stage: tokens}, ...}
 EPISODE = "episode_index"
 SECONDS = 10.0  # for the numbers of one data set: a pre-flight takes less than a minute
 APART = 0.5  # standard deviations between two means from which data and statistics do not belong together
 
 
+def answer(parsed: Callable[[Job, str, list[str]], Any], of: Callable[[Job, str, Any], Facts]) -> None:
+    """The child process of a pre-flight: the flags of both stages first, then the facts of each.
+
+    Args:
+        parsed: (job, stage, flags) -> the host's settings of the stage. of: (job, stage, settings) -> its facts.
+
+    Raises:
+        AptError: which stage is refused, and why.
+    """
+    job = json.loads(os.environ[JOB])
+    settings = {stage: parsed(job, stage, flags) for stage, flags in job["flags"].items()}
+    gathered = {}
+    for stage, each in settings.items():
+        with parsing(stage):
+            gathered[stage] = of(job, stage, each)
+    preflight.write(Path(job["answer"]), gathered)
+
+
 @contextmanager
-def parsing(stage: str) -> Iterator[None]:
+def parsing(stage: str, argv: Sequence[str] = ()) -> Iterator[None]:
     """Around the host's own parser, and what is read by its flags: a refusal says which stage it is about.
+
+    Args:
+        argv: the command line that the parser shall see; none leaves this process's own.
 
     Raises:
         AptError: the parser raised, or ended the process (its own words stand above).
     """
+    before = sys.argv
     try:
+        sys.argv = list(argv) or before
         yield
     except AptError as error:
         raise error if str(error).startswith("Stage ") else AptError(f"Stage {stage}: {error}") from error
@@ -46,6 +74,8 @@ def parsing(stage: str) -> Iterator[None]:
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise AptError(f"Stage {stage}: {kind}{error}") from error
+    finally:
+        sys.argv = before
 
 
 def first_line(error: Exception) -> str:

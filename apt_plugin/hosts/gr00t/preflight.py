@@ -7,10 +7,8 @@ no limit: nothing is said about these.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,15 +40,12 @@ class Asked(NamedTuple):
 
 
 def main() -> None:
-    """The child process: `apt_plugin.run.facts.JOB` says what to look at."""
-    job = json.loads(os.environ[facts.JOB])
-    recipe = from_flat(flatten(job["recipe"]))
-    asked = {stage: parsed(stage, job["module"], flags) for stage, flags in job["flags"].items()}
-    gathered = {}
-    for stage, one in asked.items():
-        with facts.parsing(stage):
-            gathered[stage] = of(stage, one, job["module"], recipe, Path(job["output"]))
-    preflight.write(Path(job["answer"]), gathered)
+    """The child process."""
+
+    def facts_of(job: facts.Job, stage: str, asked: Asked) -> Facts:
+        return of(stage, asked, job["module"], from_flat(flatten(job["recipe"])), Path(job["output"]))
+
+    facts.answer(lambda job, stage, flags: parsed(stage, job["module"], flags), facts_of)
 
 
 def native(module: str, stage: str, recipe: Recipe, flags: Sequence[str]) -> None:
@@ -76,12 +71,8 @@ def parsed(stage: str, module: str, flags: Sequence[str]) -> Asked:
     Raises:
         AptError: flags that the host refuses.
     """
-    before, sys.argv = sys.argv, [module, *flags]
-    try:
-        with facts.parsing(stage):
-            return _finetune() if module == TRAIN else _mixture()
-    finally:
-        sys.argv = before
+    with facts.parsing(stage, [module, *flags]):
+        return _finetune() if module == TRAIN else _mixture()
 
 
 def _finetune() -> Asked:

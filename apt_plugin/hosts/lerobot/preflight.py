@@ -5,7 +5,6 @@ Both stages' flags go through the host's own parser and its own `validate`; of t
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -36,14 +35,8 @@ READS = {
 
 
 def main() -> None:
-    """The child process: `apt_plugin.run.facts.JOB` says what to look at."""
-    job = json.loads(os.environ[facts.JOB])
-    configs = {stage: parsed(stage, flags) for stage, flags in job["flags"].items()}
-    gathered = {}
-    for stage, config in configs.items():
-        with facts.parsing(stage):
-            gathered[stage] = of(config, Path(job["output"]))
-    preflight.write(Path(job["answer"]), gathered)
+    """The child process."""
+    facts.answer(lambda job, *asked: parsed(*asked), lambda job, stage, config: of(config, Path(job["output"])))
 
 
 def native(stage: str) -> None:
@@ -76,12 +69,8 @@ def parsed(stage: str, flags: Sequence[str]) -> Any:
 
     whole.__annotations__["config"] = lerobot_train.TrainPipelineConfig  # the host's parser asks for the class
     written.check_command(flags)
-    before, sys.argv = sys.argv, ["lerobot-train", *flags]
-    try:
-        with facts.parsing(stage):
-            return parser.wrap()(whole)()
-    finally:
-        sys.argv = before
+    with facts.parsing(stage, ["lerobot-train", *flags]):
+        return parser.wrap()(whole)()
 
 
 def of(config: Any, output: Path) -> Facts:

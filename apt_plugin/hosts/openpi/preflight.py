@@ -57,12 +57,8 @@ def parsed(stage: str, flags: Sequence[str]) -> Any:
     Raises:
         AptError: flags that the host refuses.
     """
-    before, sys.argv = sys.argv, [sys.argv[0], *flags]
-    try:
-        with facts.parsing(stage):
-            return _config.cli()
-    finally:
-        sys.argv = before
+    with facts.parsing(stage, [sys.argv[0], *flags]):
+        return _config.cli()
 
 
 def of(stage: str, stock: Any, recipe: Recipe) -> Facts:
