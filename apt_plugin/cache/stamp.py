@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,37 @@ REMEDY = {
 }
 
 Stamp = dict[str, Any]
+
+
+def made_of(
+    *,
+    policy: str,
+    kind: str,
+    words: bool,
+    encoder: str,
+    dtype: str,
+    layers: Any,
+    prefix: str,
+    processor: Any,
+    augmentation: Any,
+    dataset: Sequence[Any],
+    host: str,
+    libraries: Sequence[str],
+    **more: Any,
+) -> Stamp:
+    """The stamp of a run.
+
+    Args:
+        policy: the host's name of it. kind: what of the prefix is kept. words: whether a key holds the instruction.
+        encoder: the VLM's digest. layers, processor: in the host's words. dataset: `files_of` each. libraries: whose
+        versions count. more: what else this host's bytes depend on.
+    """  # fmt: skip
+    return {
+        "policy": policy, "kind": kind, "key": "frame and instruction" if words else "frame", "encoder": encoder,
+        "dtype": dtype, "layers": layers, "prefix": prefix, "processor": processor, "augmentation": augmentation,
+        "dataset": list(dataset), "host": host, **more,
+        **{name: importlib.metadata.version(name).partition("+")[0] for name in libraries},
+    }  # fmt: skip
 
 
 def plain(value: Any) -> Any:
@@ -95,30 +127,36 @@ def begin(folder: Path, stamp: Mapping[str, Any]) -> Stamp:
     return have
 
 
-def files_of(root: Path, frames: int) -> dict[str, Any]:
+def files_of(root: Path, frames: int, parts: Sequence[str] = ("data", "videos")) -> dict[str, Any]:
     """A data set by its frames and the names and sizes of its files: a copy is the same, an edit is not."""
     found = sorted(
         (path.relative_to(root).as_posix(), path.stat().st_size)
-        for part in ("data", "videos")
+        for part in parts
         for path in (root / part).rglob("*")
         if path.is_file()
     )
-    return {"frames": frames, "files": hashlib.sha256(json.dumps(found).encode()).hexdigest()}
+    return {"frames": frames, "files": digest(json.dumps(found))}
 
 
-def settle_views(views: int, found: Mapping[str, Any] | None, how: str) -> Any:
+def digest(data: bytes | str) -> str:
+    """SHA-256."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def settle_views(views: int, found: Mapping[str, Any] | str | None, how: str = "") -> Any:
     """The stamp's `augmentation`: "none", or the number of views and what they vary.
 
     Args:
         views: `recipe.cache_views`; found: what the host randomises in the images, None when nothing.
-        how: the host's flag that turns augmentation on.
+        how: the host's flag that turns augmentation on, where it has one.
 
     Raises:
         AptError: the host augments and nobody chose; or views were asked for and the host augments nothing.
     """
+    shown = found if isinstance(found, str) else ", ".join(found or ())
     if found and views < 0:
         raise AptError(
-            f"The host augments images at random ({', '.join(found)}), and a cache holds what was computed once. Write "
+            f"The host augments images at random ({shown}), and a cache holds what was computed once. Write "
             "--apt.cache_views 4 to store that many augmented views per frame, --apt.cache_views 0 to go without "
             "augmentation, or train without --apt.cache."
         )
@@ -129,6 +167,6 @@ def settle_views(views: int, found: Mapping[str, Any] | None, how: str) -> Any:
         )
     if not found or views <= 0:
         if found:
-            logger.warning("APT: cache_views=0: %s is left out of training.", ", ".join(found))
+            logger.warning("APT: cache_views=0: %s is left out of training.", shown)
         return "none"
     return {"views": views, "of": found}

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from gr00t.model.gr00t_n1d7 import image_augmentations, processing_gr00t_n1d7
 from gr00t.model.modules import qwen3_backbone
 
 from apt_plugin.cache import request, settle_views
-from apt_plugin.cache.stamp import files_of, plain
+from apt_plugin.cache.stamp import digest, files_of, made_of, plain
 from apt_plugin.hosts.gr00t import cache
 
 # Settings of the host's processor that reach the VLM's input.
@@ -31,23 +29,22 @@ def stamp_of(model: Any, processor: Any, config: Any, datasets: Sequence[Any]) -
         model: ours; config: the host's whole config; datasets: the host's data sets, in the run's order.
     """
     words = request.keyed_by_words(model.apt_stage)
-    return {
-        "policy": "Gr00tN1d7",
-        "kind": "states",
-        "key": "frame and instruction" if words else "frame",
-        "encoder": model.apt_vlm_digest(),
-        "dtype": f"{'bfloat16' if half(config) else 'float32'} over float32",
-        "layers": model.apt_state_layers(),
-        "prefix": model.apt_recipe.prefix,
-        "processor": processor_settings(processor, datasets, words),
-        "augmentation": settle_views(model.apt_recipe.cache_views, augmentation_of(processor), HOW),
-        "dataset": [
+    return made_of(
+        policy="Gr00tN1d7",
+        kind="states",
+        words=words,
+        encoder=model.apt_vlm_digest(),
+        dtype=f"{'bfloat16' if half(config) else 'float32'} over float32",
+        layers=model.apt_state_layers(),
+        prefix=model.apt_recipe.prefix,
+        processor=processor_settings(processor, datasets, words),
+        augmentation=settle_views(model.apt_recipe.cache_views, augmentation_of(processor), HOW),
+        dataset=[
             files_of(Path(d.episode_loader.dataset_path), int(sum(d.episode_loader.episode_lengths))) for d in datasets
         ],
-        "host": f"gr00t N1.7, sources {sources()[:12]}",
-        "transformers": importlib.metadata.version("transformers"),
-        "torch": torch.__version__.partition("+")[0],
-    }
+        host=f"gr00t N1.7, sources {sources()[:12]}",
+        libraries=("transformers", "torch"),
+    )
 
 
 HOW = "--color-jitter-params brightness 0.3"
@@ -89,7 +86,7 @@ def processor_settings(processor: Any, datasets: Sequence[Any], words: bool) -> 
     out: dict[str, Any] = {name: getattr(processor, name, None) for name in PREPARED}
     tokenizer, images = processor.processor.tokenizer, processor.processor.image_processor
     vocabulary = [sorted(tokenizer.get_vocab().items()), processor.processor.chat_template]
-    out["tokenizer"] = hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
+    out["tokenizer"] = digest(json.dumps(vocabulary))
     numbers = json.loads(images.to_json_string())
     out["image_processor"] = {k: v for k, v in numbers.items() if k not in ("device", "_name_or_path")}
     out["cameras"] = {

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from apt_plugin.backends.torch_bytes import as_bytes
 from apt_plugin.cache.request import keyed_by_words
-from apt_plugin.cache.stamp import files_of
+from apt_plugin.cache.stamp import digest, files_of, made_of
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot import cache_data, families
 from apt_plugin.hosts.lerobot.groups import vlm_digest
@@ -25,23 +21,21 @@ def stamp_of(cfg: Any, policy: Any, dataset: Any, preprocessor: Any, kind: str) 
         cfg: lerobot's TrainPipelineConfig; dataset: the host's data set, or a mix.
     """
     config, family = policy.config, families.of(policy.config.type)
-    words = keyed_by_words(config.stage, kind)
-    return {
-        "policy": families.host_type(config.type),
-        "kind": kind,
-        "key": "frame and instruction" if words else "frame",
-        "encoder": vlm_digest(policy),
-        "dtype": family.computes_in(policy),
-        "layers": family.layers(policy, kind),
-        "prefix": config.recipe.prefix,
-        "images": {name: list(feature.shape) for name, feature in config.image_features.items()},
-        "processor": processor_settings(config, preprocessor, kind),
-        "augmentation": cache_data.check_choice(config, cache_data.augmentation_of(cfg, preprocessor)),
-        "dataset": [identity(source) for source in cache_data.sources_of(dataset)],
-        "host": f"lerobot {HOSTS['lerobot'].version()}",
-        "transformers": importlib.metadata.version("transformers"),
-        "torch": torch.__version__.partition("+")[0],
-    }
+    return made_of(
+        policy=families.host_type(config.type),
+        kind=kind,
+        words=keyed_by_words(config.stage, kind),
+        encoder=vlm_digest(policy),
+        dtype=family.computes_in(policy),
+        layers=family.layers(policy, kind),
+        prefix=config.recipe.prefix,
+        images={name: list(feature.shape) for name, feature in config.image_features.items()},
+        processor=processor_settings(config, preprocessor, kind),
+        augmentation=cache_data.check_choice(config, cache_data.augmentation_of(cfg, preprocessor)),
+        dataset=[identity(source) for source in cache_data.sources_of(dataset)],
+        host=f"lerobot {HOSTS['lerobot'].version()}",
+        libraries=("transformers", "torch"),
+    )
 
 
 def processor_settings(config: Any, preprocessor: Any, kind: str) -> dict[str, Any]:
@@ -52,10 +46,10 @@ def processor_settings(config: Any, preprocessor: Any, kind: str) -> dict[str, A
         if name in ("DeviceProcessorStep", "AddBatchDimensionProcessorStep"):
             continue
         settings = {k: v for k, v in step.get_config().items() if k not in ("device", "float_dtype")}
-        entry: dict[str, Any] = {"settings": _digest(json.dumps(settings, sort_keys=True, default=repr).encode())}
+        entry: dict[str, Any] = {"settings": digest(json.dumps(settings, sort_keys=True, default=repr))}
         if state := step.state_dict():
             parts = (n.encode() + as_bytes(t).numpy().tobytes() for n, t in sorted(state.items()) if "action" not in n)
-            entry["statistics"] = _digest(b"".join(parts))
+            entry["statistics"] = digest(b"".join(parts))
         entry |= _loaded(step)
         out[f"{place}.{name}"] = entry
     return out
@@ -68,7 +62,7 @@ def _loaded(step: Any) -> dict[str, Any]:
     tokenizer = getattr(step, "_tokenizer", None) or getattr(processor, "tokenizer", None)
     if tokenizer is not None:
         words = sorted(tokenizer.get_vocab().items())
-        out["tokenizer"] = _digest(json.dumps([words, getattr(processor, "chat_template", None)]).encode())
+        out["tokenizer"] = digest(json.dumps([words, getattr(processor, "chat_template", None)]))
     images = getattr(processor, "image_processor", None)
     if images is not None:
         numbers = json.loads(images.to_json_string())
@@ -78,7 +72,3 @@ def _loaded(step: Any) -> dict[str, Any]:
 
 def identity(dataset: Any) -> dict[str, Any]:
     return files_of(Path(dataset.root), int(dataset.meta.total_frames))
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import logging
 import re
 from pathlib import Path
 from typing import Any
 
-import jax
 from openpi.models import model as _model
 
+from apt_plugin.cache import settle_views
 from apt_plugin.cache.request import keyed_by_words
-from apt_plugin.errors import AptError
+from apt_plugin.cache.stamp import digest, files_of, made_of
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi.cached_data import raw_of, sources
 from apt_plugin.hosts.openpi.derive import family_of
 from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt
-
-logger = logging.getLogger(__name__)
 
 AUGMENTED = "openpi's random crop, rotation and colours (models/model.py)"
 
@@ -31,17 +27,7 @@ def augmentation(model: Any) -> Any:
     Raises:
         AptError: nobody chose, and openpi's trainer augments always.
     """
-    views = model.apt_recipe.cache_views
-    if views < 0:
-        raise AptError(
-            "openpi augments every training image at random, and a cache holds what was computed once. Write "
-            "--apt.cache_views 4 to store that many augmented views per frame, --apt.cache_views 0 to go without "
-            "augmentation, or train without --apt.cache."
-        )
-    if views == 0:
-        logger.warning("APT: cache_views=0: image augmentation is left out of training.")
-        return "none"
-    return {"views": views, "of": AUGMENTED}
+    return settle_views(model.apt_recipe.cache_views, AUGMENTED)
 
 
 def stamp_of(config: Any, data: Any, dataset: Any, encoder: str, kind: str) -> dict[str, Any]:
@@ -51,21 +37,21 @@ def stamp_of(config: Any, data: Any, dataset: Any, encoder: str, kind: str) -> d
         data: the host's DataConfig; dataset: its transformed data set, or a mix; encoder: the VLM's digest.
     """
     model = config.model
-    return {
-        "policy": family_of(model),
-        "kind": kind,
-        "key": "frame and instruction" if keyed_by_words(model.apt_stage, kind) else "frame",
-        "encoder": encoder,
-        "dtype": model.dtype,
-        "layers": "keys and values of all" if kind == "kv" else "vision tower and projector",
-        "prefix": model.apt_recipe.prefix,
-        "images": {"cameras": list(_model.IMAGE_KEYS), "resolution": list(_model.IMAGE_RESOLUTION)},
-        "processor": _processor(model, data),
-        "augmentation": augmentation(model),
-        "dataset": [_identity(raw_of(source)[0]) for source in sources(dataset)],
-        "host": f"openpi {HOSTS['openpi'].version()}",
-        "jax": jax.__version__,
-    }
+    return made_of(
+        policy=family_of(model),
+        kind=kind,
+        words=keyed_by_words(model.apt_stage, kind),
+        encoder=encoder,
+        dtype=model.dtype,
+        layers="keys and values of all" if kind == "kv" else "vision tower and projector",
+        prefix=model.apt_recipe.prefix,
+        images={"cameras": list(_model.IMAGE_KEYS), "resolution": list(_model.IMAGE_RESOLUTION)},
+        processor=_processor(model, data),
+        augmentation=augmentation(model),
+        dataset=[_identity(raw_of(source)[0]) for source in sources(dataset)],
+        host=f"openpi {HOSTS['openpi'].version()}",
+        libraries=("jax",),
+    )
 
 
 def _processor(model: Any, data: Any) -> dict[str, Any]:
@@ -75,30 +61,20 @@ def _processor(model: Any, data: Any) -> dict[str, Any]:
     for group, members in groups.items():
         for place, transform in enumerate(members.inputs):
             shown = re.sub(r" at 0x\w+", "", repr(transform))
-            out[f"{group}.{place}.{type(transform).__name__}"] = _digest(shown.encode())
+            out[f"{group}.{place}.{type(transform).__name__}"] = digest(shown)
             if isinstance(transform, AptTokenizePrompt):
                 words = transform.tokenizer._tokenizer.serialized_model_proto()
-                out[f"{group}.{place}.tokenizer"] = _digest(words)
+                out[f"{group}.{place}.tokenizer"] = digest(words)
     if model.discrete_state_input and data.norm_stats:
         state = dataclasses.asdict(data.norm_stats["state"])
         numbers = {name: None if value is None else [float(x) for x in value] for name, value in state.items()}
-        out["state"] = _digest(json.dumps([numbers, data.use_quantile_norm], sort_keys=True).encode())
+        out["state"] = digest(json.dumps([numbers, data.use_quantile_norm], sort_keys=True))
     return out
 
 
 def _identity(raw: Any) -> dict[str, Any]:
     """A data set by its frames, its tasks, and the names and sizes of its files: a copy is the same, an edit is not."""
     root = Path(raw.root)
-    files = sorted(
-        (path.relative_to(root).as_posix(), path.stat().st_size)
-        for part in ("data", "videos", "images")
-        for path in (root / part).rglob("*")
-        if path.is_file()
-    )
-    tasks = sorted((root / "meta").glob("tasks.*"))
-    words = b"".join(path.read_bytes() for path in tasks)
-    return {"frames": int(raw.meta.total_frames), "files": _digest(json.dumps(files).encode()), "tasks": _digest(words)}
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    tasks = b"".join(path.read_bytes() for path in sorted((root / "meta").glob("tasks.*")))
+    found = files_of(root, int(raw.meta.total_frames), ("data", "videos", "images"))
+    return found | {"tasks": digest(tasks)}

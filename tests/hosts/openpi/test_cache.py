@@ -95,7 +95,7 @@ def test_views_are_augmented_and_depend_on_frame_and_view_alone(runs, root):
     ("what", "words"),
     [
         ("augmentation", "augmentation"),
-        ("nobody chose", "augments every training image at random"),
+        ("nobody chose", "augments images at random"),
         ("kind", "kind is 'kv'"),
         ("stage", "holds no cache"),
         ("transform", "processor"),
