@@ -7,7 +7,7 @@ A host says how a frame is read, what the model gets of it, and what its image t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from apt_plugin.errors import AptError
 from apt_plugin.listen.evidence import Evidence
+from apt_plugin.listen.labels import spread
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.listen.subject import Frames, Listener
 
@@ -55,6 +56,22 @@ class Episodes:
         room = None if first else np.array([(self.room or self.length)[episode] for episode in labelled])
         picked = spread_over_tasks([self.text[episode] for episode in labelled], room, count, seed)
         return [(labelled[k], step) for k, step in picked]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A whole data set under one policy, asked in blocks of episodes (`labels.Episodes`)."""
+
+    data: Any  # the host's
+    episodes: Episodes
+    ask: Callable[[Places], Listener]  # on these frames
+
+    @property
+    def task(self) -> Sequence[str]:
+        return self.episodes.text
+
+    def listener(self, episodes: Sequence[int], frames: int) -> Listener:
+        return self.ask(spread(episodes, self.episodes.room or self.episodes.length, frames))
 
 
 @dataclass(frozen=True)

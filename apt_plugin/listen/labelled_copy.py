@@ -21,6 +21,17 @@ FOLDER = "labelled"  # of the copy, in the folder that --output names
 TASK = "task_index"  # the column of a frame's instruction, by number
 
 
+def beside(source: Path, labels: Labels, folder: Path, flag: str, language: str = "") -> str:
+    """A labelled copy in the folder that --output names; what to type, in words.
+
+    Args:
+        flag: how the host's training command names data, with its "=" or space. The others: see `write`.
+    """
+    out = (folder / FOLDER).absolute()
+    write(source, labels, out, language)
+    return f"{out} is a copy with these instructions. Train on it with {flag}{out}"
+
+
 def write(source: Path, labels: Labels, out: Path, language: str = "") -> None:
     """Write the copy, whole or not at all.
 

@@ -6,7 +6,6 @@ written here is the file that it takes, so nothing of its format is known on our
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,16 @@ import yaml
 from apt_plugin import files
 from apt_plugin.hosts.lerobot.listen import LerobotListener, episodes_of
 from apt_plugin.hosts.lerobot.mixing import fill_tasks
-from apt_plugin.hosts.lerobot.opening import Opened, make_room, open_dataset, open_policy
-from apt_plugin.listen.labels import Labels, spread
+from apt_plugin.hosts.lerobot.opening import make_room, open_dataset, open_policy
+from apt_plugin.listen.hosted import DataSet
+from apt_plugin.listen.labels import Labels
 
 EDIT = "edit.yaml"
 
 
-class LerobotEpisodes:
-    """All episodes of one data set under one policy."""
-
-    def __init__(self, opened: Opened, dataset: Any):
-        self.opened, self.dataset = opened, dataset
-        self.episodes = episodes_of(dataset.meta)
-        self.task = self.episodes.text
-
-    def listener(self, episodes: Sequence[int], frames: int) -> Any:
-        chosen = spread(episodes, self.episodes.length, frames)
-        return LerobotListener(self.opened, self.dataset, chosen=chosen)
-
-
 def open_sets(
     policy: str, labelled: str, unlabelled: str, labelled_root: str = "", root: str = "", device: str = ""
-) -> tuple[LerobotEpisodes, LerobotEpisodes]:
+) -> tuple[DataSet, DataSet]:
     """The labelled and the unlabelled set under one policy.
 
     Raises:
@@ -47,17 +34,21 @@ def open_sets(
     make_room(opened.preprocessor)
     for each in sets:
         fill_tasks(each)
-    known, unknown = (LerobotEpisodes(opened, each) for each in sets)
-    return known, unknown
+
+    def under_policy(dataset: Any) -> DataSet:
+        episodes = episodes_of(dataset.meta)
+        return DataSet(dataset, episodes, lambda chosen: LerobotListener(opened, dataset, chosen=chosen))
+
+    return under_policy(sets[0]), under_policy(sets[1])
 
 
-def write_edit(labels: Labels, unlabelled: LerobotEpisodes, folder: Path) -> str:
+def write_edit(labels: Labels, unlabelled: DataSet, folder: Path) -> str:
     """`edit.yaml`; what to type, in words. Episodes without a label get the empty instruction; those that had one
     keep it."""
     tasks = {str(episode): text for episode, text in zip(labels.episode, labels.task, strict=True)}
     edit = {
-        "repo_id": unlabelled.dataset.repo_id,
-        "root": str(Path(unlabelled.dataset.root).absolute()),
+        "repo_id": unlabelled.data.repo_id,
+        "root": str(Path(unlabelled.data.root).absolute()),
         "operation": {"type": "modify_tasks", "episode_tasks": tasks},
     }
     files.write_bytes(folder / EDIT, yaml.safe_dump(edit, sort_keys=False, allow_unicode=True).encode())
