@@ -6,12 +6,13 @@ of its own. A suite that changes the goal or the sentence and keeps the name tel
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from apt_plugin.errors import AptError, did_you_mean
+from apt_plugin.listen.bddl import Task, read
 from apt_plugin.listen.causes.cause import Cause, Question
 from apt_plugin.listen.causes.words import squeezed
 
@@ -20,17 +21,10 @@ QUESTION = Question(
 )
 CHANGES = ("task", "swap", "lan", "object", "env")  # what LIBERO-PRO appends to the name of the suite that it changes
 REMEDY = (
-    "Hand the policy the sentence of the file's `:language` in place of `task.language` (lerobot: envs/libero.py, "
-    "openpi: examples/libero/main.py, Isaac GR00T: gr00t/eval/sim/LIBERO/libero_env.py), or report no success of it."
+    "Roll out with the sentence of the file: lerobot-eval with --env.type=libero_scored "
+    "--env.discover_packages_path=apt_plugin.libero.host, any other evaluator behind `python -m apt_plugin.libero`. Or "
+    "report no success of it."
 )
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a task's file says: its sentence, and the goal that is scored."""
-
-    sentence: str
-    goal: str
 
 
 @dataclass(frozen=True)
@@ -61,50 +55,57 @@ class Scored:
         """It changed the goal, too."""
         return self.untold and self.first is not None and self.own.goal != self.first.goal
 
+    @property
+    def sentence(self) -> str:
+        """What the policy must be told."""
+        return self.own.sentence if self.untold else self.told
 
-def suite(name: str) -> list[Scored]:
+
+def registry() -> dict[str, Any]:
+    """Name -> suite class of the LIBERO that is installed here.
+
+    Raises:
+        AptError: it does not import.
+    """
+    try:
+        from libero.libero import benchmark  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise AptError(f"This needs LIBERO in this environment, and it does not import: {error}.") from error
+    return benchmark.get_benchmark_dict()
+
+
+def made(name: str, known: Mapping[str, Any]) -> Any:
+    """LIBERO's own suite.
+
+    Raises:
+        AptError: an unknown one.
+    """
+    if name not in known:
+        raise AptError(f"The installed LIBERO has no suite {name!r}.{did_you_mean(name, known)}")
+    return known[name]()
+
+
+def file_of(task: Any) -> Path:
+    """Where the file of one of LIBERO's tasks lies."""
+    from libero.libero import get_libero_path  # type: ignore[import-not-found]
+
+    return Path(get_libero_path("bddl_files")) / task.problem_folder / task.bddl_file
+
+
+def suite(name: str, known: Mapping[str, Any] | None = None) -> list[Scored]:
     """Every task of a suite, through the LIBERO or LIBERO-PRO that is installed here.
 
     Raises:
         AptError: no LIBERO here, an unknown suite, a file that is not there.
     """
-    try:
-        from libero.libero import benchmark, get_libero_path  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise AptError(f"--suite {name} needs LIBERO in this environment, and it does not import: {error}.") from error
-    known = benchmark.get_benchmark_dict()
-    if name not in known:
-        raise AptError(f"--suite {name}: the installed LIBERO has no such suite.{did_you_mean(name, known)}")
-    made, root = known[name](), Path(get_libero_path("bddl_files"))
-    first, _, change = name.rpartition("_")
+    known = registry() if known is None else known
+    tasks, (first, _, change) = made(name, known).tasks, name.rpartition("_")
     found = []
-    for task in (made.get_task(index) for index in range(made.n_tasks)):
-        before = root / first / task.bddl_file
+    for task in tasks:
+        before = file_of(task._replace(problem_folder=first))
         changes = change in CHANGES and first in known and before.is_file()
-        own = read(root / task.problem_folder / task.bddl_file)
-        found.append(Scored(task.language, own, read(before) if changes else None))
+        found.append(Scored(task.language, read(file_of(task)), read(before) if changes else None))
     return found
-
-
-def read(path: Path) -> Task:
-    """A task's file.
-
-    Raises:
-        AptError: it cannot be read, or holds no `:language` and `:goal`.
-    """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise AptError(f"{path} cannot be read ({error.strerror}): is LIBERO installed whole?") from error
-    sentence, start = re.search(r"\(:language\s+([^)]*)\)", text), text.find("(:goal")
-    if sentence is None or start < 0:
-        raise AptError(f"{path} holds no :language and :goal: it is no file of a LIBERO task.")
-    depth, end = 0, start
-    for end in range(start, len(text)):
-        depth += (text[end] == "(") - (text[end] == ")")
-        if not depth:
-            break
-    return Task(sentence.group(1).strip(), " ".join(text[start : end + 1].split()))
 
 
 def look(tasks: Sequence[Scored]) -> Cause:

@@ -26,7 +26,7 @@ CORE, BACKENDS, HOST, TOP = range(4)
 # By the first part of the module's path; what is not named here is core, so a new file has to earn its place.
 LAYERS = {"backends": BACKENDS, "hosts": HOST, "cli": TOP, "doctor": TOP, "__main__": TOP, "listen_command": TOP,
           "passed_commands": TOP, "label_command": TOP, "tabletop_command": TOP,
-          "cache_command": TOP, "trial_command": TOP, "tabletop": TOP}  # fmt: skip
+          "cache_command": TOP, "trial_command": TOP, "tabletop": TOP, "libero": TOP}  # fmt: skip
 
 
 def layer_of(module: str) -> int:

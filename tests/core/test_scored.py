@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from apt_plugin.errors import AptError
+from apt_plugin.listen.bddl import Task, read
 from apt_plugin.listen.causes import FOUND, RULED_OUT
-from apt_plugin.listen.scored import Scored, Task, look, read, suite
+from apt_plugin.listen.scored import Scored, look, suite
 
 # As LIBERO and LIBERO-PRO write their files.
 FILE = """(define (problem LIBERO_Tabletop_Manipulation)
@@ -45,7 +46,7 @@ def test_a_goal_that_nobody_told_is_found() -> None:
     assert cause.state == FOUND
     assert "In 1 of 2 tasks the policy is told one goal and scored on another" in cause.evidence[0]
     assert repr(other.sentence) in cause.evidence[0]
-    assert "envs/libero.py" in cause.advice
+    assert "--env.type=libero_scored" in cause.advice
 
 
 def test_a_paraphrase_that_never_arrives_is_found() -> None:

@@ -84,9 +84,9 @@ def stock(family: str, seed: int = 0, sizes: dict[str, int] | None = None, **mor
     cls = PreTrainedConfig.get_choice_class(family)
     inputs, outputs = features()
     cfg = cls(
-        input_features=inputs, output_features=outputs, image_resolution=(28, 28), chunk_size=5, n_action_steps=5,
-        max_state_dim=6, max_action_dim=7, tokenizer_max_length=32, num_inference_steps=3, device="cpu",
-        push_to_hub=False, **more,
+        **{"input_features": inputs, "output_features": outputs, "max_state_dim": 6} | more, image_resolution=(28, 28),
+        chunk_size=5, n_action_steps=5, max_action_dim=7, tokenizer_max_length=32, num_inference_steps=3, device="cpu",
+        push_to_hub=False,
     )  # fmt: skip
     torch.manual_seed(seed)
     with sized(sizes or TINY):
@@ -95,9 +95,11 @@ def stock(family: str, seed: int = 0, sizes: dict[str, int] | None = None, **mor
     return policy
 
 
-def stock_checkpoint(folder: Path, family: str, seed: int = 0, sizes: dict[str, int] | None = None) -> Path:
+def stock_checkpoint(
+    folder: Path, family: str, seed: int = 0, sizes: dict[str, int] | None = None, **more: Any
+) -> Path:
     """A plain lerobot checkpoint of that policy."""
-    stock(family, seed, sizes).save_pretrained(folder)
+    stock(family, seed, sizes, **more).save_pretrained(folder)
     return folder
 
 

@@ -1,0 +1,58 @@
+"""lerobot's LIBERO environment on a suite of ours: its own simulator, cameras, states and scoring; other sentences."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+from lerobot.envs.libero import LiberoEnv
+
+from apt_plugin.errors import AptError
+from apt_plugin.libero import suites
+
+
+class ScoredLiberoEnv(LiberoEnv):
+    """One task. The host reads initial states as pickles only; LIBERO's own function reads all that it ships."""
+
+    def __init__(self, suite: suites.Suite, task_id: int, init_states: bool, **more: Any):
+        super().__init__(suite, task_id, suites.base_of(suite.name), init_states=False, **more)
+        if init_states:
+            self.init_states, self._init_states = True, suite.get_task_init_states(task_id)
+
+
+def create(config: Any, n_envs: int, in_processes: bool) -> dict[str, dict[int, Any]]:
+    """{suite: {task: a vector environment of `n_envs`}}, as lerobot's own `create_envs` gives them.
+
+    Raises:
+        AptError: see `suites.of`; a task that the suite does not have; soft resets.
+    """
+    if not config.hard_reset:
+        raise AptError(
+            "--env.hard_reset=false is lerobot's own environment only: leave it out, or use --env.type=libero."
+        )
+    kwargs = dict(config.gym_kwargs)
+    wanted = kwargs.pop("task_ids", None)
+    out: dict[str, dict[int, Any]] = {}
+    for name in (part.strip() for part in str(config.task).split(",")):
+        suite = suites.of(name)
+        if wrong := [task for task in wanted or () if not 0 <= task < suite.n_tasks]:
+            raise AptError(f"--env.task_ids has {wrong[0]}, and {name} has tasks 0 to {suite.n_tasks - 1}.")
+        out[name] = {
+            task: _vector(
+                [partial(
+                    ScoredLiberoEnv, suite, task, config.init_states, episode_index=place, n_envs=n_envs,
+                    camera_name=config.camera_name, camera_name_mapping=config.camera_name_mapping,
+                    control_mode=config.control_mode, episode_length=config.episode_length, **kwargs,
+                ) for place in range(n_envs)], in_processes,
+            )
+            for task in (range(suite.n_tasks) if wanted is None else wanted)
+        }  # fmt: skip
+    return out
+
+
+def _vector(makers: list[Any], in_processes: bool) -> gym.vector.VectorEnv:
+    after = gym.vector.AutoresetMode.NEXT_STEP
+    if in_processes and len(makers) > 1:
+        return gym.vector.AsyncVectorEnv(makers, context="forkserver", autoreset_mode=after)
+    return gym.vector.SyncVectorEnv(makers, autoreset_mode=after)
