@@ -270,6 +270,8 @@ def main() -> None:
     with in_words():
         if own := PASSED.get(argv[0]):
             sys.exit(own(argv[1:]))
+        if not argv[0].startswith("-"):
+            choose("apt-plugin's command", argv[0], (*COMMANDS, *PASSED, "tabletop"))
         known, prog, about = COMMANDS, "apt-plugin", OVERVIEW
         if argv[:1] == ["tabletop"]:
             from apt_plugin import tabletop_command as tabletop

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -107,6 +108,11 @@ def run(host: str, checkout: Path | None, name: str, only: Sequence[int] = (), b
     Raises:
         AptError: something stands in the way; neither branch nor file was changed then.
     """
+    if importlib.util.find_spec("pytest") is None:
+        raise AptError(
+            "pytest is not installed here, and --as-branch runs the test of each patch without and with it. Run this "
+            "in the host's own environment, with pytest in it: pip install pytest."
+        )
     folder = patching.folder_of(host)
     own = Checkout(checkout or patching.checkout_of(host))
     index = patching.Series(host, own.root).index
@@ -218,8 +224,8 @@ def _tested(tree: Checkout, pull: Pull, source: str, wanted: int, otherwise: str
     done = subprocess.run(command, cwd=tree.root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != wanted:
         raise AptError(
-            f"{pull.patch}: its test {otherwise} here, so no branch was made. Run this in the host's own environment, "
-            f"with pytest installed. The end of {' '.join(command[2:])}:\n{_tail(done.stdout + done.stderr, 20)}"
+            f"{pull.patch}: its test {otherwise} here, so no branch was made. Run this in the host's own environment. "
+            f"The end of {' '.join(command[2:])}:\n{_tail(done.stdout + done.stderr, 20)}"
         )
     return done.stdout.strip().rpartition("\n")[2].strip("= ").partition(" in ")[0]
 

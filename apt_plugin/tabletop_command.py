@@ -41,13 +41,19 @@ class Data:
             raise AptError(f"{self.output} is not empty; name a new folder.")
         if min(self.labelled, self.unlabelled) < 0 or not self.labelled + self.unlabelled:
             raise AptError(f"labelled is {self.labelled}, unlabelled {self.unlabelled}; write how many, 0 for none.")
+        new = not self.output.exists()
         files.make_folder(self.output, "OUTPUT")
         # Under another name until all is there: an interrupted call leaves nothing that must be deleted by hand.
         begun = self.output.with_name(f".{self.output.name}.unfinished")
         shutil.rmtree(begun, ignore_errors=True)
         try:
             self._write(begun)
-        except ImportError as error:
+        except (ImportError, AptError) as error:  # a refusal leaves nothing
+            shutil.rmtree(begun, ignore_errors=True)
+            if new:
+                self.output.rmdir()
+            if isinstance(error, AptError):
+                raise
             package = str(error.name).partition(".")[0]
             raise AptError(
                 f"--layout {self.layout} writes through {package}, which is not installed here. {INSTALL[self.layout]}"

@@ -24,22 +24,29 @@ PLACES = 160  # for words behind the images, where one layout is asked for; the 
 
 
 class GrootSubject(Subject):
-    """One model in eager float32, as the contracts are stated."""
+    """One model, eager, in the precision that its weights are held in."""
 
-    def __init__(self, flow: Any, make_batch: Callable[[Sequence[str], int, int], Mapping[str, Any]]):
+    def __init__(
+        self, flow: Any, make_batch: Callable[[Sequence[str], int, int], Mapping[str, Any]], autocast: bool = False
+    ):
         """
         Args:
             flow: the model (a GrootFlow).
             make_batch: (instructions, state seed, image seed) -> the host's model inputs, action included; the same
                 images and states for the same seeds.
+            autocast: whether it computes under bfloat16 autocast, as in training.
         """
         assert isinstance(flow, GrootFlow)
-        self.flow, self.make_batch = flow, make_batch
+        self.flow, self.make_batch, self.half = flow, make_batch, autocast
+        self.rounding = torch_subject.rounding(flow, autocast)
         self.stage, self.prefix = flow.apt_stage, flow.apt_recipe.prefix
         self.trains_vlm = mode_of(flow.apt_recipe, self.stage) == "full"
         if self.prefix == "native":
             # Stage 1 leaves the words out there too, so that it leaks nothing; what is lost is the switch.
             self.unclaimed = {2} if self.stage == PRIOR else {1, 2}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(next(self.flow.parameters()).device.type, torch.bfloat16, enabled=self.half)
 
     @contextlib.contextmanager
     def _as(self, one_layout: bool, closed: bool) -> Iterator[Any]:
@@ -49,7 +56,8 @@ class GrootSubject(Subject):
         flow.eval()
         flow.zero_grad(set_to_none=True)
         try:
-            yield flow
+            with self._autocast():
+                yield flow
         finally:
             flow.apt_recipe, flow.apt_words = recipe, None
             flow.zero_grad(set_to_none=True)
@@ -95,9 +103,10 @@ class GrootSubject(Subject):
 
         def loss(step: int) -> Tensor:
             flow.train()
-            backbone, action = flow.prepare_input(dict(inputs))
-            noise, time = flow.apt_draw(action["action"], step)
-            errors = flow.apt_errors(backbone, action, noise, time)
+            with self._autocast():
+                backbone, action = flow.prepare_input(dict(inputs))
+                noise, time = flow.apt_draw(action["action"], step)
+                errors = flow.apt_errors(backbone, action, noise, time)
             return errors["loss"].sum() / errors["mask"].sum()
 
         with torch.random.fork_rng(devices=[]):

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from apt_plugin import freeze
+
+
+def rounding(module: nn.Module, autocast: bool = False) -> float:
+    """The coarsest rounding among a model's weights and what it computes in (`Subject.rounding`)."""
+    kinds = {p.dtype for p in module.parameters() if p.is_floating_point()} | ({torch.bfloat16} if autocast else set())
+    return max(torch.finfo(kind).eps for kind in kinds)
 
 
 def gradients(module: nn.Module, counted: Callable[[str], bool] = lambda name: not freeze.added(name)) -> dict:

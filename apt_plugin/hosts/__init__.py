@@ -216,13 +216,16 @@ def owner_of(command: Sequence[str]) -> str:
 
 
 def host_of(policy: str) -> str:
-    """Which host wrote a checkpoint folder, by its files.
+    """Which host wrote a checkpoint folder, by its files; of a policy on the hub, the one host that is installed.
 
     Raises:
-        AptError: no folder (name --host), or one that no host writes.
+        AptError: no folder and several hosts (name --host), or one that no host writes.
     """
     folder = Path(policy)
     if not folder.is_dir():
+        usable = [host.name for host in HOSTS.values() if host.standing().usable]
+        if len(usable) == 1 and not folder.is_absolute() and not policy.startswith("."):
+            return usable[0]  # which looks for it on the hub
         raise AptError(
             f"{policy} is no folder here. If it is a policy on the hub, say whose it is: --host {' | '.join(HOSTS)}."
         )

@@ -72,7 +72,12 @@ class Base(Protocol):
 
 
 class Evidence:
-    """Facts about one opened policy on its data; a host overrides what it knows."""
+    """Facts about one opened policy on its data; a host overrides what it knows.
+
+    `room`: the host's flag for how many tokens a prompt may have, "" where nothing bounds it.
+    """
+
+    room: str = ""
 
     def tensors(self) -> Iterable[Tensor] | None:
         """Every parameter of the policy, as loaded."""

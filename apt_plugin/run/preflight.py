@@ -48,7 +48,7 @@ class Facts:
     free_bytes: int | None = None  # where the stage is written
     memory_needed: int | None = None  # bytes of the device, at least
     memory_there: int | None = None
-    proof_memory: int | None = None  # bytes, at least: one model in float32
+    proof_memory: int | None = None  # bytes, at least: one model as it trains
     proof_there: int | None = None  # bytes where the proofs run, if that is not the device: the machine's memory
     vlm: str | None = None  # which of its parameters train
     # Fact -> what to write on this host: a flag, or for "statistics" the command that computes them.
@@ -224,7 +224,7 @@ def _device(facts: Facts) -> Iterator[tuple[Level, str]]:
     if facts.proof_memory is not None and room is not None and facts.proof_memory > room:
         cpu = " --device cpu" if facts.proof_there is None else ""
         yield _error(
-            f"the proofs behind it compare bits in float32 and need at least {readable(facts.proof_memory)} of {kind}; "
+            f"the proofs behind it hold the policy once and need at least {readable(facts.proof_memory)} of {kind}; "
             f"there are {readable(room)}. Write --apt.prove false, and prove its result where there is room: "
             f"apt-plugin prove CHECKPOINT{cpu}."
         )

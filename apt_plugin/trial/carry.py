@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apt_plugin import files, report
+from apt_plugin import files, report, vlm
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import QUIET, Adapter, Command
 from apt_plugin.launch import split
@@ -18,7 +18,7 @@ from apt_plugin.run import preflight
 from apt_plugin.run.lock import only_one
 from apt_plugin.run.staged import Staged, call, carry_out
 from apt_plugin.trial import answer, held_out, pages, pick, plan, runs
-from apt_plugin.trial.options import Options
+from apt_plugin.trial.options import Options, check_ours
 from apt_plugin.trial.ways import WAYS, Way, fitting
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class Trial:
             raise AptError("A trial starts several runs. Put the launcher inside: apt-plugin trial torchrun ... train")
         self.host, self.command, self.options, self._run = host, list(command), options, run or call
         self.pilot = host.pilot(command)
+        ours = WAYS[-1].our_flags(self.pilot, options.ours)
+        check_ours(split([*command, *ours], host.name).given, ", in the file that --apt.config names")
         self.steps = max(2, round(options.budget * self.pilot.steps))
         self.folder = options.output.absolute()
 
@@ -82,7 +84,8 @@ class Trial:
         return status
 
     def _parsed(self, way: Way) -> None:
-        """
+        """Says nothing: each run says by itself what was settled for it.
+
         Raises:
             AptError: flags of ours that cannot be followed.
         """
@@ -90,7 +93,12 @@ class Trial:
         if request.frozen_share is not None:
             self.host.warmup(request)
         elif (stages := self.host.stages(request)) is not None:
-            _ = stages.recipe, stages.budget
+            said = vlm.logger.level
+            vlm.logger.setLevel(logging.WARNING)
+            try:
+                _ = stages.recipe, stages.budget
+            finally:
+                vlm.logger.setLevel(said)
 
     def _plan(self) -> dict[str, Any]:
         opts = self.options

@@ -27,7 +27,7 @@ Where:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,9 +79,7 @@ def read(argv: Sequence[str]) -> tuple[Options, list[str]]:
     if any(name == "--recipe" for name, _ in taken):
         raise AptError("--recipe is what a trial finds out: drop it, and write --trial.arms for some ways only.")
     ours = tuple((name.removeprefix("--apt."), value) for name, value in taken if name.startswith("--apt."))
-    for name, _ in ours:
-        if (why := NEVER.get(name)) is not None:
-            raise AptError(f"--apt.{name}: {why}. Drop it.")
+    check_ours([name for name, _ in ours])
     given = {name.removeprefix(PREFIX).replace("-", "_"): v for name, v in taken if name.startswith(PREFIX)}
     for name in given:
         choose(PREFIX + name, name, KNOWN)
@@ -106,6 +104,19 @@ def read(argv: Sequence[str]) -> tuple[Options, list[str]]:
         keep=choose("--trial.keep", given.get("keep", "false"), ("true", "false")) == "true",
         ours=ours,
     ), command
+
+
+def check_ours(names: Iterable[str], where: str = "") -> None:
+    """
+    Args:
+        names: of flags of ours that somebody wrote; where: if not in the command.
+
+    Raises:
+        AptError: one that a trial decides by itself.
+    """
+    for name in names:
+        if (why := NEVER.get(name)) is not None:
+            raise AptError(f"--apt.{name}{where}: {why}. Drop it.")
 
 
 def _arms(value: str) -> tuple[str, ...]:

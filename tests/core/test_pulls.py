@@ -31,6 +31,14 @@ def state(root: Path) -> tuple[str, ...]:
     return tuple(git(root, *c) for c in (["branch"], ["worktree", "list"], ["status", "--porcelain"]))
 
 
+def test_without_pytest_it_is_said_before_anything_is_tried(monkeypatch):
+    """Python ends with 1 where a module is missing, and so does a test that fails."""
+    find = pulls.importlib.util.find_spec
+    monkeypatch.setattr(pulls.importlib.util, "find_spec", lambda name: None if name == "pytest" else find(name))
+    with pytest.raises(AptError, match="pytest is not installed here, and --as-branch runs the test of each patch"):
+        pulls.run("openpi", None, "fix/two")
+
+
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     """A made-up host's checkout, with one file and one patch."""

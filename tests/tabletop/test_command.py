@@ -96,6 +96,7 @@ def test_gr00t_layout_holds_the_demonstrations_and_rests_behind_them(tmp_path):
 def test_openpis_layout_needs_openpis_lerobot(tmp_path):
     with pytest.raises(AptError, match=r"v2\.1.*Run this command in openpi's environment"):
         Data(tmp_path / "out", "openpi", labelled=1)()
+    assert not list(tmp_path.iterdir())  # it left an empty folder
 
 
 def test_what_cannot_be_tested_is_refused_before_anything_runs(tmp_path):

@@ -30,6 +30,8 @@ def main(argv: list[str]) -> None:
     building = BUILDERS.get(request.command[0], "")
     module, *flags = request.command[1:] if building else request.command
     register()
+    if module not in TRAINING:
+        acting.check_embodiment(flags)
     if {"-h", "--help"} & set(flags):
         pass  # the launcher has shown ours
     elif request.recipe is not None and module in TRAINING:

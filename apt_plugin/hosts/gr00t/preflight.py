@@ -120,8 +120,8 @@ def of(stage: str, asked: Asked, module: str, recipe: Recipe, output: Path) -> F
         batch_size=training.global_batch_size, data=os.pathsep.join(sets),
         frames=sum(_frames(Path(path)) for path in asked.sets), state_fed=asked.state_dropout < 1,
         statistics_not_finite=broken, checkpoint_bytes=weights,
-        memory_needed=weights, memory_there=torch_device.memory(), proof_memory=4 * parameters if parameters else None,
-        proof_there=facts.machine_memory(),  # they run on the CPU
+        memory_needed=weights, memory_there=torch_device.memory(),
+        proof_memory=4 * parameters or None, proof_there=facts.machine_memory(),  # in float32 as it trains, on the CPU
         checkpoints=facts.saved(steps, training.save_steps, training.save_total_limit),
         free_bytes=facts.free(output), vlm=facts.vlm_of(stage, recipe), flags=flags(module),
         not_finite=facts.of_numbers(facts.numbers(tables, COLUMNS), {})["not_finite"], **facts.instructions(texts),

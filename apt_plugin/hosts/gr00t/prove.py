@@ -57,7 +57,7 @@ class Gr00tSubject(GrootSubject):
         recipe = self.flow.apt_recipe
         record = records.check_start(str(self.folder), LIKELIHOOD, recipe)
         assert record is not None
-        del self.flow  # it is spent: two models in float32 would not fit where one was trained
+        del self.flow  # it is spent: two models would not fit where one was trained
         gc.collect()
         model = Gr00tN1d7Apt.convert(load(self.folder), recipe, LIKELIHOOD)
         config = model.config
@@ -88,7 +88,8 @@ class Gr00tSubject(GrootSubject):
 
 
 def load(folder: Path) -> Any:
-    """A model in float32, every file and tensor accounted for (see `Gr00tN1d7Apt.from_pretrained`)."""
+    """A model in float32, as the host's trainer holds it; every file and tensor accounted for (see
+    `Gr00tN1d7Apt.from_pretrained`)."""
     from transformers import AutoModel
 
     return AutoModel.from_pretrained(folder, dtype=torch.float32).eval()

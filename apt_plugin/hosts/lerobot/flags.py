@@ -112,12 +112,25 @@ def source_flags(flags: Flags) -> Flags:
     return flags.with_({"policy.type": ours})
 
 
+def check_here(flags: Flags) -> None:
+    """
+    Raises:
+        AptError: the host is told to train on a machine of somebody else's, where this plugin is not.
+    """
+    if (place := flags.get("job.target")) not in (None, "local"):
+        raise AptError(
+            f"--job.target is {place!r}, and stages, proofs and records are made by this plugin, which is on this "
+            "machine. Drop it, and start the command on the machine that trains."
+        )
+
+
 def check_warmed(tokens: Sequence[str]) -> None:
     """
     Raises:
-        AptError: a warm-up of a policy whose VLM nobody knows, or of one of ours.
+        AptError: a warm-up of a policy whose VLM nobody knows, or of one of ours; see `check_here`.
     """
     flags = Flags.read(tokens)
+    check_here(flags)
     kind = flags.get("policy.type")
     if kind is None and (path := flags.get("policy.path")) is not None:
         kind = str(files.read_json(local_folder(path) / "config.json").get("type"))

@@ -23,6 +23,8 @@ PROMPTS = ((OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK), ("input_ids", "at
 class LerobotEvidence(HostEvidence):
     """Facts behind one `LerobotListener`."""
 
+    room = "--policy.tokenizer_max_length"
+
     def __init__(self, listener: Any, vlm: Mapping[str, Any]):
         """`vlm`: the policy's VLM parameters by name."""
         super().__init__(listener)

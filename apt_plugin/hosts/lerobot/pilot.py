@@ -12,7 +12,7 @@ import numpy as np
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.checkpoints import openable
 from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, find
-from apt_plugin.hosts.lerobot.flags import source_flags
+from apt_plugin.hosts.lerobot.flags import check_here, source_flags
 from apt_plugin.hosts.lerobot.names import CONFIG
 from apt_plugin.hosts.lerobot.programs import TRAIN, Program
 from apt_plugin.hosts.lerobot.schedule import STEPS, lengths
@@ -59,8 +59,7 @@ class LerobotPilot:
             raise AptError(
                 "A trial begins with a plain policy, and this is one of the recipe's. Name its base instead."
             )
-        if (place := self.flags.get("job.target")) not in (None, "local"):
-            raise AptError(f"A trial trains on this machine, and --job.target is {place!r}: drop it.")
+        check_here(self.flags)
         self.steps = count("steps", self.flags.get("steps") or STEPS)
 
     @property

@@ -110,13 +110,13 @@ def of(config: Any, output: Path) -> Facts:
         other = _metadata(name, mix.root or None, "--apt.mix.repo_id", "--apt.mix.root")
         more = facts.mixed(more, name, facts.numbers(_tables(other), [state, action]))
     count = _parameters(policy)
-    weights = count * (2 if getattr(policy, "dtype", None) == "bfloat16" else 4) or None
+    weights = count * (2 if families.of(policy.type).half(policy) else 4) or None
     return Facts(
         steps=steps, warmup_steps=warmup, decay_steps=decay, batch_size=config.batch_size,
         frames=meta.total_frames, state_fed=True, checkpoint_bytes=weights,
         checkpoints=facts.saved(steps, config.save_freq) if config.save_checkpoint else 0,
         free_bytes=facts.free(output), memory_needed=weights, memory_there=torch_device.memory(str(policy.device)),
-        proof_memory=4 * count or None,
+        proof_memory=weights,
         vlm=facts.vlm_of(str(policy.stage), policy.recipe),
         flags=FLAGS | {"statistics": _how(source)}, **facts.instructions(texts), **more,
     )  # fmt: skip

@@ -49,7 +49,7 @@ def made_up(config: Any, length: int, instructions: Sequence[str], state_seed: i
 
 
 class LerobotSubject(Subject):
-    """One policy with its own preprocessor, in eager float32 as the contracts are stated."""
+    """One policy with its own preprocessor, eager, in the precision that it trains in."""
 
     goal_seed: int | None = None  # of the state that its batches are told as their goal
 
@@ -57,6 +57,13 @@ class LerobotSubject(Subject):
         self.policy, self.preprocessor, self.folder, self.replaced_names = policy, preprocessor, folder, changed
         self.stage, self.prefix = policy.config.stage, policy.config.recipe.prefix
         self.trains_vlm = mode_of(policy.config.recipe, self.stage) == "full"
+        family = of(policy.config.type)
+        self._half = family.autocasts(policy.config)
+        self.rounding = torch_subject.rounding(policy, self._half)
+
+    def _as_trained(self) -> contextlib.AbstractContextManager:
+        """lerobot trains under autocast where the policy is bfloat16, and acts without."""
+        return torch.autocast(torch.device(self.policy.config.device).type, torch.bfloat16, enabled=self._half)
 
     def _batch(self, instructions: Sequence[str], state_seed: int, image_seed: int) -> dict[str, Tensor]:
         config = self.policy.config
@@ -103,7 +110,9 @@ class LerobotSubject(Subject):
             with self._recipe(drop_instruction=not one_layout, guidance_scale=1.0):
                 policy.eval()
                 policy.zero_grad(set_to_none=True)
-                loss = model.forward(images, img_masks, prompt, actions, noise, time, state)["loss"].mean((1, 2))
+                with self._as_trained():
+                    errors = model.forward(images, img_masks, prompt, actions, noise, time, state)["loss"]
+                loss = errors.mean((1, 2))
                 loss.mean().backward()
                 chunk = model.sample_actions(images, img_masks, prompt, state, noise=noise[:, 0].contiguous())
         finally:
@@ -131,7 +140,7 @@ class LerobotSubject(Subject):
 
     def switched(self) -> LerobotSubject:
         kind, config = type(self.policy), replace(self.policy.config, stage=LIKELIHOOD, pretrained_path=None)
-        del self.policy  # it is spent: two models in float32 would not fit where one was trained
+        del self.policy  # it is spent: two models would not fit where one was trained
         gc.collect()
         policy = kind.from_pretrained(self.folder, config=config)
         return LerobotSubject(policy, self.preprocessor, self.folder, self.replaced_names)
@@ -142,7 +151,12 @@ class LerobotSubject(Subject):
         config = policy.config
         optimizer = torch.optim.AdamW(groups.optimizer_groups(policy, config), lr=config.optimizer_lr, weight_decay=0.1)
         batch = self._batch(instructions, 0, 0)
-        return torch_subject.optimise(policy, optimizer, lambda _: policy.forward(batch)[0], steps, policy.update)
+
+        def loss(_: int) -> Tensor:
+            with self._as_trained():
+                return policy.forward(batch)[0]
+
+        return torch_subject.optimise(policy, optimizer, loss, steps, policy.update)
 
     def vlm_digest(self) -> str:
         return groups.vlm_digest(self.policy)
@@ -188,7 +202,6 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     if not (folder / WEIGHTS).is_file():
         raise AptError(f"{folder} holds adapters only; prove the Stage-1 checkpoint that they were trained on.")
     policy = get_policy_class(config.type).from_pretrained(folder, config=config)
-    policy.float()
     if (folder / PREPROCESSOR).is_file():
         overrides = {"device_processor": {"device": config.device}}
         steps = PolicyProcessorPipeline.from_pretrained(folder, config_filename=PREPROCESSOR, overrides=overrides)

@@ -9,6 +9,7 @@ from pathlib import Path
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
+from apt_plugin.hosts.lerobot.flags import check_here
 from apt_plugin.hosts.lerobot.names import CONFIG
 from apt_plugin.hub import local_folder
 from apt_plugin.run.flags import Flags
@@ -43,9 +44,10 @@ def check_command(flags: Sequence[str]) -> None:
     """The same of the checkpoints that a command of the host names, before the host's parser reads them.
 
     Raises:
-        AptError: see `check`.
+        AptError: see `check`; a machine of somebody else's.
     """
     read = Flags.read([flag for flag in flags if flag not in ("-h", "--help")])
+    check_here(read)
     for name in ("policy.path", "policy.pretrained_path"):
         if path := read.get(name):
             check(local_folder(path) if Path(path).is_dir() else Path(path))

@@ -81,15 +81,8 @@ def _arranged(transform: Any, model_config: Any) -> Any:
 
 
 def check_data(name: str, config: Any) -> None:
-    """Say at start what the data makes of the state, and of the words."""
+    """Say at start what the data makes of the words; of the state the pre-flight speaks."""
     model = config.model
-    if model.pi05 and not model.discrete_state_input:
-        logger.warning(
-            "APT: %s feeds the model NO STATE at all (π0.5 with discrete_state_input=False has neither a state token "
-            "nor state digits in the prompt). Stage 1 is then a vision-action prior on images alone. Write "
-            "--model.discrete-state-input to give it the state.",
-            name,
-        )
     inner = config.data.inner
     base = getattr(inner, "base_config", None)
     if model.apt_stage == LIKELIHOOD and base is not None and not base.prompt_from_task and base.rlds_data_dir is None:

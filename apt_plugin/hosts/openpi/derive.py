@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,19 @@ def shapes_of(model: Any) -> dict[str, tuple]:
 
     state = nnx.state(nnx.eval_shape(model.create, jax.random.key(0)), nnx.Param)
     return {"/".join(map(str, path)): tuple(leaf.value.shape) for path, leaf in state.flat_state().items()}
+
+
+def held_bytes(model: AptPi0Config, frozen: Any) -> int:
+    """Bytes of the weights as openpi's JAX trainer holds them: frozen ones in bfloat16, all others in float32.
+
+    Args:
+        frozen: nnx filter.
+    """
+    import jax
+
+    still = nnx.filterlib.to_predicate(frozen)
+    state = nnx.state(nnx.eval_shape(model.create, jax.random.key(0)), nnx.Param).flat_state()
+    return sum(math.prod(leaf.value.shape) * (2 if still(path, leaf) else 4) for path, leaf in state.items())
 
 
 def metadata(stock: str, stage: int, recipe: Recipe) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from apt_plugin.listen.hosted import HostEvidence
 class OpenpiEvidence(HostEvidence):
     """Facts behind one `OpenpiListener`."""
 
+    room = "--model.max-token-len"
+
     def tensors(self) -> Iterator[Tensor]:
         policy = self.listener.policy
         if isinstance(policy, TorchPolicy):

@@ -39,14 +39,11 @@ def facts_of(stage: str, stock: Any, recipe: Recipe, torch: bool) -> dict[str, A
     """A stage's facts as plain values, or under "refused" why there are none: a finished stage needs none.
 
     Args:
-        torch: whether it is the PyTorch trainer's, whose proofs run on the CPU.
+        torch: whether it is the PyTorch trainer's.
     """
     try:
         with facts.parsing(stage):
-            found = of(stage, stock, recipe)
-            return dataclasses.asdict(
-                dataclasses.replace(found, proof_there=facts.machine_memory()) if torch else found
-            )
+            return dataclasses.asdict(of(stage, stock, recipe, torch))
     except AptError as error:
         return {"refused": str(error)}
 
@@ -61,10 +58,10 @@ def parsed(stage: str, flags: Sequence[str]) -> Any:
         return _config.cli()
 
 
-def of(stage: str, stock: Any, recipe: Recipe) -> Facts:
+def of(stage: str, stock: Any, recipe: Recipe, torch: bool) -> Facts:
     """
     Args:
-        stock: `parsed`.
+        stock: `parsed`. torch: whether it is the PyTorch trainer's, whose proofs run on the CPU.
     """
     model = apt_config(stock.model, int(stage), recipe)
     data = stock.data.create(stock.assets_dirs, model)
@@ -91,15 +88,31 @@ def of(stage: str, stock: Any, recipe: Recipe) -> Facts:
             name = recipe.mix.repo_id
             more = facts.mixed(more, name, _numbers(_metadata(name, "--apt.mix.repo_id")))
     weights = _weights(model)
+    if torch:
+        held = weights if stock.pytorch_training_precision == "bfloat16" else 2 * weights
+    else:
+        held = derive.held_bytes(model, derive.freeze_filter(model, stock.freeze_filter))
     return Facts(
         steps=stock.num_train_steps, warmup_steps=getattr(schedule, "warmup_steps", None),
         decay_steps=getattr(schedule, "decay_steps", None), batch_size=stock.batch_size,
         state_fed=not model.pi05 or model.discrete_state_input, checkpoint_bytes=weights,
-        memory_needed=weights // max(1, stock.fsdp_devices), memory_there=_device_memory(),
-        proof_memory=2 * weights,
-        checkpoints=_saved(stock), free_bytes=facts.free(folder), vlm=facts.vlm_of(stage, recipe),
+        memory_needed=held // max(1, stock.fsdp_devices), memory_there=_device_memory(),
+        proof_memory=held, proof_there=facts.machine_memory() if torch else None,
+        checkpoints=_saved(stock), free_bytes=facts.free(folder),
+        vlm=facts.vlm_of(stage, recipe) + _left(stage, stock.model, recipe),
         flags=FLAGS | {"statistics": f"scripts/compute_norm_stats.py --config-name {stock.name}"}, **more,
     )  # fmt: skip
+
+
+def _left(stage: str, stock: Any, recipe: Recipe) -> str:
+    """What a LoRA config names and a stage leaves as it is."""
+    left = ""
+    if "lora" in stock.paligemma_variant and not (int(stage) == LIKELIHOOD and recipe.vlm == "lora"):
+        how = " (Stage 2 trains them)" if recipe.vlm == "lora" else ": --apt.vlm lora trains them in Stage 2"
+        left += f"; the LoRA factors of {stock.paligemma_variant} are not made{how}"
+    if "lora" in stock.action_expert_variant:
+        left += f"; of the action expert's language model {stock.action_expert_variant} trains LoRA factors alone"
+    return left
 
 
 def _metadata(name: str, flag: str) -> Any:

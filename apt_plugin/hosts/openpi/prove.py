@@ -5,7 +5,6 @@ B batch   K noise draws   T action tokens   A action dimensions
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from apt_plugin.stages import LIKELIHOOD
 
 
 class OpenpiSubject(Opened):
-    """One model in float32. Each evaluation of a kind runs one compiled program, whatever the words are."""
+    """One model as its trainer holds it. Each evaluation of a kind runs one program, whatever the words are."""
 
     def __init__(self, model: Any, *opened: Any):
         super().__init__(model, *opened)
@@ -91,7 +90,6 @@ class OpenpiSubject(Opened):
     def train(self, instructions: Sequence[str], steps: int) -> dict[str, float]:
         """Optimiser steps with the recipe's freezing and groups, by the host's optimiser with weight decay."""
         self.model.apt = run_rules(self.config, closed=False, one_layout=True)
-        # The hosts' bfloat16 cast of frozen leaves is left out: proofs compare bits in float32.
         learns = nnx.All(nnx.Param, nnx.Not(freeze_filter(self.config, nnx.Nothing)))
         recipe = AptOptimizer(optimizer.AdamW(weight_decay=0.1), self.stage, self.config.apt_recipe)
         tx = recipe.create(1e-3)
@@ -116,7 +114,8 @@ class OpenpiSubject(Opened):
             if step < steps:
                 params = state.filter(learns)
                 updates, opt = tx.update(grads, opt, params)
-                moved = jax.tree.map(lambda p, u: p + u, params, updates)
+                # A VLM that Stage 2 trains is still held as Stage 1 held it: the fusion's gradients are asked for.
+                moved = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), params, updates)
                 nnx.update(self.model, moved)
                 state = nnx.state(self.model)
         return norms
@@ -157,15 +156,14 @@ def open_subject(checkpoint: str | Path, device: str | None = None) -> Any:
     changed = watch(WATCHED)
     path = Path(checkpoint)
     folder, record = checkpoints.record_of(path.parent if path.name == "assets" else path)
-    del device  # jax picks (JAX_PLATFORMS chooses); PyTorch proofs are eager float32 on the CPU
+    del device  # jax picks (JAX_PLATFORMS chooses); PyTorch proofs run on the CPU
     stock = records.model_config(folder)
     records.check_whole(folder, record)
     if (folder / "model.safetensors").is_file():
         from apt_plugin.hosts.openpi.prove_torch import open_torch
 
         return open_torch(folder, record, _tokenizer.PaligemmaTokenizer(stock.max_token_len), changed)
-    config = dataclasses.replace(apt_config(stock, record.stage, record.recipe), dtype="float32")
-    params = loading.read_params(folder / "params", dtype=jnp.float32)
-    model = config.load(params)
+    config = apt_config(stock, record.stage, record.recipe)
+    model = config.load(loading.read_params(folder / "params"))
     tokenizer = _tokenizer.PaligemmaTokenizer(config.max_token_len)
     return OpenpiSubject(model, config, tokenizer, records.state_dim(folder), folder, changed)

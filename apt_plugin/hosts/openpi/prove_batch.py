@@ -57,6 +57,7 @@ class Opened(Subject):
         self.state_dim = state_dim
         self.stage, self.prefix = config.apt_stage, config.apt_recipe.prefix
         self.trains_vlm = mode_of(config.apt_recipe, self.stage) == "full"
+        self.rounding = float(jnp.finfo(config.dtype).eps)
         self._changed = watch(WATCHED) if changed is None else changed
 
     def replaced_names(self) -> list[str]:

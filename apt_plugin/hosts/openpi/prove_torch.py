@@ -1,4 +1,4 @@
-"""A PyTorch checkpoint of openpi opened for `apt_plugin.proofs`, in eager float32.
+"""A PyTorch checkpoint of openpi opened for `apt_plugin.proofs`, eager.
 
 B batch   K noise draws   T action tokens   A action dimensions
 """
@@ -82,14 +82,14 @@ class OpenpiTorchSubject(Opened):
         words = torch.where(obs.token_loss_mask, obs.tokenized_prompt, -1)
         with torch.no_grad():
             tower = model.paligemma_with_expert.embed_image
-            features = {name: tower(x).numpy() for name, x in obs.images.items()}
+            features = {name: tower(x).float().numpy() for name, x in obs.images.items()}
         return Outcome(loss.detach().numpy(), chunk.numpy(), grads, words.numpy(), fed(self.config, obs, features))
 
     def switched(self) -> OpenpiTorchSubject:
         """Stage 2 at step 0: every tensor of the checkpoint, and fusion as it starts."""
         config = apt_config(self.config, LIKELIHOOD, self.config.apt_recipe)
         with torch.device("meta"):  # an outline of it: the first one's tensors become the second's
-            second = AptPI0Pytorch(config).float()
+            second = AptPI0Pytorch(config)
         missing, unexpected = second.load_state_dict(
             {**self.model.state_dict(), **self._start}, strict=False, assign=True
         )
@@ -150,7 +150,7 @@ class OpenpiTorchSubject(Opened):
 def open_torch(folder: Path, record: Any, tokenizer: Any, changed: Callable[[], list[str]]) -> OpenpiTorchSubject:
     """Open a step folder of scripts/train_pytorch.py; every tensor of the file must have its place."""
     stock = records.model_config(folder)
-    config = dataclasses.replace(apt_config(stock, record.stage, record.recipe), dtype="float32")
-    model = AptPI0Pytorch(config).float()
+    config = apt_config(stock, record.stage, record.recipe)
+    model = AptPI0Pytorch(config)
     torch_params.load_shared(model, folder / WEIGHTS, {})
     return OpenpiTorchSubject(model, config, tokenizer, records.state_dim(folder), folder, changed)

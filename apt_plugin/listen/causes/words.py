@@ -32,10 +32,12 @@ def look(task: Sequence[str], evidence: Evidence) -> Cause:
         return QUESTION.found([str(error)], "Give the policy's processor room for the longest instruction.")
     if worded is None or blank is None or same is None:
         return QUESTION.unknown("This policy does not show its prompts.")
-    return _judged(texts, worded, blank, same)
+    return _judged(texts, worded, blank, same, evidence.room)
 
 
-def _judged(texts: list[str], worded: list[Arrived], blank: list[Arrived], same: list[Arrived]) -> Cause:
+def _judged(
+    texts: list[str], worded: list[Arrived], blank: list[Arrived], same: list[Arrived], room: str = ""
+) -> Cause:
     empty = [text for text, a, b in zip(texts, worded, blank, strict=True) if not a.tokens or a.tokens == b.tokens]
     if empty:
         said = f"{len(empty)} of {len(texts)} instructions leave nothing in the prompt, such as {empty[0]!r}."
@@ -47,7 +49,7 @@ def _judged(texts: list[str], worded: list[Arrived], blank: list[Arrived], same:
         text, arrived = cut[0]
         said = f"{len(cut)} of {len(texts)} instructions are cut at {arrived.limit} tokens: {text!r} ends in "
         said += f"{arrived.text[-40:]!r}."
-        return QUESTION.found([said], "Raise the limit (lerobot --policy.tokenizer_max_length, openpi max_token_len).")
+        return QUESTION.found([said], f"Raise the limit{room and f': {room}'}.")
     meets: dict[tuple[int, ...], list[str]] = {}
     for text, arrived in zip(texts, same, strict=True):
         meets.setdefault(arrived.tokens, []).append(text)
@@ -63,9 +65,9 @@ def _judged(texts: list[str], worded: list[Arrived], blank: list[Arrived], same:
         said = f"{len(altered)} of {len(texts)} instructions arrive with other words: {text!r} as {shown[:120]!r}."
         return QUESTION.found([said], "Use the tokenizer and the processors that the VLM was trained with.")
     longest = max(len(a.tokens) for a in worded)
-    room = f" of {worded[0].limit}" if worded[0].limit else ""
+    of = f" of {worded[0].limit}" if worded[0].limit else ""
     said = f"{len(texts)} instructions were read back from the prompt, whole and different; the longest prompt has "
-    return QUESTION.ruled_out(f"{said}{longest}{room} tokens. One of them: {worded[0].text.strip()[:100]!r}.")
+    return QUESTION.ruled_out(f"{said}{longest}{of} tokens. One of them: {worded[0].text.strip()[:100]!r}.")
 
 
 def _whole(text: str, prompt: str) -> bool:

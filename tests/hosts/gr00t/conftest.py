@@ -38,5 +38,6 @@ def run_of(where):
     out = where / "run"
     done = tiny.finetune(where, out, "--apt.fusion.kind", "host", "--apt.listen", "4")
     assert done.returncode == 0, done.stderr[-3000:]
+    (out / "log.txt").write_text(done.stdout + done.stderr)
     assert json.loads((out / "proofs.json").read_text())["holds"]
     return out

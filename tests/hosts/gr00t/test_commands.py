@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests import processes
+from tests import noise, processes
 
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
@@ -47,6 +47,10 @@ def test_both_stages_leave_records_and_an_untouched_vlm(run_of):
     assert second.curve.points("gate_max")[1][-1] > 0.0  # and moving
     saved = json.loads((run_of / "stage1" / "checkpoint-4" / "processor_config.json").read_text())
     assert "blind" not in json.dumps(saved)
+
+
+def test_the_run_says_each_fact_once(run_of):
+    noise.check((run_of / "log.txt").read_text())
 
 
 def test_the_run_leaves_a_report(run_of):

@@ -118,7 +118,7 @@ PROVOKED = {
     "mostly warm-up": (None, None, ["--warmup-ratio", "0.6"], "60 of its 100 steps are warm-up. Lower --warmup-ratio"),
     "no steps": (None, None, ["--max-steps", "0"], "--max-steps is 0"),
     "a small device": (None, card(0.5), [], "of device memory and the device has"),
-    "no room for proofs on the machine": (None, memory, [], r"float32 .* of memory; .*prove CHECKPOINT\.$"),
+    "no room for proofs on the machine": (None, memory, [], r"policy once .* of memory; .*prove CHECKPOINT\.$"),
     "a full disk": (None, disk, [], "has 1.02 kB free .*--save-total-limit, .*--output-dir"),
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ import pytest
 
 from apt_plugin.hosts import HOSTS, Level
 from apt_plugin.stages import read_record
-from tests import documents, installed, processes
+from tests import documents, installed, noise, processes
 from tests.hosts.lerobot import datasets
 
 PAGES = documents.run_by(documents.LEROBOT)
@@ -77,6 +77,8 @@ class Reader:
             assert REFUSED[text] in log
         else:
             assert status == 0, f"{text}\n{log[-5000:]}"
+            if "apt-plugin run lerobot-train" in text and "--recipe apt" in text:
+                noise.check(log)
 
     def filled(self, text: str) -> str:
         return re.sub(r"\$([A-Z]+)", lambda found: self.shell[found[1]], text)

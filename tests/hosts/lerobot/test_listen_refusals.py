@@ -47,6 +47,9 @@ def test_bad_input_is_refused_with_the_reason(likelihood: Path, data: dict[str, 
         open_listener(str(likelihood), str(tmp_path / "nothing"), frames=4)
     with pytest.raises(AptError, match="no checkpoint of"):
         host_of(str(tmp_path))
+    with pytest.raises(AptError, match=r"\./none is no folder here.*--host"):
+        host_of("./none")
+    assert host_of("lerobot/smolvla_base") == "lerobot"  # of the hub: one host is installed, so it is that one's
     with pytest.raises(AptError, match=r"None of your 1 instructions.*`of` names e.g. 'fly'"):
         listen(listener, QUIET, [Variant("soar", "paraphrase", "fly")])
     with pytest.raises(AptError, match="--draws is 1"):

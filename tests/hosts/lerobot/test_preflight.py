@@ -225,7 +225,8 @@ def card(size: int):
 CARD = ["--policy.device=cuda", "--apt.stage=1"]
 STEPS = ["--apt.stage1.steps=40", "--apt.stage2.steps=40"]
 SCHEDULE = "--apt.stage1.policy.scheduler"
-# Not here: no steps, which the budget of both stages refuses first; a decay that never ends, which the host shortens.
+# Not here: no steps, which the budget of both stages refuses first; a decay that never ends, which the host shortens;
+# no room for the proofs, which hold what Stage 1 holds.
 # Finding -> (what is changed of the machine, flags, what is said)
 PROVOKED = {
     "a full disk": (disk, [], "has 1.02 kB free .*--save_freq, .*--output_dir"),
@@ -251,6 +252,15 @@ def test_of_the_machine_and_the_schedule(name: str, command, found, monkeypatch:
     (said,) = found(command(*flags))
     assert said[0] == FAULTS[name][1]
     assert re.search(words, said[2]), said
+
+
+def test_a_card_that_holds_stage_1_holds_its_proofs(command, found, plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 3 bytes a parameter: in bfloat16, as the launcher trains there. Proofs in float32 were refused."""
+    count = host._parameters(types.SimpleNamespace(pretrained_path=plain["pi05"]))
+    card(3 * count)(monkeypatch)
+    assert found(command(*CARD)) == []
+    ((level, _, words),) = found(command(*CARD, "--policy.dtype=float32"))
+    assert (level, "of device memory" in words) == ("error", True)
 
 
 def test_the_command_stops_before_it_starts(command, data, capfd, monkeypatch):

@@ -15,7 +15,9 @@ from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
+from apt_plugin.hosts.lerobot.flags import check_warmed
 from apt_plugin.hosts.lerobot.listen import open_listener
+from apt_plugin.hosts.lerobot.written import check_command
 from apt_plugin.launch import split
 from apt_plugin.listen import Settings, listen
 from apt_plugin.run import preflight
@@ -23,7 +25,7 @@ from apt_plugin.run.facts import JOB
 from apt_plugin.run.flags import Flags
 from apt_plugin.trial import answer, plan
 from apt_plugin.trial.carry import Trial
-from apt_plugin.trial.options import Options
+from apt_plugin.trial.options import NEVER, Options
 from apt_plugin.trial.ways import WAYS, fitting
 
 COMMAND: Sequence[str] = (
@@ -131,13 +133,38 @@ def test_a_switch_that_is_neither_on_nor_off_is_refused() -> None:
         ("lerobot-train --config_path=a.json", "Write them out in place of --config_path"),
         ("lerobot-train --resume=True", "drop --resume"),
         ("lerobot-train --policy.type=pi05 --steps=abc", "--steps is 'abc'; write a whole number"),
-        ("lerobot-train --policy.type=pi05 --job.target=h200", "trains on this machine, and --job.target is 'h200'"),
+        (
+            "lerobot-train --policy.type=pi05 --job.target=h200",
+            "--job.target is 'h200', and stages, proofs and records",
+        ),
         ("lerobot-train --policy.type=pi05_apt", "this is one of the recipe's"),
     ],
 )
 def test_no_trial_of_what_cannot_begin_anew(command: str, words: str) -> None:
     with pytest.raises(AptError, match=words):
         HOST.pilot(command.split())
+
+
+def test_another_machine_is_refused_behind_run_too() -> None:
+    for check in (check_command, check_warmed):  # of --recipe apt, of --recipe warmup
+        with pytest.raises(AptError, match=r"--job\.target is 'h200'.*Drop it"):
+            check(["--policy.type=pi05", "--job.target=h200"])
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_what_a_trial_decides_by_itself_is_refused_in_a_recipe_file_too(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{name}: {'2' if name == 'stage' else '0' if name != 'cache' else 'features'}\n")
+    with pytest.raises(AptError, match=rf"--apt\.{name}, in the file that --apt\.config names: a "):
+        Trial(HOST, COMMAND, Options(ours=(("config", str(file)),)))
+
+
+def test_what_stage_2_trains_is_not_said_while_ways_are_only_looked_at(caplog: pytest.LogCaptureFixture) -> None:
+    trial = Trial(HOST, COMMAND, Options())
+    with caplog.at_level("INFO"):
+        for way in WAYS:
+            trial._parsed(way)
+    assert "Stage 2" not in caplog.text
 
 
 def test_more_episodes_than_a_command_line_holds_are_refused() -> None:

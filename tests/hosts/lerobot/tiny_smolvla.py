@@ -50,6 +50,15 @@ def vlm_folder(folder: Path) -> Path:
     return folder
 
 
+def published(folder: Path) -> Path:
+    """The same with weights, as SmolVLM is published: in bfloat16, which its config.json says too."""
+    from transformers import AutoConfig, SmolVLMForConditionalGeneration
+
+    config = AutoConfig.from_pretrained(vlm_folder(folder))
+    SmolVLMForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
 def config(kind: str, vlm: Path, **more: Any) -> Any:
     """A tiny config of `smolvla` or `smolvla_apt`."""
     inputs, outputs = features()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 
 import jax
@@ -20,7 +21,9 @@ from apt_plugin.hosts.openpi.torch_training import TorchRun
 from apt_plugin.hosts.openpi.trained import as_trained
 from apt_plugin.recipe import from_flat
 from apt_plugin.stages import read_record
+from tests import processes
 from tests.hosts.openpi import bases
+from tests.hosts.openpi.test_round_trip import SCRIPTS, environment
 from tests.hosts.openpi.test_traps import libero, offline_tokenizer  # noqa: F401
 
 NAME = {"jax": "action_in_proj/kernel", "vlm": "PaliGemma/img/head/kernel", "torch": "action_in_proj.weight"}
@@ -103,6 +106,20 @@ def test_its_model_config_and_its_statistics_belong_to_it(part, jax_folder):
     ):
         with pytest.raises(AptError, match="was changed after it was written"):
             door()
+
+
+def test_a_server_that_names_no_config_ends_in_a_sentence(jax_folder, tmp_path):
+    serve = [
+        SCRIPTS / "serve_policy.py",
+        "policy:checkpoint",
+        "--policy.config=pi05_liberoo",
+        f"--policy.dir={jax_folder[0]}",
+    ]
+    command = [sys.executable, "-m", "apt_plugin", "run", *serve, "--recipe", "apt"]
+    done = processes.run(command, cwd=tmp_path, env=environment(tmp_path))
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("apt-plugin: --policy.config is 'pi05_liberoo'. Did you mean 'pi05_libero'?"), last
 
 
 def test_a_pytorch_checkpoint(tmp_path):

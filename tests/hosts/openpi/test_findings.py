@@ -150,7 +150,8 @@ PROVOKED = {
     "no steps": (None, None, {"num_train_steps": 0}, "--num-train-steps is 0"),
     "an early end of the decay": (None, None, schedule(10, 50), r"after 50 of 100 .*--lr-schedule.decay-steps"),
     "a decay that never ends": (None, None, schedule(10, 900), "comes down over 900 steps"),
-    "no room for the proofs": (None, card(1.5), {}, "bits in float32 .* MB of device memory; .*--apt.prove false"),
+    # A device that holds a stage holds its proofs: what does not fit is a stage that several devices share.
+    "no room for the proofs": (None, card(0.75), {"fsdp_devices": 2}, "the policy once .* MB .*--apt.prove false"),
     "a small device": (None, card(0.5), {}, "of device memory and the device has"),
     "a full disk": (None, disk(1 << 20), {}, "has 1.05 MB free .*--keep-period, .*--checkpoint-base-dir"),
 }  # fmt: skip
@@ -186,6 +187,23 @@ def test_which_of_the_vlm_trains_is_told(home, vlm, words):
     told = host.facts_of("2", config(home), from_flat({"vlm": vlm}), torch=False)
     assert words in told["vlm"]
     assert host.facts_of("1", config(home), from_flat({"vlm": vlm}), torch=False)["vlm"] == "nothing trains"
+
+
+@pytest.mark.parametrize(("stage", "vlm", "words"), [
+    ("1", "lora", "nothing trains; the LoRA factors of dummy_lora are not made (Stage 2 trains them)"),
+    ("2", "frozen", "nothing trains; the LoRA factors of dummy_lora are not made: --apt.vlm lora trains them"),
+    ("2", "full", "at 0.5 of the learning rate; the LoRA factors of dummy_lora are not made: --apt.vlm lora"),
+])  # fmt: skip
+def test_a_lora_config_is_told_what_it_leaves_untrained(home, stage, vlm, words):
+    more = {"model": tiny.stock("pi05", action_dim=8, max_token_len=150, paligemma_variant="dummy_lora")}
+    told = host.facts_of(stage, config(home, **more), from_flat({"vlm": vlm}), torch=False)
+    assert words in told["vlm"]
+    assert (
+        "LoRA factors train, at" in host.facts_of("2", config(home, **more), from_flat({"vlm": "lora"}), False)["vlm"]
+    )
+    expert = tiny.stock("pi05", action_dim=8, max_token_len=150, action_expert_variant="dummy_lora")
+    said = host.facts_of(stage, config(home, model=expert), from_flat({"vlm": "frozen"}), torch=False)["vlm"]
+    assert said.endswith("of the action expert's language model dummy_lora trains LoRA factors alone")
 
 
 def test_every_finding_is_provoked_or_said_to_be_unknown():

@@ -104,11 +104,6 @@ def test_every_config_is_derived_or_refused_with_the_reason(name, full_size):
     assert one.policy_metadata["apt"]["stage"] == 1
 
 
-def test_pi05_libero_says_that_it_feeds_no_state(caplog):
-    derive(_config.get_config("pi05_libero"), 1, from_flat({}))
-    assert "NO STATE" in caplog.text
-
-
 def test_an_upstream_base_checkpoint_fills_stage_1_whole_and_stage_2_but_for_apt_keys(tmp_path):
     """Through the host's own CheckpointWeightLoader, from a file that the host would write."""
     with tiny.small():

@@ -105,6 +105,10 @@ class Family(ABC):
         """Whether training runs under bfloat16 autocast."""
         return False
 
+    def half(self, config: Any) -> bool:
+        """Whether at least its VLM is held in bfloat16 while it trains."""
+        return self.autocasts(config)
+
     # -- listen, bench, export ------------------------------------------------------------------------------
 
     def listening(self) -> Any:

@@ -23,8 +23,7 @@ class LerobotGrootSubject(GrootSubject):
     """One policy with its own preprocessor."""
 
     def __init__(self, policy: Any, preprocessor: Any, folder: Path):
-        policy.float()  # the contracts are about bits; nothing here is under autocast
-        super().__init__(policy.model, self._batch)
+        super().__init__(policy.model, self._batch, policy.config.use_bf16)
         self.policy, self.preprocessor, self.folder = policy, preprocessor, folder
 
     def _batch(self, instructions: Sequence[str], state_seed: int, image_seed: int) -> dict[str, Any]:
@@ -35,7 +34,7 @@ class LerobotGrootSubject(GrootSubject):
 
     def switched(self) -> LerobotGrootSubject:
         kind, config = type(self.policy), replace(self.policy.config, stage=LIKELIHOOD, pretrained_path=None)
-        del self.policy, self.flow  # spent: two models in float32 would not fit where one was trained
+        del self.policy, self.flow  # spent: two models would not fit where one was trained
         gc.collect()
         policy = kind.from_pretrained(self.folder, config=config)
         return LerobotGrootSubject(policy, self.preprocessor, self.folder)

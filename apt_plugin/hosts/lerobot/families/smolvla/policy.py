@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +31,10 @@ class SmolVLAMixin(PrefixPolicy):
                 "--policy.pretrained_path=lerobot/smolvla_base, or --policy.load_vlm_weights=true for a fresh expert."
             )
         super().__init__(config, source=source, **kwargs)
+
+    @classmethod
+    def stock_flow(cls, config: Any, stock: Any) -> Any:
+        return super().stock_flow(config, replace(stock, load_vlm_weights=False))  # names and shapes need no values
 
     @contextmanager
     def _building(self, config: Any) -> Iterator[None]:
