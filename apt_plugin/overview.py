@@ -31,4 +31,5 @@ CHECK = """apt-plugin check <the host's training command> --recipe apt [--apt.* 
 What would stop or spoil both stages later, looked at in less than a minute and without a model: the flags of both
 stages by the host's own parser, the longest prompt against the token limit, warm-up and decay against the steps,
 instructions for Stage 2, statistics, numbers that are none, the robot's state, disk and device memory. `apt-plugin
-run` does the same before its first step. Exit status 1 where a run would be stopped."""
+run` does the same before its first step. Exit status 1 where a run would be stopped. With --recipe warmup in place of
+--recipe apt it looks at your own command in the same way."""

@@ -6,6 +6,7 @@ Read off the group that is there: accelerate's own state would start one, and be
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Mapping
 
 import torch
@@ -22,6 +23,11 @@ def writes() -> bool:
 def rank() -> int:
     """This process's number, from 0."""
     return distributed.get_rank() if _many() else 0
+
+
+def started() -> int:
+    """How many processes torchrun started, before there is a group too."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def meet() -> None:

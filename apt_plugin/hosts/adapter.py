@@ -195,8 +195,8 @@ class Adapter(Protocol):
         ...
 
     def warmup(self, request: Request) -> Command:
-        """The process of a training command with the VLM frozen for `request.frozen_share` of the steps; not asked
-        where it is unsupported.
+        """The process of a training command with the VLM frozen for `request.frozen_share` of the steps. Before its
+        first step it looks at the command (`run.warmup.look`).
 
         Raises:
             AptError: no training command, or of a policy without a VLM that is known.
@@ -253,15 +253,6 @@ class Adapter(Protocol):
     def notes(self) -> Sequence[str]:
         """Lines for `apt-plugin doctor`."""
         ...
-
-
-class WithoutWarmup:
-    """The part of an adapter whose host has no trainer that can begin to train a part on the way."""
-
-    unsupported: Mapping[str, str] = MappingProxyType({})
-
-    def warmup(self, request: Request) -> Command:
-        raise AptError(self.unsupported["warmup"])
 
 
 class WithoutTrial:

@@ -19,7 +19,7 @@ import numpy as np
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.run import preflight
-from apt_plugin.run.preflight import Facts
+from apt_plugin.run.preflight import Facts, about
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +63,15 @@ def parsing(stage: str, argv: Sequence[str] = ()) -> Iterator[None]:
         sys.argv = list(argv) or before
         yield
     except AptError as error:
-        raise error if str(error).startswith("Stage ") else AptError(f"Stage {stage}: {error}") from error
+        raise error if str(error).startswith("Stage ") else AptError(f"{about(stage)}{error}") from error
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise AptError(
-            f"Stage {stage}: the host refuses these flags (its own words stand above). A flag of this stage only is "
-            f"written --apt.stage{stage}.<flag>."
-        ) from stop
+        hint = f" A flag of this stage only is written --apt.stage{stage}.<flag>." if stage else ""
+        raise AptError(f"{about(stage)}the host refuses these flags (its own words stand above).{hint}") from stop
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise AptError(f"Stage {stage}: {kind}{error}") from error
+        raise AptError(f"{about(stage)}{kind}{error}") from error
     finally:
         sys.argv = before
 

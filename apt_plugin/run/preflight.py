@@ -67,11 +67,16 @@ class Finding:
     words: str
 
     def __str__(self) -> str:
-        return f"Stage {self.stage}: {self.words}"
+        return f"{about(self.stage)}{self.words}"
+
+
+def about(stage: str) -> str:
+    """What stands in front of words about a stage; nothing for a run that has none (`run.warmup`)."""
+    return f"Stage {stage}: " if stage else ""
 
 
 def judge(facts: Mapping[str, Facts]) -> list[Finding]:
-    """Everything that the facts of a run's stages ("1", "2") give reason to say, errors first."""
+    """Everything that the facts of a run's stages ("1", "2"; "" where it has none) give reason to say, errors first."""
     found = [Finding(level, stage, words) for stage, each in facts.items() for level, words in _stage(stage, each)]
     found += _disk(facts)
     return sorted(found, key=lambda finding: list(LEVELS).index(finding.level))
@@ -114,20 +119,21 @@ def _note(words: str) -> tuple[Level, str]:
 
 
 def _stage(stage: str, facts: Facts) -> Iterator[tuple[Level, str]]:
-    for part in (_prompt, _numbers, _device, _schedule):
+    yield from _prompt(facts, " for both stages" if stage else "")
+    for part in (_numbers, _device, _schedule):
         yield from part(facts)
-    if stage == "2":
-        yield from _words(facts)
+    if stage != "1":
+        yield from _words(facts, bool(stage))
     if facts.vlm is not None:
         yield _note(f"of the VLM, {facts.vlm}.")
 
 
-def _prompt(facts: Facts) -> Iterator[tuple[Level, str]]:
+def _prompt(facts: Facts, where: str) -> Iterator[tuple[Level, str]]:
     limit, longest, flag = facts.token_limit, facts.longest_prompt, facts.flag("token_limit")
     if limit is not None and longest is not None and longest > limit:
         yield _error(
             f"the longest prompt has {longest} tokens and {flag} is {limit}: "
-            f"{(facts.longest_instruction or '')[:SHOWN]!r}. Write {flag}={longest} for both stages, or shorten."
+            f"{(facts.longest_instruction or '')[:SHOWN]!r}. Write {flag}={longest}{where}, or shorten."
         )
     if facts.state_fed is False:
         yield _warning(
@@ -136,14 +142,14 @@ def _prompt(facts: Facts) -> Iterator[tuple[Level, str]]:
         )
 
 
-def _words(facts: Facts) -> Iterator[tuple[Level, str]]:
+def _words(facts: Facts, staged: bool) -> Iterator[tuple[Level, str]]:
     count, empty, data = facts.instructions, facts.empty_instructions or 0, facts.data or "the data"
     if count is None:
         return
     if count == empty:
+        other = ", and keep this one for Stage 1, which needs none, or mix it in (--apt.mix.share)" if staged else ""
         yield _error(
-            f"it learns from instructions, and {data} has none. Name labelled data with {facts.flag('data')}, and "
-            "keep this one for Stage 1, which needs none, or mix it in (--apt.mix.share)."
+            f"it learns from instructions, and {data} has none. Name labelled data with {facts.flag('data')}{other}."
         )
     elif empty:
         yield _warning(
@@ -238,10 +244,10 @@ def _disk(facts: Mapping[str, Facts]) -> Iterator[Finding]:
     free = min((each.free_bytes or 0 for each in known.values()), default=0)
     if sum(needed.values()) > free:
         worst = max(needed, key=lambda stage: needed[stage])
-        largest = known[worst]
+        largest, where = known[worst], " in this stage" if worst else ""
         yield Finding("error", worst, (
             f"the run writes at least {readable(sum(needed.values()))} and the disk has {readable(free)} free "
-            f"({saved[worst]} checkpoints of {readable(largest.checkpoint_bytes or 0)} in this stage). Save less "
+            f"({saved[worst]} checkpoints of {readable(largest.checkpoint_bytes or 0)}{where}). Save less "
             f"often with {largest.flag('checkpoints')}, or write elsewhere with {largest.flag('output')}."
         ))  # fmt: skip
 
@@ -263,13 +269,10 @@ def read(path: Path) -> dict[str, Facts]:
 
 def table(facts: Mapping[str, Facts], findings: list[Finding]) -> str:
     """What was looked at, a line a fact, and what was found; for `apt-plugin check`."""
-    rows: list[tuple[str, ...]] = [("", *(f"Stage {stage}" for stage in facts))]
+    rows: list[tuple[str, ...]] = [("", *(f"Stage {stage}" if stage else "the run" for stage in facts))]
     shown = [_shown(asdict(each)) for each in facts.values()]
-    rows += (
-        [(name, *(each[name] for each in shown)) for name in shown[0] if any(each[name] for each in shown)]
-        if shown
-        else []
-    )
+    names = shown[0] if shown else ()
+    rows += [(name, *(each[name] for each in shown)) for name in names if any(each[name] for each in shown)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, "", *(f"{finding.level}: {finding}" for finding in findings)]).strip("\n")

@@ -18,12 +18,13 @@ from apt_plugin import files
 from apt_plugin.cache.request import wanted as reads_cache
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import QUIET, Adapter, Command, Stages
-from apt_plugin.launch import WARMUP, Request, check_named
+from apt_plugin.launch import Request, check_named
 from apt_plugin.recipe_help import PRESETS_FOUND, ours
 from apt_plugin.report.run import write_run
 from apt_plugin.run import child, preflight, room
 from apt_plugin.run.lock import only_one
 from apt_plugin.run.resumed import check_prior, check_recipe, held
+from apt_plugin.run.warmup import ONLY_LOOK
 from apt_plugin.stages import PROOFS, Record, read_record
 
 logger = logging.getLogger(__name__)
@@ -189,8 +190,6 @@ def carry_out(host: Adapter, request: Request) -> int:
     if request.recipe is not None and {"-h", "--help"} & set(request.command):
         print(f"{ours()}\n\nFlags of the host:\n", flush=True)
     if request.frozen_share is not None:
-        if (why := host.unsupported.get(WARMUP)) is not None:
-            raise AptError(f"--recipe {WARMUP}: {why}")
         return call(host.warmup(request))
     stages = _stages(host, request)
     return call(host.start(request)) if stages is None else Staged(stages, request).train()
@@ -202,14 +201,23 @@ def check(host: Adapter, request: Request) -> int:
     Raises:
         AptError: the command trains nothing by the recipe.
     """
-    stages = _stages(host, request)
-    if stages is None:
-        raise AptError(f"Write a training command of {host.name} with its recipe: apt-plugin check ... --recipe apt.")
-    status, facts = Staged(stages, request).look()
+    status, facts = _looked(host, request)
     findings = preflight.judge(facts)
     if not status:
         print(preflight.table(facts, findings) or "Nothing is left to run.")
     return int(bool(status) or any(finding.level == "error" for finding in findings))
+
+
+def _looked(host: Adapter, request: Request) -> tuple[int, Mapping[str, preflight.Facts]]:
+    if request.frozen_share is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            answer, command = Path(folder) / "facts.json", host.warmup(request)
+            status = call(replace(command, env={**command.env, ONLY_LOOK: str(answer)}))
+            return status, {} if status else preflight.read(answer)
+    stages = _stages(host, request)
+    if stages is None:
+        raise AptError(f"Write a training command of {host.name} with its recipe: apt-plugin check ... --recipe apt.")
+    return Staged(stages, request).look()
 
 
 def make_cache(host: Adapter, request: Request, action: str) -> int:

@@ -75,13 +75,13 @@ def test_each_way_takes_of_our_flags_what_is_its_own() -> None:
     assert TWO.short_flags(PILOT, []) == ["--recipe", "apt", "--apt.prove=false", "--apt.listen=0"]
 
 
-def fitting(trains: str, names: Sequence[str] = (), **unsupported: str) -> Any:
+def fitting(trains: str, names: Sequence[str] = ()) -> Any:
     """On a host whose command trains this much of the VLM."""
 
     def stages(request: Any) -> Any:
         return SimpleNamespace(recipe=resolved(request.recipe, lambda: Trained(trains, "its switch")))
 
-    host: Any = SimpleNamespace(name="toy", unsupported=unsupported, stages=stages)
+    host: Any = SimpleNamespace(name="toy", stages=stages)
     return ways.fitting(host, ["train"], names)
 
 
@@ -92,8 +92,6 @@ def test_ways_that_come_to_the_same_are_left_out_with_the_reason_or_refused_wher
     assert set(why) == {"expert-only", "warm-up"}
     with pytest.raises(AptError, match="names warm-up, and that does not fit this command: your own command trains"):
         fitting("frozen", ("own", "warm-up"))
-    _, why = fitting("full", warmup="It has none.")
-    assert why == {"warm-up": "It has none"}
 
 
 @pytest.mark.parametrize("adapter", [OpenpiAdapter(), GrootAdapter()], ids=lambda each: each.name)

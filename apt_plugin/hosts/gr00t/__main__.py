@@ -6,6 +6,7 @@ Started by `apt-plugin run`, under torchrun too. The host's own script runs unch
 from __future__ import annotations
 
 import contextlib
+import os
 import runpy
 import sys
 
@@ -14,6 +15,7 @@ from apt_plugin.hosts import allow
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK
 from apt_plugin.hosts.gr00t.programs import TRAINING
 from apt_plugin.launch import check_one_process, for_acting, split
+from apt_plugin.run.warmup import FROZEN_SHARE, look
 
 
 def main(argv: list[str]) -> None:
@@ -34,6 +36,11 @@ def main(argv: list[str]) -> None:
         acting.check_embodiment(flags)
     if {"-h", "--help"} & set(flags):
         pass  # the launcher has shown ours
+    elif module in TRAINING and (share := os.environ.get(FROZEN_SHARE)):
+        from apt_plugin.hosts.gr00t import preflight, warmup
+
+        warmup.install(float(share))
+        look(lambda: preflight.own(module, flags), float(share))
     elif request.recipe is not None and module in TRAINING:
         from apt_plugin.hosts.gr00t import training
 

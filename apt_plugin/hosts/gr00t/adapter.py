@@ -14,18 +14,19 @@ from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.adapter import QUIET, TRAINS_ON_ALL, Command, WithoutTrial, WithoutWarmup
+from apt_plugin.hosts.adapter import QUIET, TRAINS_ON_ALL, Command, WithoutTrial
 from apt_plugin.hosts.gr00t import rules
 from apt_plugin.hosts.gr00t.checkpoints import last_whole, openable
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK, CHILD, POLICIES
 from apt_plugin.hosts.gr00t.probes import CONTENT, PROBES
-from apt_plugin.hosts.gr00t.programs import Program, Settings, find_program, is_program, switched
+from apt_plugin.hosts.gr00t.programs import TRAINING, Program, Settings, find_program, is_program, switched
 from apt_plugin.hub import local_folder
 from apt_plugin.launch import Request, for_acting
 from apt_plugin.recipe import HOST, Recipe, as_text
 from apt_plugin.run.budget import Plan, count, plan
 from apt_plugin.run.facts import JOB
 from apt_plugin.run.staged import WANTED, folder_of
+from apt_plugin.run.warmup import FROZEN_SHARE, no_training, nothing_trains
 from apt_plugin.vlm import resolved
 
 logger = logging.getLogger(__name__)
@@ -151,19 +152,13 @@ class GrootStages:
         return ["--host", "gr00t", "--dataset", path, *(["--config", tag] if tag else [])]
 
 
-class GrootAdapter(WithoutTrial, WithoutWarmup):
+class GrootAdapter(WithoutTrial):
     """See `hosts.adapter.Adapter`."""
 
     name = "gr00t"
     policies = POLICIES
     families = ("groot",)
-    unsupported = MappingProxyType(
-        {
-            "warmup": "not written for Isaac GR00T yet: its processes (DDP, ZeRO) settle before the first step what "
-            "trains. Train twice: without --tune-llm --tune-visual first, then with them from that checkpoint.",
-            "trial": TRAINS_ON_ALL,
-        }
-    )
+    unsupported = MappingProxyType({"trial": TRAINS_ON_ALL})
     probes = PROBES
     content = CONTENT
 
@@ -189,6 +184,15 @@ class GrootAdapter(WithoutTrial, WithoutWarmup):
         flags, chosen = acting(program.flags, request)
         ours = [f"--apt.{name}={value}" for name, value in chosen.items()]
         return Command(program.child(["--recipe", "apt", *ours, *flags]))
+
+    def warmup(self, request: Request) -> Command:
+        program = _program(request)
+        if not program.trains:
+            raise no_training(program.module, " or ".join(TRAINING))
+        settings = Settings(program.module, program.flags)
+        if not any(map(settings.switched_on, rules.SWITCHES)):
+            raise nothing_trains(" or ".join(f"--{settings.switch(name)}" for name in rules.SWITCHES))
+        return Command(program.child(program.flags), {FROZEN_SHARE: str(request.frozen_share)})
 
     def open_subject(self, folder: Path, device: str | None) -> Any:
         from apt_plugin.hosts.gr00t.prove import open_subject

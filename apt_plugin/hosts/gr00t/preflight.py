@@ -24,7 +24,7 @@ from apt_plugin.hosts.gr00t.programs import TRAINING
 from apt_plugin.recipe import Recipe, flatten, from_flat
 from apt_plugin.run import facts, preflight
 from apt_plugin.run.preflight import Facts
-from apt_plugin.stages import LIKELIHOOD
+from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 COLUMNS = ("observation.state", "action")
 STATISTICS = "stats.json"
@@ -63,6 +63,17 @@ def native(module: str, stage: str, recipe: Recipe, flags: Sequence[str]) -> Non
     with facts.parsing(stage):
         gathered = of(stage, asked, module, recipe, Path(asked.training.output_dir))
     preflight.stop({stage: dataclasses.replace(gathered, vlm=None)})  # what trains of it is settled later
+
+
+def own(module: str, flags: Sequence[str]) -> Facts:
+    """Of a command without our recipe.
+
+    Raises:
+        AptError: flags that the host refuses, a folder that is no data set.
+    """
+    asked = parsed("", module, flags)
+    with facts.parsing(""):
+        return of(str(PRIOR), asked, module, Recipe(), Path(asked.training.output_dir))
 
 
 def parsed(stage: str, module: str, flags: Sequence[str]) -> Asked:

@@ -16,8 +16,8 @@ from apt_plugin.arguments import in_words
 from apt_plugin.errors import AptError, did_you_mean
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.lerobot.acting import GUIDANCE
-from apt_plugin.hosts.lerobot.names import FROZEN_SHARE
 from apt_plugin.hosts.lerobot.programs import CHECK, TRAIN
+from apt_plugin.run.warmup import FROZEN_SHARE, look
 
 # Programs of ours that go through the host's training script, and what they do in place of training.
 BUILDERS = {"apt-cache-build": "build", "apt-cache-verify": "verify"}
@@ -49,8 +49,9 @@ def main(argv: list[str]) -> None:
         cache_build.main(BUILDERS[program], entry(TRAIN))
         return
     if program == TRAIN and (share := os.environ.get(FROZEN_SHARE)):
-        from apt_plugin.hosts.lerobot import warmup
+        from apt_plugin.hosts.lerobot import preflight, warmup
 
+        look(lambda: preflight.here(""), float(share))
         warmup.install(float(share))
     elif program == TRAIN:
         training.install()

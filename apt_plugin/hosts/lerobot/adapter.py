@@ -17,7 +17,6 @@ from apt_plugin.hosts.lerobot.acting import acting
 from apt_plugin.hosts.lerobot.checkpoints import last_whole, openable
 from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, Family, find, host_type, of, read_switches
 from apt_plugin.hosts.lerobot.flags import autocast_flags, check_warmed, precision_flags, recipe_flags, source_flags
-from apt_plugin.hosts.lerobot.names import FROZEN_SHARE
 from apt_plugin.hosts.lerobot.pilot import LerobotPilot
 from apt_plugin.hosts.lerobot.probes import PROBES
 from apt_plugin.hosts.lerobot.programs import TRAIN, Program, check, child, find_program, flags_of, for_cache, found
@@ -28,6 +27,7 @@ from apt_plugin.recipe import HOST, Recipe
 from apt_plugin.run.budget import Plan, count, plan
 from apt_plugin.run.flags import Flags
 from apt_plugin.run.staged import WANTED, folder_of
+from apt_plugin.run.warmup import FROZEN_SHARE, no_training
 from apt_plugin.stages import RECORD, read_record
 from apt_plugin.vlm import Trained, resolved
 
@@ -255,7 +255,7 @@ class LerobotAdapter:
     def warmup(self, request: Request) -> Command:
         program = find_program(request.command)
         if program.name != TRAIN:
-            raise AptError(f"--recipe warmup is for training, and {program.name} is not: write it behind {TRAIN}.")
+            raise no_training(program.name, TRAIN)
         check_warmed(program.flags)
         return Command(child(program, program.flags), {FROZEN_SHARE: str(request.frozen_share)})
 

@@ -21,4 +21,3 @@ FREE = (
     "tags", "license", "pretrained_path", "pretrained_revision", "base_model_name_or_path", "revision",
     "inference_mode", "stage1_path",
 )  # fmt: skip
-FROZEN_SHARE = "APT_FROZEN_SHARE"  # in the environment of a training process: --recipe warmup

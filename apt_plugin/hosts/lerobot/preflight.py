@@ -16,7 +16,7 @@ from typing import Any
 from apt_plugin.backends import torch_device
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import families, goals, written
-from apt_plugin.hosts.lerobot.processors import AptPromptStep
+from apt_plugin.hosts.lerobot.processors import PALIGEMMA, AptPromptStep
 from apt_plugin.hosts.lerobot.programs import TRAIN
 from apt_plugin.run import facts, preflight
 from apt_plugin.run.flags import Flags
@@ -47,11 +47,21 @@ def native(stage: str) -> None:
     """
     if Path(sys.argv[0]).stem.replace("_", "-") != TRAIN or os.environ.get("RANK", "0") != "0":
         return
+    preflight.stop({stage: here(stage)})
+
+
+def here(stage: str) -> Facts:
+    """Of the command that this process is; `stage` is "" of one without our recipe.
+
+    Raises:
+        AptError: flags that the host refuses.
+    """
     name = "--output_dir"
     before = ["", *sys.argv[1:]]
     flags = [b for a, b in pairwise(before) if name not in (a, b) and not b.startswith(f"{name}=")]
     config = parsed(stage, flags)  # the host refuses a folder that its own logger may have made by now
-    preflight.stop({stage: of(config, Path(Flags.read(sys.argv[1:], switches=True).get("output_dir") or "."))})
+    with facts.parsing(stage):
+        return of(config, Path(Flags.read(sys.argv[1:], switches=True).get("output_dir") or "."))
 
 
 def parsed(stage: str, flags: Sequence[str]) -> Any:
@@ -76,9 +86,11 @@ def parsed(stage: str, flags: Sequence[str]) -> Any:
 def of(config: Any, output: Path) -> Facts:
     """
     Args:
-        config: `parsed`; output: the run's folder.
+        config: `parsed`, of a policy of the host's own too; output: the run's folder.
     """
     policy, source = config.policy, config.dataset
+    recipe = getattr(policy, "recipe", None)
+    second = recipe is not None and policy.stage == LIKELIHOOD
     torch_device.check(str(policy.device or ""), "--policy.device")
     opened = {"revision": source.revision, "repo_type": source.repo_type}
     meta = _metadata(source.repo_id, source.root, "--dataset.repo_id", "--dataset.root", **opened)
@@ -88,14 +100,14 @@ def of(config: Any, output: Path) -> Facts:
     warmup, decay = _schedule(config.scheduler, steps)
     more: dict[str, Any] = {}
     if families.of(policy.type).prompt_steps:  # GR00T's prompt has no limit
-        gathered = {"tokenizer_name": policy.tokenizer_name, "goal": goals.wanted(policy)}
+        gathered = {"tokenizer_name": _tokenizer(policy), "goal": goals.wanted(policy)}
         step = AptPromptStep(family=families.host_type(policy.type), **gathered)
         width = int(math.prod(meta.features[state]["shape"]))
         more = facts.longest(texts, lambda text: step.longest(text, width)) | {
             "token_limit": policy.tokenizer_max_length
         }
     stats = meta.stats or {}
-    own = policy.stage != LIKELIHOOD or policy.recipe.norm_stats == "data"  # else those of Stage 1
+    own = not second or policy.recipe.norm_stats == "data"  # else those of Stage 1
     if own:
         modes = {str(kind).rpartition(".")[2]: mode.name for kind, mode in policy.normalization_mapping.items()}
         more |= facts.statistics(
@@ -104,8 +116,7 @@ def of(config: Any, output: Path) -> Facts:
     found = facts.numbers(_tables(meta), [state, action], source.episodes)
     more |= facts.of_numbers(found, stats if own and source.episodes is None else {})
     more["data"] = source.repo_id
-    mix = policy.recipe.mix
-    if policy.stage == LIKELIHOOD and mix.share > 0:
+    if second and (mix := policy.recipe.mix).share > 0:
         name = mix.repo_id or source.repo_id
         other = _metadata(name, mix.root or None, "--apt.mix.repo_id", "--apt.mix.root")
         more = facts.mixed(more, name, facts.numbers(_tables(other), [state, action]))
@@ -117,9 +128,14 @@ def of(config: Any, output: Path) -> Facts:
         checkpoints=facts.saved(steps, config.save_freq) if config.save_checkpoint else 0,
         free_bytes=facts.free(output), memory_needed=weights, memory_there=torch_device.memory(str(policy.device)),
         proof_memory=weights,
-        vlm=facts.vlm_of(str(policy.stage), policy.recipe),
+        vlm=None if recipe is None else facts.vlm_of(str(policy.stage), recipe),
         flags=FLAGS | {"statistics": _how(source)}, **facts.instructions(texts), **more,
     )  # fmt: skip
+
+
+def _tokenizer(policy: Any) -> str:
+    """By whose name the host's own policies know it, ours tell it."""
+    return getattr(policy, "tokenizer_name", None) or getattr(policy, "vlm_model_name", PALIGEMMA)
 
 
 def _metadata(name: str, root: Any, flag: str, root_flag: str, **more: Any) -> Any:

@@ -22,6 +22,7 @@ from apt_plugin.hosts.openpi import checkpoints, preload
 from apt_plugin.hosts.openpi.programs import JOB
 from apt_plugin.launch import acting_as
 from apt_plugin.recipe import flatten, from_flat
+from apt_plugin.run.warmup import look
 from apt_plugin.stages import PRIOR
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def main() -> None:
             plan(script, job)
         elif job["do"] == "train":
             train(script, job)
+        elif job["do"] == "warmup":
+            warm_up(script, job["share"])
         else:
             cache(script, job)
 
@@ -125,6 +128,28 @@ def train(script: Path, job: dict[str, Any]) -> None:
         run.begin(prior)
         module = load_script(script)
         training.install(module, run)
+        module.main(config)
+
+
+def warm_up(script: Path, share: float) -> None:
+    """The host's own training and config, whose VLM begins to train on the way."""
+    from openpi.training import config as _config
+
+    from apt_plugin.hosts.openpi import preflight, warmup
+    from apt_plugin.hosts.openpi.training import REPLACED
+
+    config, torch = _config.cli(), script.name == "train_pytorch.py"
+    warmup.check(config, torch)
+    look(lambda: preflight.own(config), share)
+    module = load_script(script)
+    if torch:
+        from apt_plugin.hosts.openpi import torch_warmup
+
+        torch_warmup.install(module, config, share, REPLACED)
+        module.init_logging()
+        module.train_loop(config)
+    else:
+        warmup.install(module, config, share, REPLACED)
         module.main(config)
 
 

@@ -15,16 +15,17 @@ from typing import Any
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.export import refuse_pi
-from apt_plugin.hosts.adapter import TRAINS_ON_ALL, Command, WithoutTrial, WithoutWarmup
+from apt_plugin.hosts.adapter import TRAINS_ON_ALL, Command, WithoutTrial
 from apt_plugin.hosts.openpi.checkpoints import last_whole
 from apt_plugin.hosts.openpi.names import POLICIES
 from apt_plugin.hosts.openpi.probes import CONTENT, PROBES
-from apt_plugin.hosts.openpi.programs import SCRIPTS, SERVE, Program, find_program
+from apt_plugin.hosts.openpi.programs import SCRIPTS, SERVE, TRAIN, Program, find_program
 from apt_plugin.hosts.openpi.schedule import tokens
 from apt_plugin.launch import Request, for_acting
 from apt_plugin.recipe import Recipe, flatten, from_flat
 from apt_plugin.run.budget import Plan
 from apt_plugin.run.staged import WANTED, call
+from apt_plugin.run.warmup import no_training
 from apt_plugin.stages import read_record
 
 
@@ -120,19 +121,13 @@ class OpenpiStages:
         return ["--host", "openpi", "--config", config]
 
 
-class OpenpiAdapter(WithoutTrial, WithoutWarmup):
+class OpenpiAdapter(WithoutTrial):
     """See `hosts.adapter.Adapter`."""
 
     name = "openpi"
     policies = POLICIES
     families = ("pi05", "pi0")
-    unsupported = MappingProxyType(
-        {
-            "warmup": "openpi compiles one step for one set of trained parameters, and its optimizer holds no state "
-            "for the others. Train twice: with the freeze_filter of a config first, then without from that checkpoint.",
-            "trial": TRAINS_ON_ALL,
-        }
-    )
+    unsupported = MappingProxyType({"trial": TRAINS_ON_ALL})
     probes = PROBES
     content = CONTENT
 
@@ -155,6 +150,12 @@ class OpenpiAdapter(WithoutTrial, WithoutWarmup):
             name = next(iter(chosen))
             raise AptError(f"--apt.{name} changes how a checkpoint acts, and {program.script.name} opens none.")
         return Command([*(program.before or [sys.executable]), str(program.script), *program.flags])
+
+    def warmup(self, request: Request) -> Command:
+        program = find_program(request.command)
+        if not program.trains:
+            raise no_training(program.script.name, " or ".join(TRAIN))
+        return program.child({"do": "warmup", "share": request.frozen_share}, program.flags)
 
     def open_subject(self, folder: Path, device: str | None) -> Any:
         from apt_plugin.hosts.openpi.prove import open_subject

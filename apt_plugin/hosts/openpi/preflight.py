@@ -26,7 +26,7 @@ from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt
 from apt_plugin.recipe import Recipe
 from apt_plugin.run import facts
 from apt_plugin.run.preflight import Facts
-from apt_plugin.stages import LIKELIHOOD
+from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 FLAGS = {
     "steps": "--num-train-steps", "warmup_steps": "--lr-schedule.warmup-steps", "data": "--data.repo-id",
@@ -46,6 +46,16 @@ def facts_of(stage: str, stock: Any, recipe: Recipe, torch: bool) -> dict[str, A
             return dataclasses.asdict(of(stage, stock, recipe, torch))
     except AptError as error:
         return {"refused": str(error)}
+
+
+def own(stock: Any) -> Facts:
+    """Of a config without our recipe: a prior whose prompts are read is the host's own model.
+
+    Raises:
+        AptError: data that the host cannot open.
+    """
+    with facts.parsing(""):
+        return of(str(PRIOR), stock, Recipe(prefix="native"))
 
 
 def parsed(stage: str, flags: Sequence[str]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t.adapter import GrootAdapter
-from apt_plugin.hosts.lerobot import warmup
+from apt_plugin.hosts.lerobot import preflight, warmup
 from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.hosts.lerobot.groups import in_vlm
-from apt_plugin.hosts.lerobot.names import FROZEN_SHARE
-from apt_plugin.hosts.openpi.adapter import OpenpiAdapter
 from apt_plugin.launch import split
 from apt_plugin.run import replace, staged
+from apt_plugin.run import warmup as core
+from apt_plugin.run.warmup import FROZEN_SHARE
 from tests.hosts.lerobot import datasets, tiny_smolvla
 
 TRAINS = ("--policy.train_expert_only=false", "--policy.freeze_vision_encoder=false")
@@ -42,17 +42,21 @@ def train(base: Path, data: Path, out: Path, share: float | None, *more: str) ->
     """Four steps by the host's script, a checkpoint after every second one."""
     if share is not None:
         warmup.install(share)
-    named = (
+    named = flags(base, data, out)
+    try:
+        datasets.lerobot_train(*(more if "--resume=true" in more else (*named, *more)), native=True)
+    finally:
+        warmup.uninstall()
+    return {int(path.name): path for path in (out / "checkpoints").iterdir() if path.name.isdecimal()}
+
+
+def flags(base: Path, data: Path, out: Path) -> list[str]:
+    return (
         f"--policy.path={base} --policy.device=cpu --policy.push_to_hub=false --policy.scheduler_warmup_steps=1 "
         f"--policy.scheduler_decay_steps=4 --dataset.repo_id=test/{data.name} --dataset.root={data} "
         f"--dataset.video_backend=pyav --num_workers=0 --batch_size=4 --log_freq=1 --env_eval_freq=0 --seed=3 "
         f"--steps=4 --save_freq=2 --output_dir={out}"
-    )
-    try:
-        datasets.lerobot_train(*(more if "--resume=true" in more else (*named.split(), *more)), native=True)
-    finally:
-        warmup.uninstall()
-    return {int(path.name): path for path in (out / "checkpoints").iterdir() if path.name.isdecimal()}
+    ).split()
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -108,6 +112,33 @@ def test_a_command_that_trains_nothing_of_the_vlm_is_refused(base: Path, data: d
         train(base, data["labelled"], tmp_path / "out", 0.5)
 
 
+def test_it_looks_at_the_hosts_own_command_before_the_first_step(
+    base: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """As `apt_plugin.hosts.lerobot` does in the training process: prompts, words and steps of a stock policy."""
+    caplog.set_level(logging.INFO)
+    (out := tmp_path / "out").mkdir()  # as the host's logger may have by now
+
+    def look(kind: str, *more: str) -> None:
+        monkeypatch.setattr("sys.argv", ["lerobot-train", *flags(base, data[kind], out), *TRAINS, *more])
+        core.look(lambda: preflight.here(""), 0.5)
+
+    look("labelled")
+    assert "of the VLM, nothing trains for the first 2 of 4 steps" in caplog.text
+    for kind, more, words in (
+        (
+            "labelled",
+            "--policy.tokenizer_max_length=2",
+            r"^the longest prompt has \d+ tokens and --policy.tokenizer_max",
+        ),
+        ("bare", "--seed=4", rf"^it learns from instructions, and test/{data['bare'].name} has none"),
+        ("labelled", "--steps=1", "--steps is 1: too few for a warm-up"),
+        ("labelled", "--steppes=1", "^the host refuses these flags"),
+    ):
+        with pytest.raises(AptError, match=words):
+            look(kind, more)
+
+
 def test_the_command_starts_the_hosts_own_training_and_refuses_the_rest(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +160,3 @@ def test_the_command_starts_the_hosts_own_training_and_refuses_the_rest(
         staged.carry_out(host, split(["lerobot-train", "--policy.type=act", "--recipe=warmup"]))
     with pytest.raises(AptError, match="lerobot-eval is not"):
         staged.carry_out(host, split(["lerobot-eval", f"--policy.path={base}", "--recipe=warmup"]))
-    for other in (OpenpiAdapter(), GrootAdapter()):
-        with pytest.raises(AptError, match="--recipe warmup: "):
-            staged.carry_out(other, split([*line]))
