@@ -227,6 +227,8 @@ class Bench:
     """Write the rows here, and a plot beside them."""
     plain: bool = False
     """A fixed width of 200 columns, for files."""
+    memory: bool = False
+    """Only bytes: the default recipe beside the host's own run of the same command. GR00T: device meta."""
 
     def __call__(self) -> int:
         from apt_plugin.hosts import HOSTS, named

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from apt_plugin.backends.torch_live import peak_of, standing
+from apt_plugin.backends.torch_live import added, peak_of, standing
 from apt_plugin.bench.rows import Made
 from apt_plugin.bench.table import Row
 from apt_plugin.errors import AptError
+from apt_plugin.run.replace import replaced
 
 logger = logging.getLogger(__name__)
 
 Step = Callable[[], None]
+FULL = "_ignore_bidirectional_mask_sdpa"  # of transformers: whether a mask is full
 
 
 def flops(step: Step) -> int:
@@ -39,8 +42,8 @@ def measure(row: Row, model: nn.Module, step: Step, device: str, rounds: int) ->
         step()
         model.zero_grad(set_to_none=True)
 
-    row.flops = flops(zeroed)
-    row.standing = standing(model) if row.kind == "train" else {}
+    row.flops = 0 if row.command else flops(zeroed)  # of a memory's row only bytes are asked
+    row.standing, row.added = (standing(model), added(model)) if row.kind == "train" else ({}, 0)
     if device == "meta" and rounds:
         row.peak = peak_of(model, step)
         model.zero_grad(set_to_none=True)
@@ -52,6 +55,21 @@ def measure(row: Row, model: nn.Module, step: Step, device: str, rounds: int) ->
     return row
 
 
+@contextlib.contextmanager
+def without_values(device: str) -> Iterator[None]:
+    """On meta a model cannot ask whether an image is padding, or a mask is full: none is, and it is."""
+    import torch.fx.experimental._config as fx
+
+    with contextlib.ExitStack() as stack:
+        if device == "meta":
+            from transformers import masking_utils
+
+            stack.enter_context(replaced(fx, "meta_nonzero_assume_all_nonzero", True))
+            if hasattr(masking_utils, FULL):
+                stack.enter_context(replaced(masking_utils, FULL, lambda *_, **__: True))
+        yield
+
+
 def measured(
     rows: Iterable[tuple[Row, Callable[[], Made]]], device: str, rounds: int, only: Callable[[Row], bool]
 ) -> list[Row]:
@@ -59,9 +77,11 @@ def measured(
     out = []
     for row, make in rows:
         if only(row):
-            model, step = make()
-            out.append(measure(row, model, step, device, rounds))
-            logger.info("%s: %.3g GFLOP", row.name, row.flops / 1e9)
+            with without_values(device):
+                model, step = make()
+                out.append(measure(row, model, step, device, rounds))
+            told = f"{(row.total or 0) / 2**30:.3g} GiB" if row.command else f"{row.flops / 1e9:.3g} GFLOP"
+            logger.info("%s: %s", row.name, told)
             del model, step
             gc.collect()
     return out

@@ -16,9 +16,10 @@ from apt_plugin.backends import torch_groot_cache
 from apt_plugin.backends.torch_absent import Absent
 from apt_plugin.backends.torch_bench import flops
 from apt_plugin.backends.torch_bytes import to_torch
-from apt_plugin.backends.torch_groot import adapt, adapter_mask
+from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask
 from apt_plugin.backends.torch_groot_dit import Features
 from apt_plugin.bench.table import Row
+from apt_plugin.errors import AptError
 
 IMAGE, START, END, PATCHES = 5, 3, 4, 256  # special tokens of the bench's own vocabulary; 16 x 16 patches per camera
 
@@ -136,6 +137,66 @@ def head_alone(flow: Any, features: Features, action: Any) -> None:
     when = torch.zeros(actions.shape[0], 1, dtype=torch.int64, device=actions.device)
     state = flow.apt_state(action["state"], who)
     flow.apt_velocity(features, actions[:, None], when, state, who).square().mean().backward()
+
+
+def check_device(device: str, memory: bool) -> None:
+    """
+    Raises:
+        AptError: a model that would have to run where tensors hold no values; bytes that are asked for elsewhere.
+    """
+    if (device == "meta") != memory:
+        raise AptError(
+            "GR00T's VLM asks values of its inputs (image grids): write --device cpu or cuda; for --memory --device "
+            "meta, where its pass is left out."
+        )
+
+
+def tokens_of(size: Size, words: bool) -> tuple[int, int]:
+    """(tokens that the VLM gives, how many of them are images')."""
+    images = size.cameras * PATCHES // 4
+    return images + 2 * size.cameras + (size.text if words else 0), images
+
+
+def outlined(model: Any, size: Size, draws: int | None = None, words: bool = True) -> Callable[[], None]:
+    """One training step on a device that holds no values, where the VLM cannot run (it asks values of its inputs).
+
+    Its features are made up and its gradients stand as they do at the end. What its own pass keeps is left out: it is
+    the same whoever trains.
+
+    Args:
+        draws: K of a model of ours; None: the host's own.
+    """
+    from transformers import BatchFeature
+
+    head, batch, (count, images) = model.action_head, size.batch, tokens_of(size, words)
+    trained = [p for p in model.backbone.parameters() if p.requires_grad]
+    with torch.device("meta"):
+        states = torch.empty(batch, count, head.config.backbone_embedding_dim).requires_grad_(bool(trained))
+        valid, image = torch.ones(batch, count, dtype=torch.bool), (torch.arange(count) < images).expand(batch, -1)
+        actions, who = torch.empty(batch, 40, 132), torch.zeros(batch, dtype=torch.int32)
+
+    def ours() -> torch.Tensor:
+        layout = Layout(valid.long(), valid, image, image)
+        vl = adapt(head.vlln, head.vl_self_attention, states, adapter_mask(layout))
+        state = model.apt_state(torch.empty(batch, 1, 132), who)
+        noise = torch.empty(batch, draws or 1, 40, 132)
+        when = torch.zeros(batch, draws or 1, dtype=torch.int64)
+        features = Features(vl, layout.image, layout.text)
+        return (model.apt_velocity(features, noise, when, state, who) - actions[:, None]).square().mean()
+
+    def theirs() -> torch.Tensor:
+        told = {"backbone_features": states, "backbone_attention_mask": valid, "image_mask": image}
+        mask = torch.ones(batch, 40, 132)
+        acted = {"state": torch.empty(batch, 1, 132), "action": actions, "embodiment_id": who, "action_mask": mask}
+        return head(BatchFeature(told), BatchFeature(acted))["loss"]
+
+    def step() -> None:
+        with torch.device("meta"):
+            (theirs if draws is None else ours)().backward()
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+
+    return step
 
 
 def fields_of(flow: Any, backbone: Any) -> dict[str, torch.Tensor]:

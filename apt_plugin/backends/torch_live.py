@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from apt_plugin import freeze
+
 
 class LiveBytes(TorchDispatchMode):
     """Counts the storages that operations make inside the block: `now` and `peak`, in bytes."""
@@ -64,6 +66,11 @@ def standing(model: nn.Module) -> dict[str, int]:
         "optimizer": 2 * bytes_of(trained),
         "buffers": bytes_of(model.buffers()),
     }
+
+
+def added(model: nn.Module) -> int:
+    """Bytes that parameters of the recipe's own take in training: weights, gradients and two moments."""
+    return 4 * bytes_of(p for name, p in model.named_parameters() if freeze.added(name) and p.requires_grad)
 
 
 def peak_of(model: nn.Module, step: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ class Row:
     seconds: float | None = None  # best of the rounds; None where nothing was timed
     peak: float | None = None  # bytes above where the step began, gradients included
     standing: dict[str, int] = field(default_factory=dict)  # bytes held between steps
+    added: int = 0  # bytes that the recipe's own parameters take: weights, gradients, moments
+    command: str = ""  # the host's own command that it is laid beside, see `bench.memory`
 
     @property
     def of_floor(self) -> float | None:
@@ -74,11 +76,17 @@ def table(rows: Sequence[Row]) -> Any:
     return out
 
 
-def show(rows: Sequence[Row], facts: dict[str, Any], path: Path | None, plain: bool) -> None:
-    """Print the table, and `write` it where a path is given. `plain`: a fixed width, for logs."""
+def show(
+    rows: Sequence[Row], facts: dict[str, Any], path: Path | None, plain: bool, made: Callable[..., Any] | None = None
+) -> None:
+    """Print the table, and `write` its rows where a path is given.
+
+    Args:
+        plain: a fixed width, for logs; made: another table of the rows.
+    """
     from rich.console import Console
 
-    Console(width=200 if plain else None).print(table(rows))
+    Console(width=200 if plain else None).print((made or table)(rows))
     if path is not None:
         write(rows, facts | {"batch": rows[0].batch}, path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from apt_plugin.bench import Row, table, write
+from apt_plugin.bench import Row, memory, table, write
 from apt_plugin.bench.rows import rows_of
 
 
@@ -69,3 +69,27 @@ def test_table_json_and_plot_hold_the_same_rows(tmp_path: Path) -> None:
     assert [row["name"] for row in kept["rows"]] == [row.name for row in ROWS]
     assert kept["rows"][1]["draws_per_s"] == 32
     assert "<svg" in (tmp_path / "bench.svg").read_text()
+
+
+def test_the_memory_of_the_default_is_laid_beside_the_hosts_own_of_the_same_command() -> None:
+    bench = Asked()
+    commands = (
+        memory.OwnCommand("everything", lambda: bench.stock(True), "full"),
+        memory.OwnCommand("LoRA", lambda: bench.stock(False), "lora"),
+    )
+    rows = [row for row, make in memory.rows_of(commands, bench.stage, 8) if make()]
+    assert bench.calls == [
+        ("stock", True), (1, 4, False, "frozen"), (2, 4, False, "full"), (2, 1, False, "full"),
+        ("stock", False), (2, 4, False, "lora"), (2, 1, False, "lora"),
+    ]  # fmt: skip
+    for row, total in zip(rows, (10, 2, 11, 9, 5, 4, 3), strict=True):
+        row.peak, row.standing = 0.0, {"weights": total * memory.GIB}
+    rows[2].added = memory.GIB
+    assert [memory.over(row, rows) for row in rows] == [
+        None, -8 * memory.GIB, memory.GIB, -memory.GIB, None, -memory.GIB, -2 * memory.GIB,
+    ]  # fmt: skip
+    console = Console(width=200, record=True)
+    console.print(memory.table(rows))
+    told = console.export_text()
+    (line,) = [line for line in told.splitlines() if "+1.00" in line]
+    assert [cell.strip() for cell in line.split("│")][1:6] == ["APT Stage 2, K=4", "11.00", "+1.00", "1.00", "11.00"]

@@ -3,7 +3,7 @@
     B batch   K noise draws
 
 `python -m apt_plugin bench groot` takes this host where lerobot is not installed. LoRA has no row: the host knows no
-adapters. Its VLM asks values of its inputs (image grids), so nothing here runs on the meta device.
+adapters. Its VLM asks values of its inputs (image grids), so on the meta device only `--memory` runs, without it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,22 @@ from typing import Any
 import torch
 
 from apt_plugin.backends.torch_bench import facts_of, measured, settle
-from apt_plugin.backends.torch_groot_bench import SIZES, Size, head_config, inputs, smaller, stage_step, vlm_config
-from apt_plugin.bench import Row, show
+from apt_plugin.backends.torch_groot_bench import (
+    SIZES,
+    Size,
+    check_device,
+    head_config,
+    inputs,
+    outlined,
+    smaller,
+    stage_step,
+    vlm_config,
+)
+from apt_plugin.bench import Row, memory, show
+from apt_plugin.bench.memory import OwnCommand, table
 from apt_plugin.bench.rows import Made
 from apt_plugin.bench.rows import rows_of as bench_rows
-from apt_plugin.errors import AptError, choose
+from apt_plugin.errors import choose
 from apt_plugin.hosts.gr00t import register
 from apt_plugin.recipe import Recipe
 
@@ -71,7 +82,8 @@ class Bench:
         from gr00t.model.gr00t_n1d7.gr00t_n1d7 import Gr00tN1d7
 
         torch.manual_seed(0)
-        with random_vlm(vlm_config(self.size)):
+        made_on = torch.device("meta" if self.device == "meta" else "cpu")
+        with random_vlm(vlm_config(self.size)), made_on:
             model = Gr00tN1d7(config(self.size, **more))
         for p in model.parameters():  # zero-initialised parts would cost the same; a non-finite one would not
             p.data.normal_(0, 0.02)
@@ -92,12 +104,25 @@ class Bench:
         """See `bench.rows`; no LoRA."""
         return bench_rows(self, self.size.batch, "frozen backbone", lora=False)
 
+    def memory_rows(self) -> Iterator[tuple[Row, Callable[[], Made]]]:
+        """See `bench.memory`: with the VLM frozen, as the host does it unless told otherwise, and trained."""
+        commands = (
+            OwnCommand("VLM frozen", lambda: self.stock(False), "frozen"),
+            OwnCommand("--tune-llm --tune-visual", lambda: self.stock(True), "full"),
+        )
+        return memory.rows_of(commands, self.stage, self.size.batch)
+
     def stock(self, everything: bool) -> Made:
-        model, given = self.model(tune_llm=everything, tune_visual=everything), self.inputs()
+        model = self.model(tune_llm=everything, tune_visual=everything)
+        if self.device == "meta":
+            return model, outlined(model, self.size)
+        given = self.inputs()
         return model, lambda: model(dict(given))["loss"].backward()
 
     def stage(self, row: Row, stage: int, cached: bool = False, vlm: str = "frozen") -> Made:
         model = self.apt(stage, noise_draws=row.draws, vlm=vlm)
+        if self.device == "meta":
+            return model, outlined(model, self.size, row.draws, words=stage == 2)
         return model, stage_step(model, self.inputs(), row, cached, vlm == "frozen")
 
     def acting(self, scale: float | None) -> Made:
@@ -112,23 +137,25 @@ class Bench:
 
 
 def rows_of(
-    size: str, device: str, rounds: int, batch: int | None = None, only: Callable[[Row], bool] = lambda row: True
-) -> list[Row]:
-    """Measure the rows.
+    size: str, device: str, rounds: int, batch: int | None = None, only: Callable[[Row], bool] = lambda row: True,
+    memory: bool = False,
+) -> list[Row]:  # fmt: skip
+    """Measure the rows; memory: those of `bench.memory`.
 
     Raises:
-        AptError: unknown size or device; the meta device.
+        AptError: unknown size or device; the meta device without memory.
     """
     chosen = smaller(SIZES[choose("size", size, SIZES)], batch)
-    if choose("device", device, ("cpu", "cuda", "meta")) == "meta":
-        raise AptError("GR00T's VLM asks values of its inputs (image grids): write device cpu or cuda.")
+    check_device(choose("device", device, ("cpu", "cuda", "meta")), memory)
     register()
-    return measured(Bench(chosen, device).rows(), device, rounds, only)
+    bench = Bench(chosen, device)
+    return measured(bench.memory_rows() if memory else bench.rows(), device, rounds, only)
 
 
-def run(size: str, device: str, rounds: int, batch: int | None, json: Path | None, plain: bool) -> int:
+def run(size: str, device: str, rounds: int, batch: int | None, json: Path | None, plain: bool, memory: bool) -> int:
     """Print the table; write JSON and plot."""
     settle(device)
-    rows = rows_of(size, device, rounds, batch)
-    show(rows, {"host": "Isaac GR00T", "model": "groot", "size": size, **facts_of(device)}, json, plain)
+    rows = rows_of(size, device, rounds, batch, memory=memory)
+    made = table if memory else None
+    show(rows, {"host": "Isaac GR00T", "model": "groot", "size": size, **facts_of(device)}, json, plain, made)
     return 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin.bench import Row, show
+from apt_plugin.bench.memory import table
 from apt_plugin.errors import AptError, choose
 
 logger = logging.getLogger(__name__)
@@ -26,9 +27,9 @@ HOIST_OFF = "--xla_disable_hlo_passes=while-loop-invariant-code-motion"
 
 def rows_of(
     family: str, size: str, device: str, rounds: int, batch: int | None = None,
-    only: Callable[[Row], bool] = lambda row: True,
+    only: Callable[[Row], bool] = lambda row: True, memory: bool = False,
 ) -> list[Row]:  # fmt: skip
-    """Measure the rows of one family.
+    """Measure the rows of one family; memory: those of `bench.memory`.
 
     Raises:
         AptError: unknown family, size or device; no checkout of openpi.
@@ -45,7 +46,10 @@ def rows_of(
     chosen = chosen if batch is None else replace(chosen, batch=batch)
     out = []
     with bench_host.sized(chosen), at.disable_typechecking():  # shapes stand where openpi checks for arrays
-        for row, make in bench_rows.Bench(family, chosen, device == "meta").rows():
+        bench = bench_rows.Bench(family, chosen, memory or device == "meta")
+        if memory:
+            return [fill() for _, fill in bench.memory_rows()]
+        for row, make in bench.rows():
             if only(row):
                 case = make()
                 out.append(bench_rows.measure(row, case, 0 if device == "meta" else rounds))
@@ -55,7 +59,9 @@ def rows_of(
     return out
 
 
-def run(family: str, size: str, device: str, rounds: int, batch: int | None, json: Path | None, plain: bool) -> int:
+def run(
+    family: str, size: str, device: str, rounds: int, batch: int | None, json: Path | None, plain: bool, memory: bool
+) -> int:
     """Print the table; write JSON and plot."""
     if device == "meta":
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {HOIST_OFF}".strip()
@@ -67,8 +73,8 @@ def run(family: str, size: str, device: str, rounds: int, batch: int | None, jso
         raise AptError(
             "device is 'cuda', and JAX finds no GPU. Write cpu, or meta: counted FLOPs and planned bytes, no times."
         )
-    rows = rows_of(family, size, device, rounds, batch)
+    rows = rows_of(family, size, device, rounds, batch, memory=memory)
     facts: dict[str, Any] = {"host": f"openpi {importlib.metadata.version('openpi')}", "model": family, "size": size}
     facts |= {"device": device, "jax": jax.__version__, "compiled for": jax.default_backend()}
-    show(rows, facts, json, plain)
+    show(rows, facts, json, plain, table if memory else None)
     return 0

@@ -18,7 +18,10 @@ from openpi.models import model as _model
 from openpi.models.pi0_config import Pi0Config
 from openpi.training import config as _config
 
+from apt_plugin import freeze
 from apt_plugin.backends.jax_hlo import flops
+from apt_plugin.bench import memory
+from apt_plugin.bench.memory import OwnCommand
 from apt_plugin.bench.table import Row
 from apt_plugin.hosts.openpi import bench_host as host
 from apt_plugin.hosts.openpi import cached
@@ -27,6 +30,7 @@ from apt_plugin.hosts.openpi.derive import Frozen, derive, freeze_filter
 from apt_plugin.hosts.openpi.names import VLM
 from apt_plugin.recipe import from_flat
 
+STAGES = ((1, 4), (2, 4))  # of `bench.memory`: by shapes noise draws make no difference
 STEPS = 10  # of the integration in sample_actions, the host's default
 
 
@@ -89,6 +93,26 @@ class Bench:
         yield row("APT acting", kind="act"), lambda: self.acting(self.apt(2))
         yield row("APT acting, guidance 1.5", kind="act"), lambda: self.acting(self.apt(2, guidance_scale=1.5))
 
+    def memory_rows(self) -> Iterator[tuple[Row, Callable[[], Row]]]:
+        """See `bench.memory`: a config that trains everything, and one whose VLM has LoRA factors. By shapes alone, as
+        what XLA keeps of a step on a CPU is not what it keeps elsewhere."""
+        commands = (
+            OwnCommand("everything trained", lambda: self.full, "full"),
+            OwnCommand("LoRA on the VLM", self.lora, "lora"),
+        )
+        made = memory.rows_of(commands, lambda row, stage, vlm: self.apt(stage, vlm=vlm), self.size.batch, STAGES)
+        for row, config in made:
+            yield row, lambda row=row, config=config: self.held(row, config())
+
+    def held(self, row: Row, config: _config.TrainConfig) -> Row:
+        """Fill in a row: state, and gradients as the step."""
+        state = host.state_of(self.train, config, True)
+        row.standing = standing_of(config, state)
+        row.peak = float(row.standing["trained weights"])
+        ours = nnx.All(config.trainable_filter, lambda path, _: freeze.added("/".join(map(str, path))))
+        row.added = 4 * host.bytes_of(state.params.filter(ours))
+        return row
+
     def stage(self, row: Row, stage: int, kind: str = "", vlm: str = "frozen") -> Case:
         config = self.apt(stage, noise_draws=row.draws, vlm=vlm)
         if vlm == "frozen":
@@ -102,12 +126,7 @@ class Bench:
         if kind:
             state = dataclasses.replace(state, params=emptied(state.params, kind))
             batch = (self.from_cache(config, kind), batch[1])
-        learns = host.bytes_of(state.params.filter(config.trainable_filter))
-        standing = {
-            "frozen weights": host.bytes_of(state.params) - learns,
-            "trained weights": learns,
-            "AdamW's moments": host.bytes_of(state.opt_state),
-        }
+        standing = standing_of(config, state)
         program = host.train_program(self.train, config, state, batch)
         return Case(program, lambda: [jax.random.key(1), state, host.made_up(batch)], True, standing)
 
@@ -174,6 +193,16 @@ class Bench:
         if kind == "vision":
             return 0.0  # the language model's share is not counted apart
         return draws * one + (0.0 if kind else once)
+
+
+def standing_of(config: _config.TrainConfig, state: Any) -> dict[str, int]:
+    """Bytes held between steps."""
+    learns = host.bytes_of(state.params.filter(config.trainable_filter))
+    return {
+        "frozen weights": host.bytes_of(state.params) - learns,
+        "trained weights": learns,
+        "AdamW's moments": host.bytes_of(state.opt_state),
+    }
 
 
 def ready(obs: Any) -> Any:

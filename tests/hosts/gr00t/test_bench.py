@@ -60,6 +60,19 @@ def test_the_command_writes_its_rows(tmp_path):
     assert all(row["seconds"] > 0 for row in kept["rows"])
 
 
+def test_the_default_holds_the_hosts_own_and_its_added_parameters():
+    """`bench groot --device meta --memory`: the head's step is counted, the VLM's own pass is left out on both sides."""
+    rows = rows_of("tiny", "meta", 1, memory=True)
+    assert len(rows) == 7
+    host, first, four, one, trained, wide, _ = rows
+    for own, ours in ((host, four), (trained, wide)):
+        assert sum(ours.standing.values()) <= sum(own.standing.values()) + 0.75 * ours.added
+        assert ours.added > 0
+    assert first.total < host.total + 1e6
+    assert one.total < four.total
+    assert trained.total > host.total + 3 * 4 * 1e5  # its VLM's weights have gradients and moments
+
+
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(AptError, match="asks values of its inputs"):
         rows_of("tiny", "meta", 0)

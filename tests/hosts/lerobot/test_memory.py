@@ -95,3 +95,27 @@ def test_groot_stage1_fits_by_default_and_not_with_a_float32_head(figure: Any) -
             assert parts["optimizer"] == 2 * parts["trained weights"]
             if cached:
                 assert parts["frozen weights"] < 0.2 * memory(8, 4, fp32)["frozen weights"]
+
+
+# SmolVLA with everything trained keeps what its new layers read of the VLM, beside them: 0.4 of 25.2 GiB at full size.
+KEPT = {("pi05", True): 0, ("pi05", False): 0, ("smolvla", True): 0.06, ("smolvla", False): 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["pi05", "smolvla"])
+def test_the_default_needs_the_hosts_own_memory_its_added_parameters_and_its_noise_draws(family: str) -> None:
+    """By the one command of `examples/cost.md`, on tiny models: what is beyond the first two vanishes with one draw."""
+    from apt_plugin.hosts.lerobot import register
+    from apt_plugin.hosts.lerobot.bench import rows_of
+
+    register()
+    rows = rows_of(family, "tiny", "meta", 1, memory=True)
+    by_command = {name: [row for row in rows if row.command == name] for name in {row.command for row in rows}}
+    assert len(by_command) == 2
+    for name, (host, *ours) in by_command.items():
+        four, one = (row for row in ours if row.name.startswith("APT Stage 2"))
+        assert (four.draws, one.draws, host.added) == (4, 1, 0)
+        assert 0 < four.added == one.added
+        assert sum(four.standing.values()) <= sum(host.standing.values()) + 0.75 * four.added  # gradients: in the step
+        assert one.total <= host.total + one.added + KEPT[family, "everything" in name] * host.total
+        assert one.total < four.total

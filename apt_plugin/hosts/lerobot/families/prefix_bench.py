@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
 
-from apt_plugin.bench import Row
+from apt_plugin.bench import Row, memory
+from apt_plugin.bench.memory import OwnCommand
 from apt_plugin.bench.rows import Made, rows_of
 from apt_plugin.hosts.lerobot.flow import PromptBatch
 from apt_plugin.recipe import Recipe
@@ -96,6 +97,14 @@ class PrefixBench(ABC):
         """[B, 32], where a token of the model's own carries it."""
         with torch.device(self.device):
             return torch.rand(self.size.batch, WIDTH)
+
+    def memory_rows(self) -> Iterator[tuple[Row, Callable[[], Made]]]:
+        """See `bench.memory`: with the VLM trained, and without."""
+        commands = (
+            OwnCommand("everything trained", lambda: self.stock(True), "full"),
+            OwnCommand("train_expert_only", lambda: self.stock(False), "frozen"),
+        )
+        return memory.rows_of(commands, self.stage, self.size.batch)
 
     def rows(self) -> Iterator[tuple[Row, Callable[[], Made]]]:
         """See `bench.rows`."""

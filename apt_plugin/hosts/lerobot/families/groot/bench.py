@@ -20,20 +20,23 @@ from lerobot.policies.factory import get_policy_class
 from lerobot.policies.groot.groot_n1_7 import GR00TN17, GR00TN17Config
 
 from apt_plugin.backends import torch_precision
-from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask
 from apt_plugin.backends.torch_groot_bench import (
     PATCHES,
     SIZES,
     Size,
     head_config,
     inputs,
+    outlined,
+    smaller,
     stage_step,
+    tokens_of,
     vlm_config,
 )
 from apt_plugin.backends.torch_groot_cache import CachedGrootFlow
-from apt_plugin.backends.torch_groot_dit import Features
 from apt_plugin.backends.torch_groot_flow import apt_class
 from apt_plugin.backends.torch_live import bytes_of, peak_of, standing
+from apt_plugin.bench.memory import OwnCommand
+from apt_plugin.bench.memory import rows_of as memory_rows
 from apt_plugin.bench.rows import Made, rows_of
 from apt_plugin.bench.table import Row
 from apt_plugin.recipe import Recipe
@@ -54,6 +57,8 @@ class Bench:
     _folder: Any = field(default_factory=lambda: tempfile.TemporaryDirectory(prefix="apt-bench-"))
 
     def __post_init__(self) -> None:
+        if self.device == "meta":
+            return
         root = Path(self._folder.name)
         (root / "vlm").mkdir()
         torch.manual_seed(0)
@@ -80,6 +85,11 @@ class Bench:
     def rows(self) -> Iterator[tuple[Row, Callable[[], Made]]]:
         """See `bench.rows`."""
         return rows_of(self, self.size.batch, "frozen backbone")
+
+    def memory_rows(self) -> Iterator[tuple[Row, Callable[[], Made]]]:
+        """See `bench.memory`: lerobot's own command freezes the VLM; each model as its policy holds it."""
+        frozen = OwnCommand("VLM frozen", lambda: held(self.size), "frozen")
+        return memory_rows([frozen], lambda row, stage, **_: held(self.size, stage, row.draws), self.size.batch)
 
     def stock(self, everything: bool) -> Made:
         policy = self.policy("groot", tune_llm=everything, tune_visual=everything)
@@ -116,6 +126,42 @@ class Bench:
 # -- memory at full size ----------------------------------------------------------------------------------
 
 
+def outline(size: Size, stage: int = 0, draws: int = 1) -> Any:
+    """A model without values: the host's own (stage 0) or one of ours, in float32, its VLM frozen."""
+    with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
+        model: Any = GR00TN17(configs(size, Path(folder)), load_backbone_weights=False).to(torch.float32).train()
+        if stage:
+            model.__class__ = apt_class(CachedGrootFlow, type(model))
+            model.apt_attach(Recipe(noise_draws=draws, vlm="frozen"), stage)
+            model.apt_set_trainable()
+        else:
+            model.backbone.set_trainable_parameters(False, False)
+        return model
+
+
+def held(size: Size, stage: int = 0, draws: int = 1) -> Made:
+    """A model in the dtypes in which its policy holds it, and a step that lets its activations stand once.
+
+    Activations are counted as if in float32: more than under bfloat16 autocast, which leaves the norms' in float32.
+    The host holds all in float32 (`policy.model_params_fp32`); ours the VLM and the head's matrices in bfloat16.
+    """
+    model = outline(size, stage, draws)
+    run = outlined(model, size, draws if stage else None, words=stage != 1)
+    kept = peak_of(model, run) - bytes_of(p for p in model.parameters() if p.requires_grad)
+    model.zero_grad(set_to_none=True)
+    if stage:
+        torch_precision.hold_frozen(model.backbone)
+        torch_precision.hold_trained(model.action_head)
+    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def step() -> None:
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+        torch.empty(kept, dtype=torch.uint8, device="meta")
+
+    return model, step
+
+
 def memory(batch: int, draws: int, fp32: bool = False, cached: bool = False) -> dict[str, int]:
     """Bytes of a full-size Stage-1 step as `groot_apt` holds it, part by part; counted on the meta device, but for the
     VLM's own pass.
@@ -124,45 +170,22 @@ def memory(batch: int, draws: int, fp32: bool = False, cached: bool = False) -> 
         fp32: `policy.model_params_fp32`: the head in float32, the host's default. The VLM is held in bfloat16 either
             way.
     """
-    with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
-        config = configs(SIZES["real"], Path(folder))
-        model: Any = GR00TN17(config, load_backbone_weights=False)
-        model = model.to(torch.float32).train()
-        model.__class__ = apt_class(CachedGrootFlow, type(model))
-        model.apt_attach(Recipe(noise_draws=draws), 1)
-        model.apt_set_trainable()
-        # All activations as if in float32: more than under bfloat16 autocast, which leaves the norms' in float32.
-        activations = _head_step(model, batch, draws) - standing(model)["trained weights"]
-        torch_precision.hold_frozen(model.backbone)
-        if not fp32:
-            torch_precision.hold_trained(model.action_head)
-        parts = standing(model)
-        if cached:
-            parts["frozen weights"] -= bytes_of(model.backbone.parameters())
-        parts["gradients"], parts["activations"] = parts["trained weights"], activations
+    model = outline(SIZES["real"], 1, draws)
+    # All activations as if in float32: more than under bfloat16 autocast, which leaves the norms' in float32.
+    step = outlined(model, smaller(SIZES["real"], batch), draws, words=False)
+    activations = peak_of(model.action_head, step) - standing(model)["trained weights"]
+    torch_precision.hold_frozen(model.backbone)
+    if not fp32:
+        torch_precision.hold_trained(model.action_head)
+    parts = standing(model)
+    if cached:
+        parts["frozen weights"] -= bytes_of(model.backbone.parameters())
+    parts["gradients"], parts["activations"] = parts["trained weights"], activations
     # The VLM keeps nothing for a backward pass. At most one block's intermediate tensors stand at a time, here all of
     # them counted as if none were freed: vision tokens x (stream, norm, qkv, scores' output, MLP twice).
-    patches, tokens = batch * 2 * PATCHES, 2 * PATCHES // 4 + 4
+    patches, tokens = batch * 2 * PATCHES, tokens_of(SIZES["real"], words=False)[0]
     vision = patches * (2 * 1024 + 3 * 1024 + 2 * 1024 + 2 * 4096) * 2 + batch * 2 * 16 * PATCHES**2 * 4
     llm = batch * tokens * (2 * 2048 + 4096 + 2 * 2048 + 3 * 6144) * 2 + batch * 16 * tokens**2 * 4
     parts["VLM: one block in flight"] = 0 if cached else max(vision, llm)
     parts["total"] = sum(parts.values())
     return parts
-
-
-def _head_step(model: Any, batch: int, draws: int) -> int:
-    """Bytes at the peak of the head's forward and backward pass, gradients included."""
-    head, tokens = model.action_head, 2 * PATCHES // 4 + 4
-    states = torch.empty(batch, tokens, 2048)
-    seen = torch.ones(batch, tokens, dtype=torch.bool)
-    layout = Layout(seen.long(), seen, seen, seen)
-    x, when = torch.empty(batch, draws, 40, 132), torch.zeros(batch, draws, dtype=torch.int64)
-    who = torch.zeros(batch, dtype=torch.int32)
-
-    def step() -> None:
-        vl = adapt(head.vlln, head.vl_self_attention, states, adapter_mask(layout))
-        state = model.apt_state(torch.empty(batch, 1, 132), who)
-        features = Features(vl, layout.image, layout.text)
-        model.apt_velocity(features, x, when, state, who).square().mean().backward()
-
-    return peak_of(head, step)
