@@ -140,7 +140,7 @@ def warm_up(script: Path, share: float) -> None:
 
     config, torch = _config.cli(), script.name == "train_pytorch.py"
     warmup.check(config, torch)
-    look(lambda: preflight.own(config), share)
+    look(lambda: preflight.own(config, torch), share)
     module = load_script(script)
     if torch:
         from apt_plugin.hosts.openpi import torch_warmup

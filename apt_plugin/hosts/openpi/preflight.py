@@ -48,14 +48,14 @@ def facts_of(stage: str, stock: Any, recipe: Recipe, torch: bool) -> dict[str, A
         return {"refused": str(error)}
 
 
-def own(stock: Any) -> Facts:
+def own(stock: Any, torch: bool) -> Facts:
     """Of a config without our recipe: a prior whose prompts are read is the host's own model.
 
     Raises:
         AptError: data that the host cannot open.
     """
     with facts.parsing(""):
-        return of(str(PRIOR), stock, Recipe(prefix="native"))
+        return of(str(PRIOR), stock, Recipe(prefix="native"), torch)
 
 
 def parsed(stage: str, flags: Sequence[str]) -> Any:

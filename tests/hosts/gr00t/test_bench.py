@@ -61,7 +61,7 @@ def test_the_command_writes_its_rows(tmp_path):
 
 
 def test_the_default_holds_the_hosts_own_and_its_added_parameters():
-    """`bench groot --device meta --memory`: the head's step is counted, the VLM's own pass is left out on both sides."""
+    """`bench groot --device meta --memory`: the head's step is counted; the VLM's own pass is left out throughout."""
     rows = rows_of("tiny", "meta", 1, memory=True)
     assert len(rows) == 7
     host, first, four, one, trained, wide, _ = rows

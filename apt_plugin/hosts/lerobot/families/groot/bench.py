@@ -129,7 +129,8 @@ class Bench:
 def outline(size: Size, stage: int = 0, draws: int = 1) -> Any:
     """A model without values: the host's own (stage 0) or one of ours, in float32, its VLM frozen."""
     with tempfile.TemporaryDirectory() as folder, torch.device("meta"):
-        model: Any = GR00TN17(configs(size, Path(folder)), load_backbone_weights=False).to(torch.float32).train()
+        model: Any = GR00TN17(configs(size, Path(folder)), load_backbone_weights=False)
+        model = model.to(torch.float32).train()
         if stage:
             model.__class__ = apt_class(CachedGrootFlow, type(model))
             model.apt_attach(Recipe(noise_draws=draws, vlm="frozen"), stage)
