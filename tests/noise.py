@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-STAGES = 2  # a process each: what a stage says of itself is said by both
-MOST = 40  # lines of ours in a run of both stages, its proofs and its listening (there were 40 of the proofs alone)
+PROCESSES = 3  # Stage 1, Stage 2 and `listen` build the policy, a process each, and each names what it replaced
+MOST = 40  # lines of ours in a run of both stages, its proofs and its listening: 38 of a tiny π0.5 (797 in all once)
 OURS = re.compile(r"APT: (.*?)\s*(?:\(\d+:\w+\.py:\d+\))?\s*$", re.M)
 
 
@@ -15,5 +15,5 @@ def check(log: str) -> None:
     assert "Traceback" not in log, log[-4000:]
     said = Counter(OURS.findall(log))
     assert said, "nothing of ours in this log"
-    assert {line: count for line, count in said.items() if count > STAGES} == {}
+    assert {line: count for line, count in said.items() if count > PROCESSES} == {}
     assert said.total() <= MOST, "\n".join(said.elements())

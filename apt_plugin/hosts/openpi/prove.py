@@ -55,7 +55,8 @@ class OpenpiSubject(Opened):
                 features = {name: model.PaliGemma.img(x, train=False)[0] for name, x in obs.images.items()}
                 return per_sample, chunk, grads, features
 
-            self._programs[key] = jax.jit(run)
+            # Rounded where the model says so: what XLA may keep finer inside of a fusion differs between two programs.
+            self._programs[key] = jax.jit(run, compiler_options={"xla_allow_excess_precision": False})
         return self._programs[key]
 
     def evaluate(
