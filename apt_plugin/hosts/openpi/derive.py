@@ -155,7 +155,6 @@ def derive(stock: _config.TrainConfig, stage: int, recipe: Recipe, prior: str | 
         base = stock.weight_loader if recipe.vlm == "full" else None
         loader = loading.PriorLoader(str(folder / "params"), base)
         stats = str(folder / "assets") if recipe.norm_stats == "stage1" else None
-        logger.info("APT: Stage 2 starts from %s. %s", folder, record.trend().sentence())
     elif stage != LIKELIHOOD:
         loading.check_base(loader)
         if recipe.expert == "fresh":
