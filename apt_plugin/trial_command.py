@@ -10,12 +10,15 @@ from typing import Any
 
 from apt_plugin import files, listen_command
 from apt_plugin.arguments import in_words
+from apt_plugin.errors import AptError
 from apt_plugin.hosts import adapter_for, allow, named
 from apt_plugin.launch import YES
 from apt_plugin.listen import Settings
 from apt_plugin.tabletop import register
 from apt_plugin.trial import answer, options, plan, runs
 from apt_plugin.trial.carry import Trial
+
+logger = logging.getLogger(__name__)
 
 
 def run(argv: list[str]) -> int:
@@ -40,10 +43,22 @@ def ask(job: dict[str, Any]) -> None:
     output, asked = Path(job["output"]), Path(job["asked"])
     dataset, more = named(job["host"]).pilot(job["command"]).asked_of
     before = answer.variants(files.read_json(asked)) if asked.is_file() else None
-    result = listen_command.run(
-        job["policy"], dataset, job["host"], Settings(), (), None, "", output,
-        asked=before, frames=job["frames"], episodes=job["episodes"], **more,
-    )  # fmt: skip
+
+    def heard(base: str) -> Any:
+        return listen_command.run(
+            job["policy"], dataset, job["host"], Settings(), (), None, base, output,
+            asked=before, frames=job["frames"], episodes=job["episodes"], **more,
+        )  # fmt: skip
+
+    try:
+        result = heard(job["base"])
+    except (AptError, OSError) as error:
+        if not job["base"]:
+            raise
+        logger.warning(
+            "trial: what its VLM has kept is not known: %s", str(error).splitlines()[0] if str(error) else error
+        )
+        result = heard("")
     if before is None:
         files.write_json(asked, answer.instructions(result))
     files.write_json(output / runs.ANSWER, answer.of(result))

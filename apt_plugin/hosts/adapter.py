@@ -12,8 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from apt_plugin.errors import AptError
-
 if TYPE_CHECKING:
     from apt_plugin.launch import Request
     from apt_plugin.probes import Probe
@@ -25,13 +23,6 @@ if TYPE_CHECKING:
 
 # For processes of ours beside a host's own: what libraries say while they are imported, its training says already.
 QUIET = MappingProxyType({"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"})
-
-
-# Why a host has no `apt-plugin trial`.
-TRAINS_ON_ALL = (
-    "this host trains on every episode of its data set, so nothing would be held out to ask about. Train each way by "
-    "hand for a few steps, and compare their margins by apt-plugin listen on data that none of them saw."
-)
 
 
 @dataclass(frozen=True)
@@ -204,7 +195,7 @@ class Adapter(Protocol):
         ...
 
     def pilot(self, command: Sequence[str]) -> Pilot:
-        """A training command as `apt-plugin trial` runs it briefly; not asked where that is unsupported.
+        """A training command as `apt-plugin trial` runs it briefly.
 
         Raises:
             AptError: no training command, or one of which no short run can be made.
@@ -253,12 +244,3 @@ class Adapter(Protocol):
     def notes(self) -> Sequence[str]:
         """Lines for `apt-plugin doctor`."""
         ...
-
-
-class WithoutTrial:
-    """The part of an adapter whose host cannot leave episodes out of training."""
-
-    unsupported: Mapping[str, str] = MappingProxyType({})
-
-    def pilot(self, command: Sequence[str]) -> Pilot:
-        raise AptError(self.unsupported["trial"])

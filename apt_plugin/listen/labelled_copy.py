@@ -45,13 +45,9 @@ def write(source: Path, labels: Labels, out: Path, language: str = "") -> None:
     """
     if os.path.lexists(out):
         raise AptError(f"{out} exists; name another --output, or remove it: nothing is written over.")
-    info = files.read_json(source / INFO)
-    version = str(info.get("codebase_version", "missing"))
-    if not version.startswith("v2"):
-        raise AptError(f"{source} has LeRobot's layout {version}; openpi and Isaac GR00T read v2.")
-    episodes = sorted(_rows(source / EPISODES), key=lambda row: row["episode_index"])
+    info, episodes = described(source)
     texts = {episodes[e]["episode_index"]: text for e, text in zip(labels.episode, labels.task, strict=True) if text}
-    tasks = {str(row["task"]): int(row[TASK]) for row in _rows(source / TASKS)}
+    tasks = {str(row["task"]): int(row[TASK]) for row in rows(source / TASKS)}
     for text in sorted(set(texts.values()) - set(tasks)):
         tasks[text] = max(tasks.values(), default=-1) + 1
     modality = files.read_json(source / MODALITY) if (source / MODALITY).is_file() else None
@@ -61,17 +57,35 @@ def write(source: Path, labels: Labels, out: Path, language: str = "") -> None:
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     for number, text in texts.items():
-        place = info["data_path"].format(episode_chunk=number // info["chunks_size"], episode_index=number)
+        place = table_of(info, number)
         _retold(source / place, temporary / place, tasks[text], _columns(modality))
     heard = [{**row, "tasks": [texts[n]]} if (n := row["episode_index"]) in texts else row for row in episodes]
-    _write_rows(temporary / EPISODES, heard)
-    _write_rows(temporary / TASKS, [{TASK: number, "task": text} for text, number in tasks.items()])
+    write_rows(temporary / EPISODES, heard)
+    write_rows(temporary / TASKS, [{TASK: number, "task": text} for text, number in tasks.items()])
     files.write_json(temporary / INFO, {**info, "total_tasks": len(tasks)})
     if modality is not None:
         files.write_json(temporary / MODALITY, modality)
     _link_the_rest(source, temporary)
     temporary.rename(out)
     files.fsync_folder(out.parent)
+
+
+def described(source: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(meta/info.json, the rows of meta/episodes.jsonl in their order) of a data set.
+
+    Raises:
+        AptError: another layout than v2.
+    """
+    info = files.read_json(source / INFO)
+    version = str(info.get("codebase_version", "missing"))
+    if not version.startswith("v2"):
+        raise AptError(f"{source} has LeRobot's layout {version}; openpi and Isaac GR00T read v2.")
+    return info, sorted(rows(source / EPISODES), key=lambda row: row["episode_index"])
+
+
+def table_of(info: Mapping[str, Any], number: int) -> str:
+    """Where an episode's table lies in a data set."""
+    return info["data_path"].format(episode_chunk=number // info["chunks_size"], episode_index=number)
 
 
 def _columns(modality: Mapping[str, Any] | None) -> set[str]:
@@ -102,17 +116,22 @@ def _link_the_rest(source: Path, target: Path) -> None:
         place = target / path.relative_to(source)
         if not path.is_file() or place.exists():
             continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, place)
-        except OSError:  # another disk
-            shutil.copy2(path, place)
+        link(path, place)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def link(source: Path, target: Path) -> None:
+    """The same file in two places, where one disk holds both; else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copy2(source, target)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: Path, values: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    files.write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in values).encode())

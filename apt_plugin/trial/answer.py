@@ -22,18 +22,20 @@ from apt_plugin.report.values import plain
 class Answer:
     """Of each frame: its `episode`, the logarithm of how many times the loss is as large under other words (`margin`,
     NaN where it was asked under no other), and the `loss` on its demonstrated actions under its own. All [F].
-    `unit`: the size of those actions as the policy normalises them; losses in other units are not compared."""
+    `unit`: the size of those actions as the policy normalises them; losses in other units are not compared.
+    `retention`: of the VLM's language, 1 its base's; None where it is not known."""
 
     episode: np.ndarray
     margin: np.ndarray
     loss: np.ndarray
     verdict: str
     unit: float = 1.0
+    retention: float | None = None
 
     def among(self, episodes: Collection[int]) -> Answer:
         """On frames of these episodes only."""
         here = np.isin(self.episode, list(episodes))
-        return Answer(self.episode[here], self.margin[here], self.loss[here], self.verdict, self.unit)
+        return Answer(self.episode[here], self.margin[here], self.loss[here], self.verdict, self.unit, self.retention)
 
 
 def of(result: Result) -> dict[str, Any]:
@@ -45,12 +47,14 @@ def of(result: Result) -> dict[str, Any]:
         "loss": plain(heard.losses[:, 0].mean(-1)),
         "verdict": result.verdict.word,
         "unit": float(np.sqrt(np.square(heard.frames.shown[heard.frames.valid]).mean())),
+        "retention": next((cause.value for cause in result.causes if cause.name == "retention"), None),
     }
 
 
 def read(value: Mapping[str, Any]) -> Answer:
     margin, loss = (np.array(value[name], np.float64) for name in ("margin", "loss"))  # null is NaN
-    return Answer(np.array(value["episode"], int), margin, loss, str(value["verdict"]), float(value["unit"]))
+    episode, kept = np.array(value["episode"], int), value.get("retention")
+    return Answer(episode, margin, loss, str(value["verdict"]), float(value["unit"]), kept)
 
 
 def instructions(result: Result) -> list[list[list[str]]]:
@@ -101,6 +105,12 @@ def times(ours: Sequence[Answer], others: Sequence[Answer]) -> Score | None:
         for runs, name in ((ours, "loss"), (others, "loss"), (ours, "episode"))
     )
     return _score("loss", lambda pick: float(top[pick].sum() / max(bottom[pick].sum(), 1e-12)), episode)
+
+
+def retention(runs: Sequence[Answer]) -> float | None:
+    """Of a way, over its training runs; None where it is not known."""
+    known = [run.retention for run in runs if run.retention is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _paired(name: str, ours: Sequence[Answer], others: Sequence[Answer]) -> np.ndarray:

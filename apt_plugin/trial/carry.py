@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,12 @@ from apt_plugin.launch import split
 from apt_plugin.run import preflight
 from apt_plugin.run.lock import only_one
 from apt_plugin.run.staged import Staged, call, carry_out
-from apt_plugin.trial import answer, held_out, pages, pick, plan, runs
+from apt_plugin.trial import answer, held_out, pace, pages, pick, plan, runs
 from apt_plugin.trial.options import Options, check_ours
 from apt_plugin.trial.ways import WAYS, Way, fitting
 
 logger = logging.getLogger(__name__)
 PAGE, NUMBERS = "trial.html", "trial.json"
-TRIAL = "trial"  # what an adapter calls it where it has none
 CHILD = "apt_plugin.trial_command"
 
 
@@ -37,15 +36,14 @@ class Trial:
     def __init__(
         self, host: Adapter, command: Sequence[str], options: Options, run: Callable[[Command], int] | None = None
     ):
-        if (why := host.unsupported.get(TRIAL)) is not None:
-            raise AptError(f"apt-plugin trial: {why}")
         if "WORLD_SIZE" in os.environ:
             raise AptError("A trial starts several runs. Put the launcher inside: apt-plugin trial torchrun ... train")
         self.host, self.command, self.options, self._run = host, list(command), options, run or call
         self.pilot = host.pilot(command)
         ours = WAYS[-1].our_flags(self.pilot, options.ours)
         check_ours(split([*command, *ours], host.name).given, ", in the file that --apt.config names")
-        self.steps = max(2, round(options.budget * self.pilot.steps))
+        self.same = max(2, round(options.budget * self.pilot.steps))  # steps of a run, unless they are measured
+        self.steps: Mapping[str, int] = {}  # way -> steps of its runs
         self.folder = options.output.absolute()
 
     def carry(self) -> int:
@@ -69,19 +67,58 @@ class Trial:
         opts = self.options
         scenes = None if opts.scenes is None else held_out.read_scenes(opts.scenes, labels)
         self.split = held_out.split(labels, opts.held_out, scenes)
-        plan.check(self.folder, self._plan())
+        self.steps = {way.name: self.same for way in self.ways}
+        if begun:  # whatever was measured is still there, and costs nothing
+            if opts.measured and (status := self._measure()):
+                return status
+            plan.check(self.folder, self._plan())
         parts = (f"{len(self.split.train)} episodes are trained on", f"{len(self.split.asked)} are held out")
-        logger.info("trial: %d steps a run; %s.", self.steps, ", ".join(parts))
-        if all((run.folder(self.folder) / runs.ANSWER).is_file() for run in self._runs()):
+        logger.info("trial: %s.", ", ".join(parts))
+        if begun and all((run.folder(self.folder) / runs.ANSWER).is_file() for run in self._runs()):
             return 0
-        request = split(self._short(WAYS[-1], self.folder / "check", 0), self.host.name)
+        self.pilot.short({}, [], self.folder / "check", self.same, opts.seeds - 1, 1)  # a host without seeds
+        status = self._preflight()
+        if not status and opts.measured and not begun:
+            status = self._measure()
+        if not status:  # a command that was refused may be mended, and is then another one
+            plan.settle(self.folder, self._plan())
+            logger.info("trial: %s steps a run.", pages.lengths(self.steps))
+        return status
+
+    def _measure(self) -> int:
+        """Steps by measured seconds; a way that cannot be measured is left out."""
+        folder, opts = self.folder / plan.PACE, self.options
+
+        def measured(way: Way, steps: int) -> runs.Short:
+            return runs.Short(
+                way.name, steps, f"{way.title}, measured", partial(self._train, way, 0, steps=steps), _mute
+            )
+
+        two = {way.name: [measured(way, steps) for steps in pace.LENGTHS] for way in self.ways}
+        status = runs.carry([run for each in two.values() for run in each], folder)
+        if status in runs.ENDED:
+            return status
+        why = {name: next(filter(None, (runs.failed(run, folder) for run in each)), "") for name, each in two.items()}
+        self.lacking |= {name: said for name, said in why.items() if said}
+        self.ways = [way for way in self.ways if not why[way.name]]
+        if not self.ways:
+            raise AptError("No way of training could be measured; its own words stand above.")
+        took = {way.name: [runs.seconds(run, folder) for run in two[way.name]] for way in self.ways}
+        paces = {name: pace.of((few, many)) for name, (few, many) in took.items()}
+        spent = sum(sum(each) for each in took.values())
+        self.steps = pace.steps(paces, opts.equal, opts.seeds, self.pilot.steps, opts.budget, opts.hours, spent)
+        return 0
+
+    def _preflight(self) -> int:
+        """Of the way that asks most, of those with a pre-flight: the last of the recipe's."""
+        ours = [way for way in self.ways if way.recipe == WAYS[-1].recipe]
+        if not ours:
+            return 0
+        request = split(self._short(ours[-1], self.folder / "check", 0, self.same), self.host.name)
         stages = self.host.stages(request)
         assert stages is not None
         status, facts = Staged(stages, request, self._run).look()
-        status = status or int(preflight.say(facts))
-        if not status:  # a command that was refused may be mended, and is then another one
-            plan.settle(self.folder, self._plan())
-        return status
+        return status or int(preflight.say(facts))
 
     def _parsed(self, way: Way) -> None:
         """Says nothing: each run says by itself what was settled for it.
@@ -103,10 +140,16 @@ class Trial:
     def _plan(self) -> dict[str, Any]:
         opts = self.options
         return {
-            "command": self.command, "our_flags": [list(pair) for pair in opts.ours], "steps": self.steps,
+            "command": self.command, "our_flags": [list(pair) for pair in opts.ours],
+            "steps": self._told_steps,
             "number_of_frames": opts.frames, "train": self.split.train, "held_out": self.split.held_out,
             "pairs": self.split.pairs,
         }  # fmt: skip
+
+    @property
+    def _told_steps(self) -> Any:
+        """One number where all ways have as many: ways may be added to such a trial later."""
+        return dict(self.steps) if self.options.measured else self.same
 
     def _carry(self) -> int:
         status = runs.carry(self._runs(), self.folder, self.options.keep)
@@ -125,21 +168,34 @@ class Trial:
             for way in self.ways
         ]  # fmt: skip
 
-    def _short(self, way: Way, run: Path, seed: int) -> list[str]:
+    def _short(self, way: Way, run: Path, seed: int, steps: int) -> list[str]:
         flags, ours = way.host_flags(self.pilot), way.short_flags(self.pilot, self.options.ours)
-        return self.pilot.short(flags, ours, run, self.steps, self.split.train, seed)
+        points = 1 if run.parent.parent == self.folder / plan.PACE else self.options.points
+        return self.pilot.short({**self._only, **flags}, ours, run, steps, seed, min(points, steps))
 
-    def _train(self, way: Way, seed: int, run: Path) -> int:
-        argv = self._short(way, run, seed)
+    @cached_property
+    def _only(self) -> Mapping[str, str]:
+        return self.pilot.only(self.split.train, self.folder / plan.EPISODES)
+
+    def _train(self, way: Way, seed: int, run: Path, steps: int = 0) -> int:
+        argv = self._short(way, run, seed, steps or self.steps[way.name])
         logger.info("trial: %s: %s", way.title, " ".join(argv))
         return carry_out(self.host, split(argv, self.host.name))
 
     def _ask(self, folder: Path) -> int:
-        policy = self.pilot.policy(folder / runs.RUN)
-        if policy is None:
+        found = self.pilot.policies(folder / runs.RUN)
+        if not found:
             raise AptError("its training ended and left no checkpoint.")
-        job = {"policy": str(policy), "episodes": self.split.asked, "frames": self.options.frames}
-        return self._ours("ask", folder, job | {"asked": str(self.folder / plan.ASKED)})
+        (last, policy), job = found[-1], {"episodes": self.split.asked, "frames": self.options.frames}
+        job |= {"base": self.pilot.base, "asked": str(self.folder / plan.ASKED)}
+        for step, earlier in found[:-1]:
+            place = folder / f"{runs.POINT}{last - step}"
+            if (place / runs.ANSWER).is_file():
+                continue
+            files.make_folder(place)
+            if status := self._ours("ask", place, job | {"policy": str(earlier)}):
+                return status
+        return self._ours("ask", folder, job | {"policy": str(policy)})
 
     def _ours(self, what: str, folder: Path, job: dict[str, Any]) -> int:
         """A process that imports the host, so that none of it stays in memory."""
@@ -154,13 +210,14 @@ class Trial:
             said = [runs.answer(run, self.folder) for run in mine]
             if all(value is not None for value in said):
                 spent = sum(runs.seconds(run, self.folder) for run in mine) / len(mine)
-                tried.append(pick.Tried(way, [answer.read(value) for value in said], spent))
+                curve = runs.points(mine[0], self.folder, self.steps[way.name])
+                tried.append(pick.Tried(way, [answer.read(value) for value in said], spent, curve))
             else:
                 lacking[way.name] = next(filter(None, (runs.failed(run, self.folder) for run in mine)), "")
         taken = pick.pick(tried) if tried else None
         command = "" if taken is None else pages.shell(self.full(taken.way))
         facts = {
-            "host": self.host.name, "your steps": f"{self.pilot.steps:,}", "steps of a run": f"{self.steps:,}",
+            "host": self.host.name, "your steps": f"{self.pilot.steps:,}", "steps of a run": pages.lengths(self.steps),
             "episodes trained on": str(len(self.split.train)), "held out": str(len(self.split.asked)),
             "runs of each way": str(self.options.seeds),
         }  # fmt: skip
@@ -175,3 +232,9 @@ class Trial:
         ours = way.our_flags(self.pilot, self.options.ours)
         whole = self.pilot.whole(way.host_flags(self.pilot))
         return ["apt-plugin", "run", *whole, *ours] if ours else whole
+
+
+def _mute(folder: Path) -> int:
+    """Of a run that is only measured, nothing is asked."""
+    files.write_json(folder / runs.ANSWER, {})
+    return 0

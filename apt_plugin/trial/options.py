@@ -2,7 +2,7 @@
 
 Trains the same policy in several ways, each for a small share of the command's own steps and on the same episodes;
 asks each, on episodes that nothing was trained on, whether it listens; and writes one page that ends with the full
-command of the way that did best. The pick is a hint: how often it is right has not been measured yet.
+command of the way that did best. The pick is a hint: examples/trial.md says how often it was right.
 
 What is tried:
     --trial.arms own,warm-up        own          your own training, as the command stands
@@ -14,12 +14,14 @@ What is tried:
     --apt.<field> V                 passed on to the ways that are ours, such as --apt.noise_draws 8
 How much:
     --trial.budget 0.1              share of the command's own steps that each run gets
-    --trial.equal steps             what all runs have the same of: steps (FLOPs and time are not here yet)
+    --trial.hours 3                 in its place: as many steps as the whole trial has hours for, by measured seconds
+    --trial.equal steps|time        what all runs have the same of; time: seconds of training steps, measured
     --trial.seeds 1                 training runs of each way
 What is held out, and asked about:
     --trial.held_out 0.2            share of each instruction's episodes that nothing trains on
     --trial.scenes FILE             JSON, episode -> name of its scene: then pairs of scene and instruction are, too
     --trial.frames 64               frames of those episodes
+    --trial.points 1                checkpoints of each run that are asked, at equal distances: a curve on the page
 Where:
     --trial.output apt-trial        the only folder that is written; the same command goes on in it; delete it at will
     --trial.keep true|false         keep the short runs' checkpoints (false)
@@ -27,20 +29,19 @@ Where:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from apt_plugin.errors import AptError, choose
 from apt_plugin.launch import between, take
+from apt_plugin.trial.pace import EQUAL
 from apt_plugin.trial.ways import WAYS
 
 PREFIX = "--trial."
-KNOWN = ("arms", "budget", "equal", "seeds", "held_out", "scenes", "frames", "output", "keep")
-NOT_YET = {
-    "flops": "the FLOPs of a command are not counted before it runs",
-    "time": "the seconds of a step are not known before it runs",
-}
+KNOWN = ("arms", "budget", "hours", "equal", "seeds", "held_out", "scenes", "frames", "points", "output", "keep")
+NOT_YET = {"flops": "no host counts the FLOPs of a command before it runs"}
 NEVER = {  # of ours: what a trial decides by itself
     "stage": "a trial runs whole ways of training",
     "prove": "a short run is not proven; the full command is",
@@ -55,18 +56,27 @@ class Options:
 
     Args:
         arms: names of ways; empty for all that fit.
+        hours: for all of it, in place of a budget. equal: what all runs have the same of.
         ours: (name, value) of each `--apt.` flag, without the dashes and "apt.".
     """
 
     arms: tuple[str, ...] = ()
     budget: float = 0.1
+    hours: float | None = None
+    equal: str = "steps"
     seeds: int = 1
     held_out: float = 0.2
     scenes: Path | None = None
     frames: int = 64
+    points: int = 1
     output: Path = Path("apt-trial")
     keep: bool = False
     ours: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def measured(self) -> bool:
+        """Whether the seconds of a step must be known."""
+        return self.hours is not None or self.equal != "steps"
 
 
 def read(argv: Sequence[str]) -> tuple[Options, list[str]]:
@@ -83,11 +93,11 @@ def read(argv: Sequence[str]) -> tuple[Options, list[str]]:
     given = {name.removeprefix(PREFIX).replace("-", "_"): v for name, v in taken if name.startswith(PREFIX)}
     for name in given:
         choose(PREFIX + name, name, KNOWN)
-    equal = choose("--trial.equal", given.get("equal", "steps"), ("steps", *NOT_YET))
+    equal = choose("--trial.equal", given.get("equal", "steps"), (*EQUAL, *NOT_YET))
     if equal in NOT_YET:
-        raise AptError(
-            f"--trial.equal {equal} is not here yet: {NOT_YET[equal]}. The page says how long each way took."
-        )
+        raise AptError(f"--trial.equal {equal} is not here: {NOT_YET[equal]}. Write --trial.equal time.")
+    if "hours" in given and "budget" in given:
+        raise AptError("--trial.hours and --trial.budget both say how long the runs are: drop one.")
     plain = Options()
     for name in ("scenes", "output"):
         if given.get(name) in ("", "true"):  # nothing behind the flag
@@ -96,10 +106,13 @@ def read(argv: Sequence[str]) -> tuple[Options, list[str]]:
     return Options(
         arms=_arms(given.get("arms", "")),
         budget=between("--trial.budget", given.get("budget", plain.budget), "0.1"),
+        hours=None if "hours" not in given else _hours(given["hours"]),
+        equal=equal,
         seeds=_count("seeds", given.get("seeds", plain.seeds), 1),
         held_out=between("--trial.held_out", given.get("held_out", plain.held_out), "0.2", "the episodes"),
         scenes=None if scenes is None else Path(scenes),
         frames=_count("frames", given.get("frames", plain.frames), 6),
+        points=_count("points", given.get("points", plain.points), 1),
         output=Path(given.get("output", plain.output)),
         keep=choose("--trial.keep", given.get("keep", "false"), ("true", "false")) == "true",
         ours=ours,
@@ -130,6 +143,16 @@ def _arms(value: str) -> tuple[str, ...]:
     if value and len(set(names)) < 2:
         raise AptError(f"--trial.arms is {value!r}; a comparison takes two ways or more, such as own,warm-up.")
     return names
+
+
+def _hours(value: str) -> float:
+    try:
+        hours = float(value)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < math.inf:
+        raise AptError(f"--trial.hours is {value!r}; write a number of hours above 0, such as 3.")
+    return hours
 
 
 def _count(name: str, value: str | int, least: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from apt_plugin import report
 from apt_plugin.listen.scores import Score
-from apt_plugin.trial.answer import margin, more, times
+from apt_plugin.trial.answer import margin, more, retention, times
 from apt_plugin.trial.pick import HINT, RULE, Pick, Tried, differs
 
 ABOUT = (
@@ -41,6 +41,7 @@ def sections(
         report.Verdict([*pick.sentences, *once, HINT]),
         report.Code("The command to take", about, command),
         _ways(tried),
+        *_curves(tried),
         *_compared(tried, pick),
         *(_unseen(tried, pairs) if pairs else []),
         *([_lacking(lacking)] if lacking else []),
@@ -48,6 +49,7 @@ def sections(
             *([each.way.title, f"{each.way.about}."] for each in tried),
             ["margin", "The logarithm of how many times as large the loss is under instructions that mean "
              "something else. 0: deaf."],
+            ["VLM kept", "How far it tells instructions apart as the base does: 1 as the base, 0 not at all."],
             ["loss", "On the demonstrated actions of held-out episodes, under their own instruction. Can it move?"],
             ["seconds", "Of one training run, the start of its processes and the checks before it included."],
         ]),
@@ -57,12 +59,31 @@ def sections(
 
 def _ways(tried: Sequence[Tried]) -> Any:
     rows = [
-        [each.way.title, *_spread(each.margin), *_spread(each.loss), each.answers[0].verdict, round(each.seconds)]
+        [
+            each.way.title,
+            *_spread(each.margin),
+            *_spread(each.loss),
+            retention(each.answers),
+            each.answers[0].verdict,
+            round(each.seconds),
+        ]
         for each in tried
     ]
     note = "Margin and loss with 95 % intervals, bootstrap over held-out episodes. The simplest way stands first."
-    header = ["way", "margin", "low", "high", "loss", "low", "high", "listen says", "seconds"]
+    header = ["way", "margin", "low", "high", "loss", "low", "high", "VLM kept", "listen says", "seconds"]
     return report.Table("The ways", note, header, rows)
+
+
+def _curves(tried: Sequence[Tried]) -> list[Any]:
+    """The margin on the way, where it was asked there."""
+    lines = {}
+    for each in tried:
+        scores = [(step, margin([said])) for step, said in each.curve]
+        known = [(step, score.value) for step, score in scores if score is not None]
+        if known:
+            lines[each.way.title] = ([step for step, _ in known], [value for _, value in known])
+    note = "On the same held-out frames, of each way's first run. All but the last points are of unfinished schedules."
+    return [report.Curves("Margin over the steps of a run", note, lines, y_label="margin")] if lines else []
 
 
 def _compared(tried: Sequence[Tried], pick: Pick) -> list[Any]:
@@ -91,6 +112,13 @@ def _lacking(lacking: Mapping[str, str]) -> Any:
 
 def _spread(score: Score | None) -> list[float | None]:
     return [None] * 3 if score is None else [score.value, score.low, score.high]
+
+
+def lengths(steps: Mapping[str, int]) -> str:
+    """Steps of the runs of each way, as one number where they are all alike."""
+    if len(set(steps.values())) == 1:
+        return f"{next(iter(steps.values())):,}"
+    return ", ".join(f"{name} {count:,}" for name, count in steps.items())
 
 
 def shell(argv: Sequence[str]) -> str:

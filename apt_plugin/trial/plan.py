@@ -2,6 +2,7 @@
 
 <trial>/data.json   what the host read of the episodes: instructions, and whether they can teach anybody to listen
 <trial>/plan.json   the command, the steps of a run, which episodes are held out
+<trial>/trained-on  a copy of the episodes that are trained on, where the host takes no list of them
 <trial>/asked.json  the instructions that each frame was asked under, the same for every way
 """
 
@@ -20,6 +21,8 @@ from apt_plugin.listen.run import ambiguity
 from apt_plugin.trial.pilot import Episodes
 
 DATA, PLAN, ASKED = "data.json", "plan.json", "asked.json"
+PACE = "pace"  # the runs by which the seconds of a step are measured, where hours or equal time are asked for
+EPISODES = "trained-on"  # the episodes that are trained on, where a host reads whole folders
 
 
 def stated(episodes: Episodes) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     <trial>/<way>-<seed>/run/           what the host writes; gone once the policy has answered
     <trial>/<way>-<seed>/trained.json   the training came to its end
     <trial>/<way>-<seed>/answer.json    the policy was asked
+    <trial>/<way>-<seed>/steps-before-N/answer.json  a checkpoint N steps before the end was asked
     <trial>/<way>-<seed>/failed.json    it could not be trained or asked, and why; tried again when the trial goes on
 
 A run that was killed begins anew: it is short, and its host would have to be asked how to go on with it.
@@ -22,9 +23,11 @@ from typing import Any
 from apt_plugin import files
 from apt_plugin.errors import AptError, last_words
 from apt_plugin.run import child
+from apt_plugin.trial.answer import Answer, read
 
 logger = logging.getLogger(__name__)
 RUN, TRAINED, ANSWER, FAILED = "run", "trained.json", "answer.json", "failed.json"
+POINT = "steps-before-"
 # What `child.call` returns where a signal reached the trial itself: then nothing else is started.
 ENDED = {128 + getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)}
 
@@ -132,6 +135,18 @@ def failed(run: Short, trial: Path) -> str:
 def seconds(run: Short, trial: Path) -> float:
     """Of its training, the start of its processes included."""
     return float(files.read_json(run.folder(trial) / TRAINED)["seconds"])
+
+
+def points(run: Short, trial: Path, steps: int) -> list[tuple[int, Answer]]:
+    """(step, what the policy of that step said), the last included; empty where only that was asked.
+
+    Args:
+        steps: of the run.
+    """
+    folder = run.folder(trial)
+    earlier = [path for path in folder.glob(f"{POINT}*") if (path / ANSWER).is_file()]
+    places = {steps - int(path.name.removeprefix(POINT)): path for path in earlier} | {steps: folder}
+    return [(step, read(files.read_json(places[step] / ANSWER))) for step in sorted(places)] if earlier else []
 
 
 def answer(run: Short, trial: Path) -> Any:

@@ -91,4 +91,6 @@ def _misfits(host: Adapter, command: Sequence[str]) -> dict[str, str]:
         why["warm-up"] = "your own command trains nothing of the VLM, so there is nothing to begin later"
     elif vlm == "lora":
         why["expert-only"] = "your own command trains LoRA factors, and what they are on is your choice"
+    if (lacks := host.unsupported.get("expert-only")) is not None:
+        why.setdefault("expert-only", lacks.rstrip("."))
     return why

@@ -17,11 +17,8 @@ import pytest
 
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Command
-from apt_plugin.hosts.gr00t.adapter import GrootAdapter
-from apt_plugin.hosts.openpi.adapter import OpenpiAdapter
 from apt_plugin.run.staged import call
 from apt_plugin.trial import held_out, options, plan, runs, ways
-from apt_plugin.trial.carry import Trial
 from apt_plugin.trial.pilot import Episodes
 from apt_plugin.vlm import Trained, resolved
 from tests import processes
@@ -51,8 +48,9 @@ def test_flags_of_the_trial_and_of_the_recipe_are_taken_out_of_the_hosts_command
         ("--trial.budget 10", "--trial.budget is '10'; write a share of the steps between 0 and 1"),
         ("--trial.held_out 2", "--trial.held_out is '2'; write a share of the episodes between 0 and 1"),
         ("--trial.scenes --data me", "--trial.scenes names nothing: write --trial.scenes and a path"),
-        ("--trial.equal flops", "--trial.equal flops is not here yet: the FLOPs"),
-        ("--trial.equal time", "--trial.equal time is not here yet"),
+        ("--trial.equal flops", "--trial.equal flops is not here: no host counts the FLOPs"),
+        ("--trial.hours none", "--trial.hours is 'none'; write a number of hours"),
+        ("--trial.hours 3 --trial.budget 0.1", "both say how long the runs are"),
         ("--trial.seeds 0", "write a whole number, 1 or more"),
         ("--trial.keep maybe", "--trial.keep is 'maybe'"),
         ("--apt.cache DIR", "--apt.cache: a trial reads no feature cache yet"),
@@ -92,14 +90,8 @@ def test_ways_that_come_to_the_same_are_left_out_with_the_reason_or_refused_wher
     assert set(why) == {"expert-only", "warm-up"}
     with pytest.raises(AptError, match="names warm-up, and that does not fit this command: your own command trains"):
         fitting("frozen", ("own", "warm-up"))
-
-
-@pytest.mark.parametrize("adapter", [OpenpiAdapter(), GrootAdapter()], ids=lambda each: each.name)
-def test_a_host_that_trains_on_every_episode_is_refused_in_words(adapter) -> None:
-    with pytest.raises(AptError, match="trains on every episode of its data set, so nothing would be held out"):
-        Trial(adapter, ["train"], options.Options())
-    with pytest.raises(AptError, match="trains on every episode"):
-        adapter.pilot(["train"])
+    _, why = fitting("full", **{"expert-only": "No flag freezes it."})
+    assert why == {"expert-only": "No flag freezes it"}
 
 
 # -- the data ---------------------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.adapter import QUIET, TRAINS_ON_ALL, Command, WithoutTrial
+from apt_plugin.hosts.adapter import QUIET, Command
 from apt_plugin.hosts.gr00t import rules
 from apt_plugin.hosts.gr00t.checkpoints import last_whole, openable
 from apt_plugin.hosts.gr00t.names import BUILDERS, CHECK, CHILD, POLICIES
+from apt_plugin.hosts.gr00t.pilot import GrootPilot
 from apt_plugin.hosts.gr00t.probes import CONTENT, PROBES
 from apt_plugin.hosts.gr00t.programs import TRAINING, Program, Settings, find_program, is_program, switched
 from apt_plugin.hub import local_folder
@@ -152,13 +153,13 @@ class GrootStages:
         return ["--host", "gr00t", "--dataset", path, *(["--config", tag] if tag else [])]
 
 
-class GrootAdapter(WithoutTrial):
+class GrootAdapter:
     """See `hosts.adapter.Adapter`."""
 
     name = "gr00t"
     policies = POLICIES
     families = ("groot",)
-    unsupported = MappingProxyType({"trial": TRAINS_ON_ALL})
+    unsupported = MappingProxyType({})
     probes = PROBES
     content = CONTENT
 
@@ -193,6 +194,9 @@ class GrootAdapter(WithoutTrial):
         if not any(map(settings.switched_on, rules.SWITCHES)):
             raise nothing_trains(" or ".join(f"--{settings.switch(name)}" for name in rules.SWITCHES))
         return Command(program.child(program.flags), {FROZEN_SHARE: str(request.frozen_share)})
+
+    def pilot(self, command: Sequence[str]) -> GrootPilot:
+        return GrootPilot(_program(Request(list(command))), command)
 
     def open_subject(self, folder: Path, device: str | None) -> Any:
         from apt_plugin.hosts.gr00t.prove import open_subject

@@ -137,7 +137,15 @@ class Gr00tListener(HostListener):
 
 def episodes_of(loader: Any) -> Episodes:
     """A data set's episodes with the instruction of each one's first frame, without decoding videos."""
-    key = loader.modality_configs["language"].modality_keys[0]
+    said = labels(loader, loader.modality_configs["language"].modality_keys[0])
+    reach = max(loader.modality_configs["action"].delta_indices)
+    length = [int(loader.get_episode_length(episode)) for episode in range(len(loader))]
+    room = [max(each - reach, 1) for each in length]  # frames that a whole chunk follows; one at least
+    return Episodes(str(loader.dataset_path), said, length, room)
+
+
+def labels(loader: Any, key: str) -> list[str]:
+    """The instruction of each episode's first frame. key: the host's, such as annotation.human.task_description."""
 
     def label(row: dict[str, Any]) -> str:
         frame = loader._load_parquet_data(row["episode_index"])
@@ -145,10 +153,7 @@ def episodes_of(loader: Any) -> Episodes:
             return str(frame[column].iloc[0])
         return str(loader.create_language_from_meta(row, len(frame), key)[0])
 
-    reach = max(loader.modality_configs["action"].delta_indices)
-    length = [int(loader.get_episode_length(episode)) for episode in range(len(loader))]
-    room = [max(each - reach, 1) for each in length]  # frames that a whole chunk follows; one at least
-    return Episodes(str(loader.dataset_path), [label(row) for row in loader.episodes_metadata], length, room)
+    return [label(row) for row in loader.episodes_metadata]
 
 
 def vlm_digest(model: Any) -> str:
@@ -180,12 +185,20 @@ class Gr00tEvidence(HostEvidence):
 
 
 def open_listener(
-    policy: str, dataset: str, frames: int = 64, seed: int = 0, device: str = "", config: str = "", root: str = ""
+    policy: str,
+    dataset: str,
+    frames: int = 64,
+    seed: int = 0,
+    device: str = "",
+    config: str = "",
+    root: str = "",
+    episodes: Sequence[int] | None = None,
 ) -> Gr00tListener:
     """An Isaac GR00T checkpoint on a data set of its embodiment.
 
     Args:
         config: the embodiment tag; may be left out where the checkpoint knows one only.
+        episodes: on frames of these alone.
 
     Raises:
         AptError: see `opening`; no frames asked for.
@@ -196,7 +209,9 @@ def open_listener(
     opened = open_policy(policy, config, device)
     loader = open_data(opened, path)
     logger.info("listen: %s on %s", opened.model.config.model_type, path)
-    return Gr00tListener(opened, loader, frames, seed)
+    every = episodes_of(loader)
+    chosen = None if episodes is None else every.spread(frames, seed, among=set(episodes))
+    return Gr00tListener(opened, loader, frames, seed, chosen, every)
 
 
 def open_base(path: str, listener: Gr00tListener, device: str = "") -> Beside:

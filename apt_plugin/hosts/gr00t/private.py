@@ -11,6 +11,7 @@ PRIVATE = (
     Private(_SETUP, "Gr00tN1d7Pipeline._create_model", "its own hook: the loaded model becomes one of a stage"),
     Private(_SETUP, "Gr00tN1d7Pipeline._create_dataset", "its own hook: other data in Stage 1, and a cache"),
     Private(_LOADER, "LeRobotEpisodeLoader._load_parquet_data", "episodes without task annotation have no words"),
+    Private(_LOADER, "LeRobotEpisodeLoader._load_video_data", "a trial's first pictures, without whole videos"),
     Private("model.gr00t_n1d7.gr00t_n1d7", "Gr00tN1d7ActionHead._encode_features", "features, to listen"),
     Private("trainer", "Trainer._save", "the host's trainer saves through it; records join", "transformers"),
     Private(

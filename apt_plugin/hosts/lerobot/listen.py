@@ -148,16 +148,16 @@ def _vlm(policy: Any) -> dict[str, Tensor]:
 
 def open_listener(
     policy: str, dataset: str, root: str = "", frames: int = 64, seed: int = 0, device: str = "",
-    episodes: Sequence[int] | None = None,
+    episodes: Sequence[int] | None = None, revision: str | None = None,
 ) -> Any:  # fmt: skip
-    """A lerobot checkpoint on a LeRobot data set; `episodes`: on frames of these alone.
+    """A lerobot checkpoint on a LeRobot data set, at a revision of it; `episodes`: on frames of these alone.
 
     Raises:
         AptError: see `opening`; no frames asked for.
     """
     frames_wanted(frames)
     opened = open_policy(policy, device)
-    data = open_dataset(dataset, root, opened)
+    data = open_dataset(dataset, root, opened, revision)
     make_room(opened.preprocessor)
     logger.info("listen: %s on %s", opened.policy.config.type, dataset)
     chosen = None if episodes is None else episodes_of(data.meta).spread(frames, seed, among=set(episodes))

@@ -112,8 +112,8 @@ def _with_adapters(folder: Path, config: Any) -> Any:
     return wrapped.base_model.model
 
 
-def open_dataset(dataset: str, root: str, opened: Opened) -> Any:
-    """A LeRobotDataset with the policy's own action chunks: `dataset` is a hub id or a local folder.
+def open_dataset(dataset: str, root: str, opened: Opened, revision: str | None = None) -> Any:
+    """A LeRobotDataset with the policy's own action chunks: `dataset` is a hub id, at a revision, or a local folder.
 
     Raises:
         AptError: it cannot be read, or lacks what the policy reads.
@@ -126,13 +126,13 @@ def open_dataset(dataset: str, root: str, opened: Opened) -> Any:
         raise AptError(f"There is no data set folder at {dataset}.")
     where = root or None
     try:
-        meta = LeRobotDatasetMetadata(dataset, root=where)
+        meta = LeRobotDatasetMetadata(dataset, root=where, revision=revision)
     except Exception as error:
         raise AptError(f"{dataset} cannot be read as a LeRobot data set: {error}") from error
     config = opened.policy.config
     check_keys(config, opened.preprocessor, meta.features)
     deltas = renaming.chunks(config, meta, renaming.by_steps(opened.preprocessor))
-    return LeRobotDataset(dataset, root=where, delta_timestamps=deltas, video_backend="pyav")
+    return LeRobotDataset(dataset, root=where, delta_timestamps=deltas, revision=revision, video_backend="pyav")
 
 
 def check_keys(config: Any, preprocessor: Any, features: Any) -> None:

@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.checkpoints import openable
+from apt_plugin.hosts.lerobot.checkpoints import MODEL
 from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, find
 from apt_plugin.hosts.lerobot.flags import check_here, source_flags
 from apt_plugin.hosts.lerobot.names import CONFIG
 from apt_plugin.hosts.lerobot.programs import TRAIN, Program
 from apt_plugin.hosts.lerobot.schedule import STEPS, lengths
 from apt_plugin.hub import local_folder
-from apt_plugin.launch import split
 from apt_plugin.listen.sampling import spread_over_tasks
 from apt_plugin.run.budget import count, scaled
 from apt_plugin.run.flags import Flags
 from apt_plugin.stages import RECORD
-from apt_plugin.trial.pilot import Episodes
+from apt_plugin.trial.pilot import FIRST_FRAMES, Episodes, seen, shortened
 
 SEED = 1000  # the host's own
 EPISODES = "dataset.episodes"
@@ -33,7 +32,6 @@ QUIETLY = {
     "wandb.enable": "false", "policy.push_to_hub": "false", "save_checkpoint_to_hub": "false",
     "save_checkpoint": "true",
 }  # fmt: skip
-FIRST_FRAMES = 512
 
 
 class LerobotPilot:
@@ -60,6 +58,11 @@ class LerobotPilot:
                 "A trial begins with a plain policy, and this is one of the recipe's. Name its base instead."
             )
         check_here(self.flags)
+        if self.flags.get("dataset.streaming") == "true":
+            raise AptError(
+                "lerobot's streamed data set trains on every episode, whatever --dataset.episodes says, so nothing "
+                "would be held out. Drop --dataset.streaming for the trial."
+            )
         self.steps = count("steps", self.flags.get("steps") or STEPS)
 
     @property
@@ -73,8 +76,11 @@ class LerobotPilot:
 
     @property
     def asked_of(self) -> tuple[str, Mapping[str, Any]]:
-        root = self.flags.get("dataset.root")
-        return self._data, {} if root is None else {"root": root}
+        return self._data, {name: value for name, value in self._where.items() if value is not None}
+
+    @property
+    def _where(self) -> dict[str, str | None]:
+        return {name: self.flags.get(f"dataset.{name}") for name in ("root", "revision")}
 
     @property
     def _data(self) -> str:
@@ -83,12 +89,16 @@ class LerobotPilot:
             raise AptError("Which data? Write --dataset.repo_id=me/my-robot.")
         return name
 
+    @property
+    def base(self) -> str:
+        return self.flags.get("policy.path") or self.flags.get("policy.pretrained_path") or ""
+
     def episodes(self) -> Episodes:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-        root = self.flags.get("dataset.root")
         try:
-            dataset: Any = LeRobotDataset(self._data, root=root, video_backend="pyav")
+            root, revision = self._where.values()
+            dataset: Any = LeRobotDataset(self._data, root=root, revision=revision, video_backend="pyav")
         except Exception as error:
             raise AptError(f"{self._data} cannot be read as a LeRobot data set: {error}") from error
         table = dataset.meta.episodes
@@ -104,7 +114,8 @@ class LerobotPilot:
         )
         rows = [labelled[place] for place, _ in first]
         start = table["dataset_from_index"]
-        pixels = [_pixels(dataset[int(start[episode])], dataset.meta.camera_keys) for episode in rows]
+        firsts = (dataset[int(start[episode])] for episode in rows)
+        pixels = [seen(frame[name].float().numpy() for name in dataset.meta.camera_keys) for frame in firsts]
         features = np.stack(pixels) if pixels else np.zeros((0, 1), np.float32)
         return Episodes({episode: said[episode] for episode in mine}, features, [said[episode] for episode in rows])
 
@@ -118,23 +129,27 @@ class LerobotPilot:
     def whole(self, flags: Mapping[str, str]) -> list[str]:
         return [*self._before, *self.flags.with_(flags).tokens()]
 
-    def short(
-        self, flags: Mapping[str, str], ours: Sequence[str], run: Path, steps: int, episodes: Sequence[int], seed: int
-    ) -> list[str]:
+    def only(self, episodes: Sequence[int], folder: Path) -> Mapping[str, str]:
         listed = json.dumps(list(episodes), separators=(",", ":"))
         if len(listed) > LONGEST:
             raise AptError(
                 f"{len(episodes)} episodes are too many for one command line. Name some of them for the trial, such as "
                 f"--{EPISODES}=[0,1,2]."
             )
+        return {EPISODES: listed}
+
+    def short(
+        self, flags: Mapping[str, str], ours: Sequence[str], run: Path, steps: int, seed: int, points: int
+    ) -> list[str]:
         schedule = {name: str(scaled(value, steps, self.steps)) for name, value in lengths(self._whole).items()}
         changed = {
-            **QUIETLY, **schedule, "output_dir": str(run), "steps": str(steps), "save_freq": str(steps),
-            "seed": str(self._seed + seed), EPISODES: listed, **flags,
+            **QUIETLY, **schedule, "output_dir": str(run), "steps": str(steps), "save_freq": str(-(-steps // points)),
+            "seed": str(self._seed + seed), **flags,
         }  # fmt: skip
         if self.flags.get("env.type") is not None:
             changed["env_eval_freq"] = "0"  # no rollouts: a trial asks on frames
-        ours = [*ours, *self._shortened(ours, steps)]
+        names = ("steps", *lengths(self._whole))
+        ours = [*ours, *shortened(ours, "lerobot", names, steps, self.steps)]
         if any(flag.startswith(OTHER_DATA) for flag in ours):  # Stage 1 reads other data: the list is not about those
             own = any(flag.startswith(f"{OTHER_DATA}episodes") for flag in ours)
             ours += [] if own else [f"{OTHER_DATA}episodes=null"]
@@ -150,21 +165,9 @@ class LerobotPilot:
         except ValueError as error:
             raise AptError(f"--seed is {written!r}; write a whole number.") from error
 
-    def _shortened(self, ours: Sequence[str], steps: int) -> list[str]:
-        """Steps and schedule that somebody wrote for one stage shrink as the whole does."""
-        given, names = split(ours, "lerobot").stage_flags, ("steps", *lengths(self._whole))
-        written = [(stage, name, value) for stage, own in given.items() for name, value in own.items() if name in names]
-        return [
-            f"--apt.stage{stage}.{name}={scaled(count(f'apt.stage{stage}.{name}', value), steps, self.steps)}"
-            for stage, name, value in written
-        ]
-
-    def policy(self, run: Path) -> Path | None:
-        folder = openable(run)
-        return folder if (folder / CONFIG).is_file() else None
-
-
-def _pixels(item: Mapping[str, Any], cameras: Sequence[str]) -> np.ndarray:
-    """Every eighth pixel of all cameras [C]: what tells one scene from another."""
-    parts = [item[name].float().numpy()[..., ::8, ::8].reshape(-1) for name in cameras]
-    return np.concatenate(parts).astype(np.float32)
+    def policies(self, run: Path) -> list[tuple[int, Path]]:
+        for stage in ("stage2", ""):
+            saved = [p for p in (run / stage / "checkpoints").glob("*") if p.name.isdecimal()]
+            if found := sorted((int(p.name), p / MODEL) for p in saved if (p / MODEL / CONFIG).is_file()):
+                return found
+        return []

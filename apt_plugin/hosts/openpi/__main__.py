@@ -46,6 +46,12 @@ def main() -> None:
             serve(script, job.get("acting", {}))
         elif job["do"] == "plan":
             plan(script, job)
+        elif job["do"] == "pilot":
+            from apt_plugin.hosts.openpi import pilot
+
+            pilot.facts(job["flags"], Path(job["answer"]))
+        elif job["do"] == "host":
+            as_it_is(script)
         elif job["do"] == "train":
             train(script, job)
         elif job["do"] == "warmup":
@@ -151,6 +157,14 @@ def warm_up(script: Path, share: float) -> None:
     else:
         warmup.install(module, config, share, REPLACED)
         module.main(config)
+
+
+def as_it_is(script: Path) -> None:
+    """The host's own training, with the configs of APT_PRELOAD beside its own."""
+    from openpi.training import config as _config
+
+    module = load_script(script)
+    module.main() if script.name == "train_pytorch.py" else module.main(_config.cli())
 
 
 def fresh_if_dead(config: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ from typing import Any
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.export import refuse_pi
-from apt_plugin.hosts.adapter import TRAINS_ON_ALL, Command, WithoutTrial
+from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.openpi.checkpoints import last_whole
-from apt_plugin.hosts.openpi.names import POLICIES
+from apt_plugin.hosts.openpi.names import POLICIES, PRELOAD
+from apt_plugin.hosts.openpi.pilot import OpenpiPilot
 from apt_plugin.hosts.openpi.probes import CONTENT, PROBES
 from apt_plugin.hosts.openpi.programs import SCRIPTS, SERVE, TRAIN, Program, find_program
 from apt_plugin.hosts.openpi.schedule import tokens
@@ -121,13 +123,15 @@ class OpenpiStages:
         return ["--host", "openpi", "--config", config]
 
 
-class OpenpiAdapter(WithoutTrial):
+class OpenpiAdapter:
     """See `hosts.adapter.Adapter`."""
 
     name = "openpi"
     policies = POLICIES
     families = ("pi05", "pi0")
-    unsupported = MappingProxyType({"trial": TRAINS_ON_ALL})
+    unsupported = MappingProxyType(
+        {"expert-only": "openpi says in a config (freeze_filter) what is frozen, and has no flag for it"}
+    )
     probes = PROBES
     content = CONTENT
 
@@ -149,6 +153,8 @@ class OpenpiAdapter(WithoutTrial):
         if chosen:
             name = next(iter(chosen))
             raise AptError(f"--apt.{name} changes how a checkpoint acts, and {program.script.name} opens none.")
+        if program.trains and os.environ.get(PRELOAD):  # configs of one's own, which the script alone does not find
+            return program.child({"do": "host"}, program.flags)
         return Command([*(program.before or [sys.executable]), str(program.script), *program.flags])
 
     def warmup(self, request: Request) -> Command:
@@ -156,6 +162,9 @@ class OpenpiAdapter(WithoutTrial):
         if not program.trains:
             raise no_training(program.script.name, " or ".join(TRAIN))
         return program.child({"do": "warmup", "share": request.frozen_share}, program.flags)
+
+    def pilot(self, command: Sequence[str]) -> OpenpiPilot:
+        return OpenpiPilot(find_program(command), command)
 
     def open_subject(self, folder: Path, device: str | None) -> Any:
         from apt_plugin.hosts.openpi.prove import open_subject

@@ -96,13 +96,14 @@ def open_listener(
     frames: int = 64,
     seed: int = 0,
     device: str = "",
+    episodes: Sequence[int] | None = None,
 ) -> OpenpiListener:
     """An openpi checkpoint on a LeRobot data set.
 
     Args:
         dataset: a repo id, or a folder's full path, in place of the config's own.
         config: name of the stock training config; a checkpoint of ours knows its own.
-        device: PyTorch's; JAX takes JAX_PLATFORMS.
+        device: PyTorch's; JAX takes JAX_PLATFORMS. episodes: on frames of these alone.
 
     Raises:
         AptError: see `listen_open.read` and `listen_data.Questions`; no frames asked for, a `root`.
@@ -113,7 +114,8 @@ def open_listener(
     source = read(policy, config, device)
     questions = Questions(data_of(source), source.model, dataset)
     logger.info("listen: %s (%s) on %s", source.config, source.policy.framework, questions.episodes.name)
-    return OpenpiListener(source, questions, frames, seed)
+    chosen = None if episodes is None else questions.episodes.spread(frames, seed, among=set(episodes))
+    return OpenpiListener(source, questions, frames, seed, chosen)
 
 
 def open_base(path: str, listener: OpenpiListener, device: str = "", config: str = "") -> Any:

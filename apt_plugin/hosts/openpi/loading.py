@@ -21,12 +21,11 @@ from apt_plugin.errors import AptError
 from apt_plugin.freeze import added
 from apt_plugin.hosts.openpi.checkpoints import record_of
 from apt_plugin.hosts.openpi.mark import readable, unmarked
+from apt_plugin.hosts.openpi.names import PARAMS, WEIGHTS
 from apt_plugin.hosts.openpi.optim import part_of
 from apt_plugin.stages import PRIOR, RECORD, Record, check_shared, read_record
 
 logger = logging.getLogger(__name__)
-
-PARAMS, WEIGHTS = "params", "model.safetensors"
 
 
 def flat(tree: Any) -> dict[str, Any]:

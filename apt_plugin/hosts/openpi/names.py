@@ -15,4 +15,5 @@ EXPERT = r".*llm.*_1.*"
 
 ASSETS = "apt"  # our norm stats lie one folder below the host's, see records.py
 MODEL = "apt_model.json"  # beside apt.json: what the host's config said of the model
+PARAMS, WEIGHTS = "params", "model.safetensors"  # of a step folder, in JAX and in PyTorch
 PRELOAD = "APT_PRELOAD"  # modules imported before the host's script runs, e.g. with configs of your own

@@ -10,7 +10,8 @@ FOUND, RULED_OUT, NOT_KNOWN = "found", "ruled out", "not known"
 
 @dataclass(frozen=True)
 class Cause:
-    """`title`: what is wrong where it is found; `evidence`: what was seen; `advice`: what to do, "" where nothing."""
+    """`title`: what is wrong where it is found; `evidence`: what was seen; `advice`: what to do, "" where nothing;
+    `value`: the number behind it, where there is one."""
 
     name: str
     question: str
@@ -18,6 +19,7 @@ class Cause:
     state: str
     evidence: list[str]
     advice: str = ""
+    value: float | None = None
 
 
 @dataclass(frozen=True)

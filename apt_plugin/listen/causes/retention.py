@@ -9,6 +9,7 @@ difference under the base's VLM. Retention is the mean cosine between the two: 1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,8 +38,9 @@ def look(task: Sequence[str], tasks: Sequence[str], evidence: Evidence, base: Ba
         return QUESTION.unknown("This policy does not show what its action expert reads.")
     said = f"Retention is {value:.2f} (1: as the base, 0: nothing left)."
     if value >= KEPT:
-        return QUESTION.ruled_out(said)
-    return QUESTION.found([said], "Train the VLM more slowly (--apt.vlm_lr_scale), or freeze it for longer.")
+        return replace(QUESTION.ruled_out(said), value=value)
+    advice = "Train the VLM more slowly (--apt.vlm_lr_scale), or freeze it for longer."
+    return replace(QUESTION.found([said], advice), value=value)
 
 
 def retention(task: Sequence[str], tasks: Sequence[str], evidence: Evidence, base: Base) -> float | None:

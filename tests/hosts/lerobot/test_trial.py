@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import draccus
 import pytest
 from lerobot.configs.default import DatasetConfig
 
-from apt_plugin import files
+from apt_plugin import files, trial_command
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.hosts.lerobot.adapter import LerobotAdapter
 from apt_plugin.hosts.lerobot.flags import check_warmed
 from apt_plugin.hosts.lerobot.listen import open_listener
+from apt_plugin.hosts.lerobot.sizes import TINY, sized
 from apt_plugin.hosts.lerobot.written import check_command
 from apt_plugin.launch import split
 from apt_plugin.listen import Settings, listen
@@ -27,6 +29,7 @@ from apt_plugin.trial import answer, plan
 from apt_plugin.trial.carry import Trial
 from apt_plugin.trial.options import NEVER, Options
 from apt_plugin.trial.ways import WAYS, fitting
+from tests.hosts.lerobot.test_listen import stock_folder
 
 COMMAND: Sequence[str] = (
     "lerobot-train --policy.type=pi05 --policy.pretrained_path=lerobot/pi05_base --dataset.repo_id=me/kitchen "
@@ -39,7 +42,8 @@ QUIET = Settings(instructions=4, draws=2, progress=False)
 
 def short(command: Sequence[str], *ours: str, seed: int = 0) -> Flags:
     pilot = HOST.pilot(command)
-    return Flags.read(pilot.short({}, ours, Path("/trial/own-0/run"), 3000, [0, 2, 5], seed)[1:])
+    only = pilot.only([0, 2, 5], Path("/trial/trained-on"))
+    return Flags.read(pilot.short(only, ours, Path("/trial/own-0/run"), 3000, seed, 1)[1:])
 
 
 def test_a_short_run_is_the_users_command_with_less_of_everything() -> None:
@@ -83,6 +87,16 @@ def test_a_command_that_the_pre_flight_refused_may_be_mended(tmp_path: Path) -> 
     assert not (tmp_path / plan.PLAN).exists()
 
 
+def test_the_points_of_a_run_are_its_last_stages_checkpoints(tmp_path: Path) -> None:
+    pilot = HOST.pilot(COMMAND)
+    assert Flags.read(pilot.short({}, [], tmp_path, 1000, 0, 3)[1:]).get("save_freq") == "334"
+    assert pilot.policies(tmp_path) == []
+    for place in ("stage1/checkpoints/100", "stage2/checkpoints/000400", "stage2/checkpoints/000900"):
+        files.write_json(tmp_path / place / "pretrained_model/config.json", {})
+    assert [step for step, _ in pilot.policies(tmp_path)] == [400, 900]
+    assert pilot.base == "lerobot/pi05_base"
+
+
 def test_the_held_out_list_is_not_about_other_data_of_stage_1() -> None:
     flags = short(COMMAND, "--recipe=apt", "--apt.stage1.dataset.repo_id=me/play")
     assert flags.get("apt.stage1.dataset.episodes") == "null"
@@ -101,7 +115,7 @@ def test_the_command_to_paste_is_the_users_own_with_what_the_way_changes() -> No
     assert two == ["apt-plugin", "run", *COMMAND, "--recipe", "apt", "--apt.noise_draws=4"]
     launched = ["accelerate", "launch", "--num_processes=2", *COMMAND]
     assert Trial(HOST, launched, Options()).full(WAYS[0]) == launched
-    before = split(HOST.pilot(launched).short({}, ["--recipe", "apt"], Path("/r"), 10, [0], 0)).command[:4]
+    before = split(HOST.pilot(launched).short({}, ["--recipe", "apt"], Path("/r"), 10, 0, 1)).command[:4]
     assert before == launched[:4]
 
 
@@ -131,6 +145,7 @@ def test_a_switch_that_is_neither_on_nor_off_is_refused() -> None:
     [
         ("lerobot-eval --policy.path=x", "lerobot-eval is not: write it in front of lerobot-train"),
         ("lerobot-train --config_path=a.json", "Write them out in place of --config_path"),
+        ("lerobot-train --policy.type=pi05 --dataset.streaming=true", "trains on every episode, whatever"),
         ("lerobot-train --resume=True", "drop --resume"),
         ("lerobot-train --policy.type=pi05 --steps=abc", "--steps is 'abc'; write a whole number"),
         (
@@ -167,9 +182,54 @@ def test_what_stage_2_trains_is_not_said_while_ways_are_only_looked_at(caplog: p
     assert "Stage 2" not in caplog.text
 
 
+def test_the_revision_of_the_data_is_what_is_looked_at_and_asked_about() -> None:
+    pilot = HOST.pilot([*COMMAND, "--dataset.revision=v3.1", "--dataset.root=/data"])
+    assert pilot.asked_of == ("me/kitchen", {"root": "/data", "revision": "v3.1"})
+    assert HOST.pilot(COMMAND).asked_of == ("me/kitchen", {})
+
+
+class Slow(Trial):
+    """Its runs take a time that is known, and leave nothing; `gated` cannot be trained."""
+
+    def _train(self, way: Any, seed: int, run: Path, steps: int = 0) -> int:
+        time.sleep(steps * {"own": 0.01, "expert-only": 0.005}.get(way.name, 0))
+        return int(way.name == "gated")
+
+
+def test_equal_time_is_measured_and_a_way_that_cannot_be_is_left_out(tmp_path: Path) -> None:
+    arms = ("own", "expert-only", "gated")
+    trial = Slow(HOST, COMMAND, Options(arms=arms, output=tmp_path, equal="time"))
+    trial.ways, trial.lacking = fitting(HOST, COMMAND, arms)
+    assert trial._measure() == 0
+    assert [way.name for way in trial.ways] == ["own", "expert-only"]
+    assert "exit status 1" in trial.lacking["gated"]
+    assert trial.steps["own"] in (2999, 3000)  # a tenth
+    assert trial.steps["expert-only"] > 1.2 * trial.steps["own"]
+    before = dict(trial.steps)
+    assert (trial._measure(), trial.steps) == (0, before)  # started again, nothing is measured anew
+
+
+def test_no_pre_flight_of_a_way_that_is_not_tried(tmp_path: Path) -> None:
+    looked: list[str] = []
+
+    def run(command: Command) -> int:
+        if "data" in command.argv:
+            labels = {str(number): f"task {number % 2}" for number in range(10)}
+            cause = {"name": "data", "title": "", "question": "", "state": "ruled out", "evidence": []}
+            files.write_json(tmp_path / plan.DATA, {"labels": labels, "cause": cause})
+            return 0
+        looked.append(str(command))
+        return 3
+
+    for arms, count in ((("own", "warm-up"), 0), (("own", "gated"), 1)):
+        trial = Trial(HOST, COMMAND, Options(arms=arms, output=tmp_path), run)
+        trial.ways, trial.lacking = fitting(HOST, COMMAND, arms)
+        assert (trial._look(), len(looked)) == (3 * count, count)
+
+
 def test_more_episodes_than_a_command_line_holds_are_refused() -> None:
     with pytest.raises(AptError, match="30000 episodes are too many for one command line"):
-        HOST.pilot(COMMAND).short({}, [], Path("/r"), 10, range(30_000), 0)
+        HOST.pilot(COMMAND).only(range(30_000), Path("/r"))
 
 
 def test_the_episodes_are_read_with_their_instructions_and_first_pictures(data: dict[str, Path]) -> None:
@@ -206,3 +266,22 @@ def test_a_listener_asks_about_the_named_episodes_only(priors: dict[str, Path], 
     assert first.unit > 0
     with pytest.raises(AptError, match="planned for other frames"):
         listen(every, QUIET, asked=asked)
+
+
+def test_what_the_vlm_kept_is_asked_beside_the_base_or_is_not_known(
+    data: dict[str, Path], tok: str, tmp_path: Path
+) -> None:
+    root, policy = data["labelled"], str(stock_folder(tmp_path / "stock", "pi05", tok))
+    job = {
+        "host": "lerobot", "command": [*COMMAND, f"--dataset.root={root}"], "output": str(tmp_path), "frames": 6,
+        "policy": policy, "episodes": [1, 5], "asked": str(tmp_path / "asked.json"),
+    }  # fmt: skip
+    with sized(TINY):
+        trial_command.ask(job | {"base": policy})
+    said = answer.read(files.read_json(tmp_path / "answer.json"))
+    assert said.retention == pytest.approx(1)
+    with sized(TINY):
+        trial_command.ask(job | {"base": str(tmp_path / "nowhere")})
+    again = answer.read(files.read_json(tmp_path / "answer.json"))
+    assert again.retention is None
+    assert (again.loss == said.loss).all()

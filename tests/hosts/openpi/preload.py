@@ -135,6 +135,8 @@ for _family in ("pi0", "pi05"):
     _config._CONFIGS_DICT[f"tiny_{_family}"] = config(_family)
     for _repo, _scale in (("local/toy", 1.0), (PLAY, 2.0)):  # two data sets, two scales
         write_statistics(f"tiny_{_family}", _repo, _scale)
+    if "APT_TEST_STATISTICS" in os.environ:  # of one's own data
+        write_statistics(f"tiny_{_family}", os.environ["APT_TEST_STATISTICS"])
 for _name in ("pi0_libero", "pi05_libero", "pi05_droid_finetune"):
     _config._CONFIGS_DICT[_name] = shrunk(_config._CONFIGS_DICT[_name])
     _stock = _config._CONFIGS_DICT[_name]

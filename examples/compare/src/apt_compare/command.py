@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from apt_compare import plan
+from apt_compare.spec import PILOTS
+from apt_plugin import files
 from apt_plugin.errors import AptError
 
 
@@ -21,16 +23,22 @@ class Compare:
     plan: which runs there are. run: do them (stops and resumes anywhere, several processes share the work). tune: find
     each arm's learning rate on the seen split. gather: all results as one table. report: tables, plots and a sentence
     per question. page: write those sentences into a page such as findings.md. worlds: the same for the tables of
-    settings whose seeds have a world each, which the report leaves out.
+    settings whose seeds have a world each, which the report leaves out. pilots: the short and full runs of
+    calibration.yaml. calibration: how often a pick by those is right, into a page such as calibration.md.
     """
 
-    action: Annotated[Literal["plan", "run", "tune", "gather", "report", "page", "worlds"], tyro.conf.Positional]
+    action: Annotated[
+        Literal["plan", "run", "tune", "gather", "report", "page", "worlds", "pilots", "calibration"],
+        tyro.conf.Positional,
+    ]
     output: Path = Path("apt-compare")
     """Results, grounded VLMs and shared first stages; for report a folder, for gather, page and worlds a file."""
     configs: Path | None = None
     """Folder with arms/, settings/, rates.yaml and questions.yaml; left out: ours."""
     results: Path | None = None
     """gather, report, page, worlds: a folder of runs or a .csv table; left out: the output folder."""
+    known: tuple[Path, ...] = ()
+    """pilots, calibration: tables of full runs that are done already."""
     settings: tuple[str, ...] = ()
     arms: tuple[str, ...] = ()
     budgets: tuple[Literal["steps", "flops"], ...] = ()
@@ -50,6 +58,10 @@ class Compare:
             if self.configs is None:
                 raise AptError("tune writes rates.yaml beside the arms. Name their folder: --configs configs.")
             return tune(configs, self.settings, self.arms, self.seeds, self.output, folder, self.processes, self.quiet)
+        if self.action == "pilots":
+            return self._run(self._pilots(configs))
+        if self.action == "calibration":
+            return self._calibration(configs)
         jobs = plan.jobs(configs, self.settings, self.arms, self.seeds, self.budgets)
         return self._list(jobs) if self.action == "plan" else self._run(jobs)
 
@@ -61,6 +73,7 @@ class Compare:
         found: Any = plan.results(source)
         if source.is_dir():  # a folder may hold runs of arms that were edited since; a gathered table was filtered
             found = current(found, configs)
+        found = [run for run in found if run["budget"] not in PILOTS]  # of which `calibration` tells
         one_world, each = worlds.apart(found, configs)
         if self.action == "gather":
             plan.gather(found, self.output if self.output.suffix == ".csv" else self.output / "results.csv")
@@ -70,6 +83,33 @@ class Compare:
             worlds.write_page(each, configs, self.output)
         else:
             reporting.write(one_world, configs, self.output)
+        return 0
+
+    def _known(self, configs: plan.Configs) -> list[Any]:
+        from apt_compare.board import shared
+
+        return shared([run for table in self.known for run in plan.results(table)], configs)
+
+    def _pilots(self, configs: plan.Configs) -> list[plan.Job]:
+        from apt_compare import pilots
+
+        cells = {(run["setting"], run["arm"], run["seed"], run["budget"]) for run in self._known(configs)}
+        asked = pilots.jobs(pilots.read(configs), configs)
+        return [job for job in asked if (job.setting.name, job.arm.name, job.seed, job.budget) not in cells]
+
+    def _calibration(self, configs: plan.Configs) -> int:
+        from apt_compare import calibration, calibration_page, pilots
+        from apt_compare.board import current
+
+        told = pilots.read(configs)
+        source, table = self.results or self.output.with_suffix(".csv"), self.output.with_suffix(".csv")
+        known = self._known(configs)
+        if source.is_dir():
+            runs = [*known, *current(plan.results(source), configs)]
+            files.write_bytes(table, calibration.write(calibration.gathered(runs, told)))
+            source = table
+        cases = calibration.read(source.read_text(), told)
+        calibration_page.write_page(cases, told, self.output, calibration.whole(known, told))
         return 0
 
     def _list(self, jobs: list[plan.Job]) -> int:

@@ -81,11 +81,12 @@ def read(folder: Path) -> Configs:
     for setting in settings.values():
         for name in setting.arms:
             choose(f"{setting.name}: arms", name, arms)
-    rates = _yaml(folder / "rates.yaml") or {}
-    return Configs(folder, arms, settings, rates, _yaml(folder / "questions.yaml") or [])
+    rates = yaml_of(folder / "rates.yaml") or {}
+    return Configs(folder, arms, settings, rates, yaml_of(folder / "questions.yaml") or [])
 
 
-def _yaml(path: Path) -> Any:
+def yaml_of(path: Path) -> Any:
+    """What a file holds; None where there is none."""
     try:
         return yaml.safe_load(path.read_text()) if path.is_file() else None
     except yaml.YAMLError as error:

@@ -24,6 +24,7 @@ GOALS = ("", "state", "location")
 WORLDS = ("one", "each")
 EXPERTS = ("random", "trained")
 BUDGETS = ("steps", "flops")
+PILOTS = {"twentieth": 0.05, "tenth": 0.1, "fifth": 0.2}  # short runs: share of the steps
 BODIES = ("pi05", "groot")
 RAN_WITH: dict[str, Any] = {"vlm_lr_scale": 0.1}  # defaults of the recipe that have changed since results were kept
 WORDS = ("says", "group", "arms", "budgets", "seeds")

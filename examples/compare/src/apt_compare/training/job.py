@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import apt_plugin
-from apt_compare.spec import Arm, Setting, at, content, digest
+from apt_compare.spec import PILOTS, Arm, Setting, at, content, digest
 from apt_compare.training import base, experts, goals, labelling, policies, policies_groot
 from apt_compare.training.clock import Clock, claimed
 from apt_compare.training.labelling import ASKED
@@ -87,9 +87,13 @@ class Run:
         if prior and arm.goal:
             frames = goals.told(frames, arm.goal, bool(arm.untold))
         pool = process(body, self.processors(body)[0], frames, labelled)
-        if not body.vlm_trains():
+        if not body.vlm_trains() and self.keeps(len(pool)):
             pool.prefixes = body.store(pool)
         return pool
+
+    def keeps(self, frames: int) -> bool:
+        """Whether features of so many frames are computed once, where the VLM is frozen."""
+        return frames > 0
 
     def processors(self, body: Any) -> tuple[Any, Any]:
         return self.family.processors(body, self.stats, self.base)
@@ -290,4 +294,8 @@ def arm_cost(arm: Arm) -> dict[str, Any]:
 def run(setting: Setting, arm: Arm, seed: int, budget: str, rate: float, out: Path) -> dict[str, Any]:
     """The result of one job, as JSON holds it; what it writes on the way goes to a folder that is removed."""
     with tempfile.TemporaryDirectory(prefix="apt-compare-") as folder, contextlib.redirect_stdout(io.StringIO()):
+        if budget in PILOTS:
+            from apt_compare.training.pilot import Pilot  # which is a Run
+
+            return Pilot(setting, arm, seed, rate, out, Path(folder)).result(budget)
         return Run(setting, arm, seed, rate, out, Path(folder)).result(budget)
