@@ -73,13 +73,13 @@ def test_each_way_takes_of_our_flags_what_is_its_own() -> None:
     assert TWO.short_flags(PILOT, []) == ["--recipe", "apt", "--apt.prove=false", "--apt.listen=0"]
 
 
-def fitting(trains: str, names: Sequence[str] = ()) -> Any:
+def fitting(trains: str, names: Sequence[str] = (), **unsupported: str) -> Any:
     """On a host whose command trains this much of the VLM."""
 
     def stages(request: Any) -> Any:
         return SimpleNamespace(recipe=resolved(request.recipe, lambda: Trained(trains, "its switch")))
 
-    host: Any = SimpleNamespace(name="toy", stages=stages)
+    host: Any = SimpleNamespace(name="toy", unsupported=unsupported, stages=stages)
     return ways.fitting(host, ["train"], names)
 
 
