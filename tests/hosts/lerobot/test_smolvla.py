@@ -12,7 +12,6 @@ import torch
 from apt_plugin import proofs
 from apt_plugin.backends.torch_draws import draw
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.lerobot.bench import rows_of
 from apt_plugin.hosts.lerobot.prove import LerobotSubject, open_subject, stock_tree
 from apt_plugin.proofs import Proof
 from tests.hosts.lerobot import tiny, tiny_smolvla
@@ -197,8 +196,3 @@ def test_image_tokens_from_a_cache_give_the_same_loss(here: dict[str, Path]) -> 
     light = cached(policy, batch, "vision")
     policy.model.vlm_with_expert.embed_image = lambda tokens: tokens
     assert torch.equal(policy.forward(light)[0], whole)
-
-
-def test_that_its_costs_cannot_be_counted_without_a_device_is_said() -> None:
-    with pytest.raises(AptError, match=r"SmolVLA cannot be counted on meta.*--device cpu"):
-        rows_of("smolvla", "real", "meta", 1)

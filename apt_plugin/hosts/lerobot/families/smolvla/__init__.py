@@ -92,14 +92,9 @@ class SmolVLA(Family):
         return bool(config.load_vlm_weights)  # the host reads them in bfloat16
 
     def bench(self, kind: str, size: str, device: str, batch: int | None, checkpointing: bool) -> Any:
-        from apt_plugin.errors import AptError, choose
+        from apt_plugin.errors import choose
         from apt_plugin.hosts.lerobot.families.smolvla.bench import SIZES, Bench, smaller
 
-        if device == "meta":
-            raise AptError(
-                "SmolVLA cannot be counted on meta: its vision tower asks which of its patches hold something, and "
-                "there no number is known. Write --device cpu; the real size takes minutes there."
-            )
         return Bench(smaller(SIZES[choose("size", size, SIZES)], batch), device)
 
 
