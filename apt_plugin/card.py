@@ -58,6 +58,8 @@ def began(base: str | None) -> str:
     """What training began with, in words; a folder stays unnamed, since cards are pushed."""
     if name := published(base):
         return f"[{name}](https://huggingface.co/{name})"
+    if base is not None and "://" in base:  # openpi publishes in a bucket
+        return f"`{base}`"
     return "not recorded" if base is None else "a checkpoint that is not on the hub"
 
 
@@ -104,16 +106,19 @@ def listened(result: Result, fresh: str) -> Path:
     if not (folder := Path(result.facts.get("checkpoint", ""))).is_dir():
         raise AptError("--card writes into the checkpoint's folder, and this one is not known here. Name a folder.")
     path = folder / "README.md"
-    card = path.read_text() if path.is_file() else fresh or _plain(result.facts)
-    if f"<!-- apt-plugin: {TRAINED} -->" not in card and (record := _record(folder)) is not None:
+    record = _record(folder)
+    card = path.read_text() if path.is_file() else fresh or _plain(result.facts, record)
+    if f"<!-- apt-plugin: {TRAINED} -->" not in card and record is not None:
         card = put(card, TRAINED, trained(record))
     files.write_bytes(path, put(card, HEARD, heard(result)).encode())
     return path
 
 
-def _plain(facts: Mapping[str, str]) -> str:
+def _plain(facts: Mapping[str, str], record: Record | None) -> str:
     """Of a host without a template of its own."""
-    head = f"---\nlibrary_name: {facts.get('host', 'apt-plugin').split(' (')[0]}\npipeline_tag: robotics\n---\n"
+    base = published(record.base) if record else None
+    lines = [f"library_name: {facts.get('host', 'apt-plugin').split(' (')[0]}", "pipeline_tag: robotics"]
+    head = "\n".join(["---", *lines, *([f"base_model: {base}"] if base else []), "---", ""])
     return f"{head}\n# Model card for {facts.get('policy', 'a policy')}\n"
 
 

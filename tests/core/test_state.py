@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from apt_plugin.card import published
+from apt_plugin.card import began, published
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.run.state import StageState
@@ -41,6 +41,9 @@ def test_a_folder_is_no_name_on_the_hub_wherever_the_card_is_written(tmp_path, m
     assert published(one.base) is None
     one.began_with("lerobot/pi05_base")
     assert published(one.base) == "lerobot/pi05_base"
+    bucket = "gs://openpi-assets/checkpoints/pi05_base/params"  # as openpi's configs name it
+    one.began_with(bucket)
+    assert (published(one.base), began(one.base)) == (None, f"`{bucket}`")
 
 
 def test_the_base_is_carried_from_stage_to_stage(tmp_path):

@@ -121,8 +121,11 @@ class AptPipeline(Gr00tN1d7Pipeline):
         model.apt_run.facts = self.facts
         config = self.model_config
         model.apt_train_as(config)
+        start = self.config.training.start_from_checkpoint
         if self.record is not None:
-            model.apt_run.after(self.config.training.start_from_checkpoint, self.record)
+            model.apt_run.after(start, self.record)
+        else:
+            model.apt_run.began_with(str(start))
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         added = sum(p.numel() for n, p in model.named_parameters() if "apt_" in n)
         logger.info("APT: Stage %d, %d parameters train, %d added (apt_*).", self.stage, trainable, added)

@@ -64,6 +64,14 @@ class Run:
         assert self.facts  # asked now: what they refuse is refused before a step
         if self.state.stage == LIKELIHOOD:
             self.state.after(*checkpoints.record_of(prior))
+        elif self.base:
+            self.state.began_with(self.base)
+
+    @property
+    def base(self) -> str | None:
+        """Where the config says that weights come from; None where it starts from random ones."""
+        loader = self.config.weight_loader
+        return getattr(getattr(loader, "inner", loader), "params_path", None)
 
     @property
     def stock_name(self) -> str:

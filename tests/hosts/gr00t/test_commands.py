@@ -42,6 +42,8 @@ def test_both_stages_leave_records_and_an_untouched_vlm(run_of):
     assert first.vlm_start == first.vlm == second.vlm_start == second.vlm
     assert second.stage1["weights"] == first.weights
     assert first.layout == second.layout
+    assert first.base is not None  # what the command names; a card tells it
+    assert first.base == second.base
     assert len(first.curve.points("loss")[1]) == 4
     assert second.curve.points("gate_mean")[1][0] == 0.0  # closed at the switch
     assert second.curve.points("gate_max")[1][-1] > 0.0  # and moving

@@ -72,7 +72,9 @@ def folder(root, request):
 
 
 def test_one_step_leaves_one_checkpoint(folder):
-    assert read_record(folder / "assets").steps == 1
+    record = read_record(folder / "assets")
+    assert record.steps == 1
+    assert "base" in str(record.base), "a card names what training began with"
     assert [path.name for path in folder.parent.iterdir() if path.name.isdigit()] == [folder.name]
 
 
