@@ -13,6 +13,8 @@ from apt_plugin.backends import torch_absent, torch_device, torch_params, torch_
 from apt_plugin.backends.torch_cache import take_fields
 from apt_plugin.backends.torch_groot_cache import FIELDS, CachedGrootFlow
 from apt_plugin.backends.torch_groot_groups import part_of
+from apt_plugin.backends.torch_listen import AptGrootContext
+from apt_plugin.backends.torch_retained import Retained
 from apt_plugin.hosts.gr00t import acting, records
 from apt_plugin.hosts.gr00t.config import Gr00tN1d7AptConfig
 from apt_plugin.hosts.gr00t.names import FAMILY, WEIGHTS
@@ -22,6 +24,7 @@ from apt_plugin.run.state import StageState
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 logger = logging.getLogger(__name__)
+PROMPTS = ("input_ids", "attention_mask", "mm_token_type_ids")  # of a batch, what its instructions decide
 
 
 class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
@@ -61,6 +64,7 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
     def apt_begin(self) -> None:
         """Run-time state of a training run; restored from a record where one goes on."""
         self.apt_run = StageState(self.apt_stage, self.apt_recipe, FAMILY, "gr00t N1.7")
+        self.apt_retained = Retained()
         self.apt_absent: torch_absent.Vlm | None = None  # the VLM, where a run from a cache leaves it in its file
 
     @classmethod
@@ -103,6 +107,8 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
         loss = terms["loss"] + recipe.prior_loss * terms["prior"] if "prior" in terms else terms["loss"]
         if self.training:
             self._note(scalars)
+            if blank and self.apt_recipe.vlm == "full":
+                self._note_retention(inputs)
         return {"loss": loss, "action_loss": errors["loss"], "action_mask": mask}
 
     def _note(self, scalars: dict[str, float]) -> None:
@@ -114,6 +120,14 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
         if self.apt_fusion is not None and self.apt_run.step % max(self.apt_recipe.gap_every, 1) == 0:
             curve |= {f"gate.{site}": opened for site, opened in self.apt_fusion.openings().items()}
         self.apt_run.curve.add(self.apt_run.step, curve | self.apt_gates())
+
+    def _note_retention(self, inputs: dict) -> None:
+        value = self.apt_retained.now(
+            self, lambda asked: AptGrootContext(self, dict(asked)).read(), inputs, PROMPTS,
+            [tuple(row) for row in inputs["input_ids"].tolist()], self.apt_run.step,
+        )  # fmt: skip
+        if value is not None:
+            self.apt_run.curve.add(self.apt_run.step, {"retention": value})
 
     def apt_gates(self) -> dict[str, float]:
         """Gate openings, for logs and the curve."""

@@ -179,8 +179,9 @@ class AptTrainer(Gr00tTrainer):
         model = _inner(self.model)
         if "loss" in logs:
             ours = model.apt_gates()
-            if (gap := model.apt_run.curve.points("blank_gap_train")[1]).size:
-                ours["blank_gap_train"] = float(gap[-1])
+            for name in ("blank_gap_train", "retention"):
+                if (found := model.apt_run.curve.points(name)[1]).size:
+                    ours[name] = float(found[-1])
             logs = {**logs, **tracked(ours)}
         super().log(logs, start_time)
 

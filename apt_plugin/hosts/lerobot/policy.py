@@ -20,11 +20,11 @@ from torch import Tensor
 
 from apt_plugin import freeze, stages
 from apt_plugin.backends import torch_params
+from apt_plugin.backends.torch_retained import Retained
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot import cache, cards, families, loading, records, shards
 from apt_plugin.hosts.lerobot.groups import check_wrapped, in_vlm, optimizer_groups, trainable_share, vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_WEIGHTS
-from apt_plugin.hosts.lerobot.retained import Retained
 from apt_plugin.listen.interval import interval_numbers
 from apt_plugin.stages import LIKELIHOOD
 from apt_plugin.tracked import tracked
@@ -60,7 +60,7 @@ class AptPolicy(HostPolicy):
         self._settle(config)
         self.apt_run = records.state_of(config)
         self._apt_eval: dict[str, list[float]] = {}
-        self._apt_retained: Retained | None = None
+        self._apt_retained = Retained()
         config._apt_recorder = self._record_adapter
         config._apt_card = functools.partial(cards.described, self)
 
@@ -199,11 +199,11 @@ class AptPolicy(HostPolicy):
         return {**tracked(curve), "loss_per_dim": per_dim, "trainable_share": trainable_share(self)}
 
     def _retention(self, batch: dict[str, Any]) -> dict[str, float]:
-        """Behind a resume it is not known: what the VLM said when the stage began was not kept."""
-        if self._apt_retained is None and self.apt_run.step:
-            return {}
-        self._apt_retained = self._apt_retained or Retained(self, batch)
-        value = self._apt_retained.now(self)
+        listening = families.of(self.config.type).listening()
+        value = self._apt_retained.now(
+            self, lambda asked: listening.context(self, asked).read(), batch, listening.prompts,
+            [str(task) for task in batch.get("task") or ()], self.apt_run.step,
+        )  # fmt: skip
         if value is None:
             return {}
         self.apt_run.curve.add(self.apt_run.step, {"retention": value})

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from apt_plugin.backends.torch_retained import neighbours
 from apt_plugin.hosts.lerobot.groups import in_vlm
-from apt_plugin.hosts.lerobot.retained import neighbours
 from tests.hosts.lerobot import tiny
 
 TASKS = ["push the block", "pick up the red cup", "push the block"]
