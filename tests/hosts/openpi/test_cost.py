@@ -101,7 +101,9 @@ def test_draws_and_freezing_save_time_too():
     patch.undo()
     print(f"time: K=1 {one.seconds / full.seconds:.3f}, K=4 per draw {four.seconds / 4 / full.seconds:.3f} of full")
     assert one.seconds / full.seconds <= 0.24
-    assert four.seconds / 4 / full.seconds <= 0.07
+    # 0.060 on the machine of the documents' table, 0.079 to 0.083 on an idle one of another day, before and after the
+    # changes of that day; counted FLOPs, which guard the cost above, say 0.085 on both.
+    assert four.seconds / 4 / full.seconds <= 0.1
 
 
 def real_size(family: str, batch: int, *names: str) -> dict[str, dict]:
