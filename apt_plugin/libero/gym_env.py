@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 from lerobot.envs.libero import LiberoEnv
+from lerobot.envs.utils import _LazyAsyncVectorEnv
 
 from apt_plugin.errors import AptError
 from apt_plugin.libero import suites
@@ -51,8 +52,7 @@ def create(config: Any, n_envs: int, in_processes: bool) -> dict[str, dict[int, 
     return out
 
 
-def _vector(makers: list[Any], in_processes: bool) -> gym.vector.VectorEnv:
-    after = gym.vector.AutoresetMode.NEXT_STEP
+def _vector(makers: list[Any], in_processes: bool) -> Any:
     if in_processes and len(makers) > 1:
-        return gym.vector.AsyncVectorEnv(makers, context="forkserver", autoreset_mode=after)
-    return gym.vector.SyncVectorEnv(makers, autoreset_mode=after)
+        return _LazyAsyncVectorEnv(makers)  # the processes of a task begin with it: a suite may have 90
+    return gym.vector.SyncVectorEnv(makers, autoreset_mode=gym.vector.AutoresetMode.NEXT_STEP)

@@ -41,7 +41,7 @@ def config(**more: Any) -> Any:
     import apt_plugin.libero.host.configuration_env  # noqa: F401  # registers it
 
     size = {"observation_height": 64, "observation_width": 64}
-    return make_env_config("libero_scored", task=SUITES, **{"task_ids": [0], **size, **more})
+    return make_env_config("libero_scored", **{"task": SUITES, "task_ids": [0], **size, **more})
 
 
 def test_an_environment_tells_what_it_scores_and_has_the_hosts_step_limits() -> None:
@@ -55,6 +55,20 @@ def test_an_environment_tells_what_it_scores_and_has_the_hosts_step_limits() -> 
     }
     limits = [tasks[0].call("_max_episode_steps") for tasks in made.values()]
     assert limits == [(300,), (280,)], "those of the suites that these were made from"
+
+
+def test_the_processes_of_a_task_begin_with_it() -> None:
+    """All at once they are 500 for the file in configs/evaluation, each with a simulator."""
+    made = config(task="libero_object_counterfactual", task_ids=None).create_envs(2, True)
+    tasks = made["libero_object_counterfactual"]
+    assert len(tasks) == 50
+    assert all(task._env is None for task in tasks.values())
+    try:
+        told = tasks[1].call("task_description")
+        assert told == ("pick up the salad dressing and place it in the basket",) * 2
+        assert tasks[0]._env is None
+    finally:
+        tasks[1].close()
 
 
 def test_what_cannot_be_done_is_refused_by_its_flag() -> None:

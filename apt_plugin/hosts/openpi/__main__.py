@@ -49,7 +49,7 @@ def main() -> None:
         elif job["do"] == "pilot":
             from apt_plugin.hosts.openpi import pilot
 
-            pilot.facts(job["flags"], Path(job["answer"]))
+            pilot.facts(job["flags"], Path(job["answer"]), script.name == "train_pytorch.py")
         elif job["do"] == "host":
             as_it_is(script)
         elif job["do"] == "train":

@@ -125,6 +125,17 @@ def merge_prior(params: Any, stored: Any, where: Path) -> Any:
     return unflat(merged)
 
 
+def base_of(config: Any, torch: bool) -> str | None:
+    """Where a TrainConfig says that weights come from; None where it starts from random ones.
+
+    Args:
+        torch: by openpi's PyTorch trainer, which reads another field.
+    """
+    if torch:
+        return config.pytorch_weight_path
+    return getattr(getattr(config.weight_loader, "inner", config.weight_loader), "params_path", None)
+
+
 @dataclasses.dataclass(frozen=True)
 class PriorLoader(weight_loaders.WeightLoader):
     """Stage 2 from a Stage-1 checkpoint: everything shared is loaded, `apt_` keys start closed.

@@ -120,8 +120,8 @@ class OpenpiPilot:
         return []
 
 
-def facts(flags: Sequence[str], answer: Path) -> None:
-    """In a process of the host: what its parser makes of the flags.
+def facts(flags: Sequence[str], answer: Path, torch: bool) -> None:
+    """In a process of the host: what its parser makes of the flags; `torch`: of its PyTorch trainer's.
 
     Raises:
         AptError: a data set of which episodes cannot be left out.
@@ -129,7 +129,7 @@ def facts(flags: Sequence[str], answer: Path) -> None:
     from openpi.training import data_loader
 
     from apt_plugin import files
-    from apt_plugin.hosts.openpi import preflight
+    from apt_plugin.hosts.openpi import loading, preflight
 
     config = preflight.parsed("2", flags)
     data = config.data.create(config.assets_dirs, config.model)
@@ -140,7 +140,7 @@ def facts(flags: Sequence[str], answer: Path) -> None:
         )
     found = {"steps": config.num_train_steps, "name": config.name, "exp_name": config.exp_name, "seed": config.seed}
     found |= {"repo_id": data.repo_id, "asset_id": data.asset_id or data.repo_id}
-    found["base"] = str(getattr(config.weight_loader, "params_path", ""))
+    found["base"] = str(loading.base_of(config, torch) or "")
     found["root"] = str(data_loader.lerobot_dataset.LeRobotDatasetMetadata(data.repo_id).root)
     found["lengths"] = {
         flag: int(getattr(config.lr_schedule, name))

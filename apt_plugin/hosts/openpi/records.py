@@ -70,8 +70,7 @@ class Run:
     @property
     def base(self) -> str | None:
         """Where the config says that weights come from; None where it starts from random ones."""
-        loader = self.config.weight_loader
-        return getattr(getattr(loader, "inner", loader), "params_path", None)
+        return loading.base_of(self.config, bool(self.trainer))
 
     @property
     def stock_name(self) -> str:

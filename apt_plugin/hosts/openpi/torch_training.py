@@ -61,10 +61,6 @@ class TorchRun(records.Run):
 
     trainer = " pytorch"
 
-    @property
-    def base(self) -> str | None:
-        return self.config.pytorch_weight_path
-
     def build(self, config: Any) -> Watched:
         torch_ranks.keep_group()
         self.model = Watched(config)
