@@ -13,7 +13,7 @@ import pytest
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t.adapter import GrootAdapter
 from apt_plugin.run.flags import Flags
-from tests import processes
+from tests import processes, trials
 from tests.hosts.gr00t import tiny
 
 COMMAND = (
@@ -69,10 +69,4 @@ def test_a_trial_of_the_hosts_own_command(where: Path) -> None:
     told = json.dumps(page)
     assert "two stages" in told
     assert "gated language in one stage" in told
-    plan = json.loads((where / "found/plan.json").read_text())
-    assert len(plan["held_out"]) == 2
-    for way in ("gated", "two-stage"):
-        answer = json.loads((where / f"found/{way}-0/answer.json").read_text())
-        assert set(answer["episode"]) <= set(plan["held_out"])
-    kept = json.loads((where / "found/trained-on/meta/apt_episodes.json").read_text())
-    assert kept["episodes"] == plan["train"]
+    trials.check(where / "found", ("gated", "two-stage"), 2)

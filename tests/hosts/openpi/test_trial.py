@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import trials
 from tests.hosts.openpi.test_round_trip import SCRIPTS, environment, log_of, pytestmark, start  # noqa: F401
 
 DATA = "me/kitchen"
@@ -42,13 +42,7 @@ def test_a_trial_of_the_hosts_own_command(root: Path) -> None:
     told = (root / "found/trial.json").read_text()
     assert "your own training" in told
     assert "gated language in one stage" in told
-    plan = json.loads((root / "found/plan.json").read_text())
-    assert len(plan["held_out"]) == 2
-    for way in ("own", "gated"):
-        answer = json.loads((root / f"found/{way}-0/answer.json").read_text())
-        assert set(answer["episode"]) <= set(plan["held_out"])
-    kept = json.loads((root / "found/trained-on/meta/apt_episodes.json").read_text())
-    assert kept["episodes"] == plan["train"]
+    trials.check(root / "found", ("own", "gated"), 2)
 
 
 def test_what_cannot_be_tried_is_refused(root: Path) -> None:
