@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -120,22 +120,29 @@ def jobs(
     return out
 
 
+class Keyed(Protocol):
+    """Whatever is done once: its key is its file's name."""
+
+    @property
+    def key(self) -> str: ...
+
+
 class Shelf:
     """The results of a folder."""
 
     def __init__(self, out: Path):
         self.out, self.folder = out, out / "results"
 
-    def path(self, job: Job) -> Path:
+    def path(self, job: Keyed) -> Path:
         return self.folder / f"{job.key}.json"
 
-    def failure(self, job: Job) -> Path:
+    def failure(self, job: Keyed) -> Path:
         return self.out / "failed" / f"{job.key}.txt"
 
-    def settled(self, job: Job) -> bool:
+    def settled(self, job: Keyed) -> bool:
         return self.path(job).is_file() or self.failure(job).is_file()
 
-    def claim(self, job: Job) -> claims.Claim | None:
+    def claim(self, job: Keyed) -> claims.Claim | None:
         """None when it is settled or a living process works on it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.settled(job):
@@ -146,7 +153,7 @@ class Shelf:
             return None
         return claim
 
-    def keep(self, job: Job, result: Mapping[str, Any]) -> None:
+    def keep(self, job: Keyed, result: Mapping[str, Any]) -> None:
         """One line of JSON, whole or not at all."""
         files.write_bytes(self.path(job), line({**result, "key": job.key}))
 

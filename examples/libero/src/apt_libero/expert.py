@@ -60,14 +60,15 @@ class Expert:
             jitter: [2], how far beside the object the approach is aimed at.
         """
         grasp = grasp or GRASPS.get(name.rsplit("_", 1)[0], Grasp())
-        grip, over, yaw = at + (0, 0, grasp.height), np.array((*basket[:2], 0.0)), grasp.yaw
+        (x, y, z), yaw = at, grasp.yaw
+        grip = z + grasp.height
         self.phases = [
-            Phase(grip + (*jitter, ABOVE), OPEN, yaw),
-            Phase(grip, OPEN, yaw),
+            Phase(np.array((x + jitter[0], y + jitter[1], grip + ABOVE)), OPEN, yaw),
+            Phase(np.array((x, y, grip)), OPEN, yaw),
             Phase(None, CLOSED, yaw, FEWEST),
-            Phase(np.array((*grip[:2], LIFTED)), CLOSED, yaw),
-            Phase(over + (0, 0, LIFTED), CLOSED, yaw),
-            Phase(over + (0, 0, LOWERED), CLOSED, yaw),
+            Phase(np.array((x, y, LIFTED)), CLOSED, yaw),
+            Phase(np.array((*basket[:2], LIFTED)), CLOSED, yaw),
+            Phase(np.array((*basket[:2], LOWERED)), CLOSED, yaw),
             Phase(None, OPEN, yaw, FEWEST),
         ]
         self.place, self.spent = 0, 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from apt_libero.plan import KEYS, Data
+from apt_libero.plan import KEYS, RANGES, Data
 from apt_libero.record import folder, kept
 from apt_plugin.errors import AptError
 
@@ -33,6 +33,7 @@ def write(data: Data, out: Path, root: Path) -> Mapping[str, int]:
     Raises:
         AptError: `root` is there already, or nothing was recorded.
     """
+    from lerobot.datasets.io_utils import write_stats
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     if root.exists():
@@ -55,5 +56,14 @@ def write(data: Data, out: Path, root: Path) -> Mapping[str, int]:
             })  # fmt: skip
         made.save_episode()
     made.finalize()
+    write_stats(ranged(made.meta.stats or {}), partial)
     partial.rename(root)
     return {"episodes": made.num_episodes, "frames": made.num_frames}
+
+
+def ranged(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A set's statistics with `RANGES` in the place of its own outer quantiles."""
+    out = {key: dict(group) for key, group in stats.items()}
+    for key, limits in RANGES.items():
+        out.setdefault(key, {}).update(q01=np.array([low for low, _ in limits]), q99=np.array([up for _, up in limits]))
+    return out

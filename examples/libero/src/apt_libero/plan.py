@@ -1,6 +1,6 @@
 """Which demonstrations a data set has: which object each goes for, in which scene and layout, and whether it is told.
 
-A scene of `libero_object` holds seven or so objects; LIBERO asks there for one of them, always the same: its *usual* one.
+A scene of `libero_object` holds six objects; LIBERO asks there for one of them, always the same: its *usual* one.
 Demonstration `k` of a scene follows from the seed, the scene and `k` alone, so a set can grow and keep what it has.
 """
 
@@ -19,6 +19,14 @@ from apt_plugin.errors import AptError
 
 SUITE = "libero_object"
 KEYS = ("observation.images.image", "observation.images.image2")  # lerobot's names of LIBERO's cameras
+#: What counts as -1 and 1 for a policy that normalises by quantiles: the room that the arm works in, and LIBERO's own
+#: limits. From the data themselves a turn that hardly moves would be blown up, and each set would have another scale.
+RANGES = {
+    "observation.state": (
+        (-0.3, 0.3), (-0.35, 0.35), (0.0, 0.45), (2.9, 3.4), (-0.2, 0.2), (-0.3, 0.3), (0.0, 0.04), (-0.04, 0.0)
+    ),
+    "action": ((-1.0, 1.0),) * 7,
+}  # fmt: skip
 TESTS = 10  # initial states, the first ones, which evaluators begin with: no demonstration begins there
 STATES = 50  # that LIBERO ships for each task
 ROUND = 6  # demonstrations of a scene at a time, so that a part of a set is a smaller set
@@ -33,9 +41,9 @@ class Data:
         usual_share: of them, that go for the scene's usual object; the others go for any other in view.
         layouts: initial states that they begin with; 1 fixes the layout of each scene, 0 takes all.
         play: any object in view as often, and no words.
-        cameras: 1 (the scene's) or 2 (the wrist's, too). pixels: side of an image.
-        hz: decisions a second. LIBERO's own are 20; at 5 an action lasts four times as long, and an episode has about
-            40 frames in place of 150.
+        cameras: 1 is the scene's, 2 the wrist's, too.
+        pixels: side of an image.
+        hz: decisions a second. LIBERO's own are 20; at 5 an action lasts four times as long, an episode has 40 frames.
     """
 
     per_object: int = 12
