@@ -59,7 +59,7 @@ def divide(total: int, share: float, own: Mapping[str, int], flag: str) -> dict[
     Raises:
         AptError: nothing is left for Stage 2.
     """
-    first = own.get("1", max(1, round(share * total)))
+    first = own.get("1", min(max(1, round(share * total)), max(1, total - 1)))
     second = own.get("2", total - first)
     if second < 1:
         raise AptError(

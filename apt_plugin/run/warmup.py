@@ -28,10 +28,9 @@ def frozen_steps(share: float, total: int, flag: str) -> int:
     Raises:
         AptError: no step would be left.
     """
-    frozen = max(1, round(share * total))
-    if frozen >= total:
+    if total < 2:
         raise AptError(f"{flag} is {total}: too few for a warm-up and a rest. Write 2 or more.")
-    return frozen
+    return min(max(1, round(share * total)), total - 1)
 
 
 def look(gather: Callable[[], Facts], share: float) -> None:

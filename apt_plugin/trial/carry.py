@@ -42,7 +42,8 @@ class Trial:
         self.pilot = host.pilot(command)
         ours = WAYS[-1].our_flags(self.pilot, options.ours)
         check_ours(split([*command, *ours], host.name).given, ", in the file that --apt.config names")
-        self.same = max(2, round(options.budget * self.pilot.steps))  # steps of a run, unless they are measured
+        least = None if options.hours is None else pace.FEWEST  # hours say later how many there are
+        self.same = pace.share(options.budget, self.pilot.steps, self.pilot.steps_flag, least)
         self.steps: Mapping[str, int] = {}  # way -> steps of its runs
         self.folder = options.output.absolute()
 
@@ -83,6 +84,9 @@ class Trial:
         if not status:  # a command that was refused may be mended, and is then another one
             plan.settle(self.folder, self._plan())
             logger.info("trial: %s steps a run.", pages.lengths(self.steps))
+            if (left := pace.points(min(self.steps.values()), opts.points)) < opts.points:
+                said = "trial: so few steps leave %d checkpoints at equal distances, not the %d of --trial.points."
+                logger.warning(said, left, opts.points)
         return status
 
     def _measure(self) -> int:
@@ -95,9 +99,14 @@ class Trial:
             )
 
         two = {way.name: [measured(way, steps) for steps in pace.LENGTHS] for way in self.ways}
-        status = runs.carry([run for each in two.values() for run in each], folder)
-        if status in runs.ENDED:
-            return status
+        quick: dict[str, float] = {}
+        for name, each in two.items():
+            status = runs.carry(each, folder)
+            if status in runs.ENDED:
+                return status
+            if not status and opts.hours is not None:
+                quick[name] = runs.seconds(each[0], folder)
+                pace.check(opts.hours, quick, len(two), opts.seeds)
         why = {name: next(filter(None, (runs.failed(run, folder) for run in each)), "") for name, each in two.items()}
         self.lacking |= {name: said for name, said in why.items() if said}
         self.ways = [way for way in self.ways if not why[way.name]]

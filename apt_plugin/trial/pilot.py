@@ -41,15 +41,21 @@ def shortened(ours: Sequence[str], host: str, names: Sequence[str], steps: int, 
     """Flags that shrink what somebody wrote for one stage (`--apt.stage1.<name>`), as the whole does.
 
     Args:
-        names: of the host's lengths in steps. steps, total: of the short run, and of the command.
+        names: of the host's lengths in steps, that of the whole run first. steps, total: of the short run, and of the
+            command.
     """
     known = {name.replace("-", "_") for name in names}
-    return [
-        f"--apt.stage{stage}.{name}={scaled(count(f'apt.stage{stage}.{name}', value), steps, total)}"
-        for stage, own in split(ours, host).stage_flags.items()
-        for name, value in own.items()
-        if name.replace("-", "_") in known
-    ]
+    out = []
+    for stage, own in split(ours, host).stage_flags.items():
+        for name, value in own.items():
+            if name.replace("-", "_") not in known:
+                continue
+            written = count(f"apt.stage{stage}.{name}", value)
+            short = scaled(written, steps, total)
+            if name == names[0] and written < total:  # rounded, a stage must not take the other's last step
+                short = min(short, max(1, steps - 1))
+            out.append(f"--apt.stage{stage}.{name}={short}")
+    return out
 
 
 class Pilot(Protocol):

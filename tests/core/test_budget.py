@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from apt_plugin.errors import AptError
 from apt_plugin.launch import split
 from apt_plugin.run.budget import count, divide, plan, scaled
+from apt_plugin.run.warmup import frozen_steps
+from apt_plugin.trial.pilot import shortened
 
 RUN = ["lerobot-train", "--recipe", "apt"]
 
@@ -20,7 +22,7 @@ def made(total, share=0.1, wanted=("1", "2"), one=None, two=None, **schedule):
 
 @given(st.integers(2, 10**6), st.floats(0.001, 0.999))
 def test_the_stages_share_the_hosts_steps_and_no_more(total, share):
-    first, second = divide(total, min(share, 1 - 1 / total), {}, "steps").values()
+    first, second = divide(total, share, {}, "steps").values()
     assert first + second == total
     assert first >= 1
     assert second >= 1
@@ -92,3 +94,19 @@ def test_the_share_is_ours_and_no_flag_of_the_host(flags, share):
 def test_a_share_that_cannot_be_followed_is_refused(flags, words):
     with pytest.raises(AptError, match=words):
         split([*RUN, *flags])
+
+
+@given(st.integers(2, 10**6), st.floats(0.001, 0.999))
+def test_a_warm_up_ends_before_the_last_step_however_few_there_are(total, share):
+    assert 1 <= frozen_steps(share, total, "--steps") < total
+
+
+def test_what_was_written_for_one_stage_leaves_the_other_a_step_in_a_short_run():
+    whole, short = 30_000, 10
+    for one, two in ((29_999, None), (29_990, 10), (1, 29_999)):
+        written = [f"--apt.stage1.steps={one}", *([f"--apt.stage2.steps={two}"] if two else [])]
+        flags = shortened([*RUN, *written], "lerobot", ("steps", "policy.decay"), short, whole)
+        own = {flag.split(".")[1].removeprefix("stage"): int(flag.split("=")[1]) for flag in flags}
+        assert min(divide(short, 0.1, own, "steps").values()) >= 1
+    alone = shortened([*RUN, "--apt.stage1.steps=60000"], "lerobot", ("steps",), short, whole)
+    assert alone == ["--apt.stage1.steps=20"]  # more than the whole is a mistake of the whole command

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from apt_plugin.errors import AptError
@@ -41,11 +43,61 @@ def test_more_hours_than_the_whole_training_takes_make_no_run_longer_than_it() -
     assert steps("steps", 100.0, whole=500) == {"own": 500, "gated": 500}
 
 
-def test_hours_that_hold_no_run_are_refused_with_what_takes_them() -> None:
+def test_hours_that_hold_no_run_are_refused_with_the_hours_that_would_do() -> None:
     with pytest.raises(AptError, match=r"--trial.hours 0.057 leaves 1 steps .* starting and saving 2 runs takes 0.044"):
         steps("steps", 0.057)
     with pytest.raises(AptError, match="leaves 0 steps"):
         steps("time", 0.01)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("equal", pace.EQUAL)
+def test_the_hours_that_are_asked_for_are_enough(equal: str, seeds: int) -> None:
+    with pytest.raises(AptError) as refused:
+        steps(equal, 0.01, seeds, spent=77.0)
+    hours = float(re.findall(r"Write --trial.hours ([\d.]+) or more", str(refused.value))[0])
+    assert pace.FEWEST <= min(steps(equal, hours, seeds, spent=77.0).values()) <= 2 * pace.FEWEST
+    with pytest.raises(AptError):
+        steps(equal, 0.97 * pace.enough(PACES, equal, seeds, 77.0), seeds, spent=77.0)
+
+
+def test_a_share_that_is_too_small_is_refused_with_the_share_that_would_do() -> None:
+    assert pace.share(0.1, 20, "steps") == 2
+    with pytest.raises(AptError, match=r"--trial.budget 0.0001 of --steps 3000 is 0.*Write --trial.budget 0.00067 or"):
+        pace.share(0.0001, 3000, "steps")
+    assert pace.share(0.00067, 3000, "steps") == 2
+    with pytest.raises(AptError, match=r"Raise --max-steps\. Nothing was trained"):
+        pace.share(0.5, 1, "max-steps")
+    assert pace.share(0.1, 1, "steps", 2) == 2  # where hours say later how many
+
+
+def test_equal_time_that_holds_no_step_of_the_slowest_way_is_refused_with_the_share_that_would_do() -> None:
+    """There are no hours to name."""
+    with pytest.raises(AptError, match=r"--trial.budget 0.1 leaves 1 steps to gated .* Write --trial.budget 0.2 or"):
+        steps("time", whole=20)
+    assert pace.steps(PACES, "time", 1, 20, 0.2, None, 0.0) == {"own": 4, "gated": 2}
+
+
+def test_too_few_hours_are_said_once_one_way_was_measured() -> None:
+    pace.check(2.0, {"own": 180.0}, 5, 1)
+    with pytest.raises(
+        AptError, match=r"a run of 10 steps takes 0.05 hours here, and 5 ways take 15 such runs"
+    ) as said:
+        pace.check(0.5, {"own": 180.0}, 5, 1)
+    hours = float(re.findall(r"Write --trial.hours ([\d.]+) or more", str(said.value))[0])
+    pace.check(hours, {"own": 180.0}, 5, 1)
+
+
+def test_noise_on_quick_steps_promises_no_more_steps_than_the_hours_hold() -> None:
+    """The longer run may be the quicker one; a step of no seconds would fill the hours with the whole training."""
+    noisy = pace.of((20.0, 19.0))
+    found = pace.steps({"own": noisy}, "steps", 1, 10**6, 0.1, 1.0, 0.0)["own"]
+    assert found * 19.0 * pace.NOISE / 30 < 3600
+
+
+def test_points_are_counted_by_what_a_short_run_can_leave() -> None:
+    assert [pace.points(steps, 3) for steps in (2, 3, 4, 150)] == [2, 3, 2, 3]
+    assert pace.points(10, 6) == 5
 
 
 def test_the_flags_say_which_of_it_is_wanted() -> None:
