@@ -58,7 +58,7 @@ def test_a_trial_of_the_hosts_own_command(where: Path) -> None:
     known = tiny.dataset(where / "known", episodes=10)
     generate_stats(known)
     before = {path: path.read_bytes() for path in known.rglob("*") if path.is_file()}
-    flags = ["--trial.arms", "gated,two-stage", "--trial.frames", "6", "--trial.output", "found"]
+    flags = ["--tune-llm", "--trial.arms", "warm-up,two-stage", "--trial.frames", "6", "--trial.output", "found"]
     done = processes.run(
         [sys.executable, "-m", "apt_plugin", "trial", *COMMAND, *flags], cwd=where, env=tiny.environment()
     )
@@ -68,5 +68,6 @@ def test_a_trial_of_the_hosts_own_command(where: Path) -> None:
     page = json.loads((where / "found/trial.json").read_text())
     told = json.dumps(page)
     assert "two stages" in told
-    assert "gated language in one stage" in told
-    trials.check(where / "found", ("gated", "two-stage"), 2)
+    assert "warm-up" in told
+    assert "of 2: the VLM trains from here on" in done.stderr
+    trials.check(where / "found", ("warm-up", "two-stage"), 2)

@@ -35,14 +35,15 @@ def run(root: Path, *command: str) -> int:
 def test_a_trial_of_the_hosts_own_command(root: Path) -> None:
     data = root / "data" / DATA
     before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
-    flags = ("--trial.arms", "own,gated", "--trial.frames", "6", "--trial.output", "found")
+    flags = ("--trial.arms", "own,warm-up,gated", "--trial.frames", "6", "--trial.output", "found")
     assert run(root, "trial", *COMMAND, *flags) == 0, log_of(root)
     assert before == {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
     assert not (root / "checkpoints").exists()
     told = (root / "found/trial.json").read_text()
-    assert "your own training" in told
-    assert "gated language in one stage" in told
-    trials.check(root / "found", ("own", "gated"), 2)
+    for way in ("your own training", "warm-up", "gated language in one stage"):
+        assert way in told
+    assert "of 2: the VLM trains from here on" in (root / "log.txt").read_text()
+    trials.check(root / "found", ("own", "warm-up", "gated"), 2)
 
 
 def test_what_cannot_be_tried_is_refused(root: Path) -> None:
