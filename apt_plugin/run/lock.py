@@ -1,4 +1,4 @@
-"""One launcher per run folder.
+"""One launcher per run folder; and, by the same means, which of several processes does what.
 
 The lock belongs to an open file (flock), which children inherit: it is held while any of them lives, and the kernel
 gives it back however they end. A file that a dead run left behind therefore locks nothing.
@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +27,13 @@ except ImportError:  # Windows: no lock there
 logger = logging.getLogger(__name__)
 
 STAGES = ("stage1", "stage2")
+WAIT = 1.0  # seconds between two tries
 _held: set[int] = set()
 _kept: dict[Path, int] = {}  # until this process ends
+
+
+class BusyError(AptError):
+    """Another run has the lock."""
 
 
 def handles() -> tuple[int, ...]:
@@ -58,6 +64,60 @@ def only_one(run: Path) -> Iterator[None]:
     if handle is None:
         yield
         return
+    with _released(handle, path):
+        yield
+
+
+@contextmanager
+def taken(run: Path) -> Iterator[bool]:
+    """Hold the lock of a folder for the length of a block, or say (False) that another process has it."""
+    if fcntl is None:
+        yield True
+        return
+    path = path_of(run)
+    try:
+        handle = _take(path, run)
+    except BusyError:
+        yield False
+        return
+    if handle is None:
+        yield True
+        return
+    with _released(handle, path):
+        yield True
+
+
+def busy(run: Path) -> bool:
+    """Whether another process has the lock of a folder. Looked at twice: somebody else may be looking just now."""
+    for _ in range(2):
+        with taken(run) as mine:
+            if mine:
+                return False
+        time.sleep(WAIT / 10)
+    return True
+
+
+@contextmanager
+def in_turn(run: Path, said: str) -> Iterator[None]:
+    """Hold the lock of a folder for the length of a block, once whoever has it gave it back.
+
+    Args:
+        said: for the log, where it has to be waited for.
+    """
+    waits = False
+    while True:
+        with taken(run) as mine:
+            if mine:
+                yield
+                return
+        if not waits:
+            logger.info(said)
+        waits = True
+        time.sleep(WAIT)
+
+
+@contextmanager
+def _released(handle: int, path: Path) -> Iterator[None]:
     _held.add(handle)
     try:
         yield
@@ -94,7 +154,7 @@ def _take(path: Path, run: Path) -> int | None:
         except BlockingIOError:
             owner = os.read(handle, 1000)
             os.close(handle)
-            raise AptError(
+            raise BusyError(
                 f"{run} belongs to a run that is not over: {_words(owner)}. Wait for it or end it, or write another "
                 "output folder."
             ) from None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,9 @@ from apt_plugin import files, report, vlm
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import QUIET, Adapter, Command
 from apt_plugin.launch import split
-from apt_plugin.run import preflight
-from apt_plugin.run.lock import only_one
+from apt_plugin.run import lock, preflight
 from apt_plugin.run.staged import Staged, call, carry_out
-from apt_plugin.trial import answer, held_out, pace, pages, pick, plan, runs
+from apt_plugin.trial import answer, held_out, pace, pages, pick, plan, progress, runs
 from apt_plugin.trial.options import Options, check_ours
 from apt_plugin.trial.ways import WAYS, Way, fitting
 
@@ -46,6 +47,8 @@ class Trial:
         self.same = pace.share(options.budget, self.pilot.steps, self.pilot.steps_flag, least)
         self.steps: Mapping[str, int] = {}  # way -> steps of its runs
         self.folder = options.output.absolute()
+        self.expected: Mapping[str, float] = {}  # way -> seconds of a run, where they were measured
+        self._began = time.monotonic()
 
     def carry(self) -> int:
         """Everything; the exit status: 0, 1 where a way failed, or that of a process or signal that ended it.
@@ -54,8 +57,9 @@ class Trial:
             AptError: data that cannot teach, nothing to hold out, a way that does not fit, another trial's folder.
         """
         self.ways, self.lacking = fitting(self.host, self.command, self.options.arms)
-        with only_one(self.folder):
-            return self._look() or self._carry()
+        with lock.in_turn(self.folder, "trial: another process looks at the command and the data; waiting for it."):
+            status = self._look()
+        return status or self._carry()
 
     def _look(self) -> int:
         """Before anything is spent: flags of every way, the data, the pre-flight."""
@@ -81,7 +85,9 @@ class Trial:
         status = self._preflight()
         if not status and opts.measured and not begun:
             status = self._measure()
-        if not status:  # a command that was refused may be mended, and is then another one
+        if not status:
+            _ = self._only  # one process makes the copy
+            # Not before: a command that was refused may be mended, and is then another one
             plan.settle(self.folder, self._plan())
             logger.info("trial: %s steps a run.", pages.lengths(self.steps))
             if (left := pace.points(min(self.steps.values()), opts.points)) < opts.points:
@@ -92,11 +98,11 @@ class Trial:
     def _measure(self) -> int:
         """Steps by measured seconds; a way that cannot be measured is left out."""
         folder, opts = self.folder / plan.PACE, self.options
+        spent = self._looked(folder / "looked.json")
 
         def measured(way: Way, steps: int) -> runs.Short:
-            return runs.Short(
-                way.name, steps, f"{way.title}, measured", partial(self._train, way, 0, steps=steps), _mute
-            )
+            title = f"{way.title}, measured"
+            return runs.Short(way.name, steps, title, partial(self._train, way, 0, steps=steps), self._asked_once)
 
         two = {way.name: [measured(way, steps) for steps in pace.LENGTHS] for way in self.ways}
         quick: dict[str, float] = {}
@@ -114,8 +120,25 @@ class Trial:
             raise AptError("No way of training could be measured; its own words stand above.")
         took = {way.name: [runs.seconds(run, folder) for run in two[way.name]] for way in self.ways}
         paces = {name: pace.of((few, many)) for name, (few, many) in took.items()}
-        spent = sum(sum(each) for each in took.values())
-        self.steps = pace.steps(paces, opts.equal, opts.seeds, self.pilot.steps, opts.budget, opts.hours, spent)
+        once = max(runs.asking(run, folder) for way in self.ways for run in two[way.name])
+        spent += once + sum(sum(each) for each in took.values())
+        asking = once * opts.points
+        self.steps = pace.steps(paces, opts.equal, opts.seeds, self.pilot.steps, opts.budget, opts.hours, spent, asking)
+        self.expected = {n: each.start + each.step * self.steps[n] + asking for n, each in paces.items()}
+        return 0
+
+    def _looked(self, path: Path) -> float:
+        """Seconds before anything was measured, the same when the trial goes on."""
+        if not path.is_file() and not (self.folder / plan.PLAN).is_file():
+            files.make_folder(path.parent)
+            files.write_json(path, {"seconds": time.monotonic() - self._began})
+        return float(files.read_json(path)["seconds"]) if path.is_file() else 0.0
+
+    def _asked_once(self, folder: Path) -> int:
+        """Of the runs that are only measured one is asked, where hours must hold that, too."""
+        if self.options.hours is not None and not (self.folder / plan.ASKED).is_file():
+            return self._ask(folder)
+        files.write_json(folder / runs.ANSWER, {})
         return 0
 
     def _preflight(self) -> int:
@@ -161,9 +184,11 @@ class Trial:
         return dict(self.steps) if self.options.measured else self.same
 
     def _carry(self) -> int:
-        status = runs.carry(self._runs(), self.folder, self.options.keep)
+        every = self._runs()
+        status = runs.carry(every, self.folder, self.options.keep, partial(progress.show, every, self.folder))
         if status not in runs.ENDED:
-            self._write()
+            with lock.in_turn(self.folder, "trial: another process writes the page; waiting for it."):
+                self._write()
         return status
 
     def _runs(self) -> list[runs.Short]:
@@ -171,7 +196,7 @@ class Trial:
         return [
             runs.Short(
                 way.name, seed, way.title + (f", run {seed + 1} of {self.options.seeds}" if several else ""),
-                partial(self._train, way, seed), self._ask,
+                partial(self._train, way, seed), self._ask, self.expected.get(way.name),
             )
             for seed in range(self.options.seeds)
             for way in self.ways
@@ -192,6 +217,14 @@ class Trial:
         return carry_out(self.host, split(argv, self.host.name))
 
     def _ask(self, folder: Path) -> int:
+        """The first that is asked says under which words all are: meanwhile no other is."""
+        with ExitStack() as stack:
+            if not (self.folder / plan.ASKED).is_file():
+                said = "trial: another process asks the first policy; waiting for it."
+                stack.enter_context(lock.in_turn(self.folder / plan.ASKED, said))
+            return self._asks(folder)
+
+    def _asks(self, folder: Path) -> int:
         found = self.pilot.policies(folder / runs.RUN)
         if not found:
             raise AptError("its training ended and left no checkpoint.")
@@ -241,9 +274,3 @@ class Trial:
         ours = way.our_flags(self.pilot, self.options.ours)
         whole = self.pilot.whole(way.host_flags(self.pilot))
         return ["apt-plugin", "run", *whole, *ours] if ours else whole
-
-
-def _mute(folder: Path) -> int:
-    """Of a run that is only measured, nothing is asked."""
-    files.write_json(folder / runs.ANSWER, {})
-    return 0

@@ -15,7 +15,7 @@ from apt_plugin.errors import AptError
 
 LENGTHS = (10, 40)  # steps of the two runs: the seconds between them are those of 30 steps
 FEWEST = 2  # steps of a run
-KEPT_BACK = 0.2  # of the hours: for asking, and for hours that are slower than those two runs
+KEPT_BACK = 0.2  # of the hours: for hours that are slower than those two runs
 EQUAL = ("steps", "time")
 NOISE = 0.1  # of the longer run: two runs that differ by less tell no step, and then the longest that it may be counts
 
@@ -64,7 +64,14 @@ def points(steps: int, wanted: int) -> int:
 
 
 def steps(
-    paces: Mapping[str, Pace], equal: str, seeds: int, whole: int, budget: float, hours: float | None, spent: float
+    paces: Mapping[str, Pace],
+    equal: str,
+    seeds: int,
+    whole: int,
+    budget: float,
+    hours: float | None,
+    spent: float,
+    asking: float = 0.0,
 ) -> dict[str, int]:
     """Way -> steps of each of its runs.
 
@@ -72,7 +79,7 @@ def steps(
         paces: of the ways, the simplest first; by that one the others' time is measured where no hours are given.
         equal: what all runs have the same of. seeds: runs of each way.
         whole: the command's own steps, which no run exceeds. budget: a share of them, where no hours are given.
-        hours: for the whole trial, of which `spent` seconds are gone.
+        hours: for the whole trial, of which `spent` seconds are gone. asking: seconds that it takes of one run.
 
     Raises:
         AptError: the hours, or that share, do not hold two steps of each run.
@@ -81,7 +88,7 @@ def steps(
     if hours is None:
         same = max(FEWEST, round(budget * whole)) * first.step
     else:
-        left = hours * 3600 * (1 - KEPT_BACK) - spent - seeds * sum(pace.start for pace in paces.values())
+        left = hours * 3600 * (1 - KEPT_BACK) - spent - seeds * sum(pace.start + asking for pace in paces.values())
         of_all = seeds * (sum(pace.step for pace in paces.values()) if equal == "steps" else len(paces))
         same = left / of_all * (first.step if equal == "steps" else 1.0)
     found = {
@@ -97,20 +104,21 @@ def steps(
             f"a way takes {FEWEST} at least. Write --trial.budget {mend} or more, "
             "or drop --trial.equal time."
         )
+    count = seeds * len(paces)
     starts = seeds * sum(pace.start for pace in paces.values())
     raise AptError(
         f"--trial.hours {hours:g} leaves {max(found[least], 0)} steps to {least}, and a way takes {FEWEST} at least: "
-        f"starting and saving {seeds * len(paces)} runs takes {starts / 3600:.2g} hours, a fifth is kept for asking, "
-        f"and measuring took {spent / 3600:.2g}. Write --trial.hours {_up(enough(paces, equal, seeds, spent))} or "
-        "more, or fewer ways (--trial.arms)."
+        f"starting and saving {count} runs takes {starts / 3600:.2g} hours, asking them {count * asking / 3600:.2g}, "
+        f"what was done so far took {spent / 3600:.2g}, and a fifth is kept back. Write --trial.hours "
+        f"{_up(enough(paces, equal, seeds, spent, asking))} or more, or fewer ways (--trial.arms)."
     )
 
 
-def enough(paces: Mapping[str, Pace], equal: str, seeds: int, spent: float) -> float:
+def enough(paces: Mapping[str, Pace], equal: str, seeds: int, spent: float, asking: float = 0.0) -> float:
     """Hours that hold `FEWEST` steps of every run; see `steps`."""
     step = [pace.step for pace in paces.values()]
     trained = FEWEST * (sum(step) if equal == "steps" else len(step) * max(step))
-    seconds = seeds * (sum(pace.start for pace in paces.values()) + trained)
+    seconds = seeds * (sum(pace.start + asking for pace in paces.values()) + trained)
     return (seconds + spent) / 3600 / (1 - KEPT_BACK)
 
 

@@ -1,12 +1,13 @@
-"""The short runs of a trial, one after another; what is done stays done.
+"""The short runs of a trial, one after another; what is done stays done, and several processes share them.
 
     <trial>/<way>-<seed>/run/           what the host writes; gone once the policy has answered
-    <trial>/<way>-<seed>/trained.json   the training came to its end
+    <trial>/<way>-<seed>/trained.json   the training came to its end: its seconds, and later those of asking
     <trial>/<way>-<seed>/answer.json    the policy was asked
     <trial>/<way>-<seed>/steps-before-N/answer.json  a checkpoint N steps before the end was asked
     <trial>/<way>-<seed>/failed.json    it could not be trained or asked, and why; tried again when the trial goes on
 
-A run that was killed begins anew: it is short, and its host would have to be asked how to go on with it.
+A run that was killed begins anew: it is short, and its host would have to be asked how to go on with it. Who does a run
+holds its folder's lock, so the same command, started again beside a trial, takes other runs of it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from apt_plugin import files
 from apt_plugin.errors import AptError, last_words
-from apt_plugin.run import child
+from apt_plugin.run import child, lock
 from apt_plugin.trial.answer import Answer, read
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Short:
     Args:
         title: for the log. train: trains into a folder that is not there yet; its exit status.
         ask: leaves `answer.json` in the run's folder; its exit status.
+        expected: its seconds, asking included, where they were measured.
     """
 
     way: str
@@ -46,9 +48,13 @@ class Short:
     title: str
     train: Callable[[Path], int]
     ask: Callable[[Path], int]
+    expected: float | None = None
 
     def folder(self, trial: Path) -> Path:
         return trial / f"{self.way}-{self.seed}"
+
+    def done(self, trial: Path) -> bool:
+        return (self.folder(trial) / ANSWER).is_file()
 
 
 class EndedError(Exception):
@@ -59,37 +65,54 @@ class EndedError(Exception):
         self.status = status
 
 
-def carry(runs: Sequence[Short], trial: Path, keep: bool = False) -> int:
-    """Train and ask each run that has not answered yet. A run that fails does not stop the others.
+def carry(
+    runs: Sequence[Short], trial: Path, keep: bool = False, before: Callable[[Short], None] = lambda run: None
+) -> int:
+    """Train and ask each run that has not answered yet. A run that fails does not stop the others. One that another
+    process has is waited for, behind all others, and done here where that process gives it up.
 
     Args:
-        keep: keep the hosts' checkpoints.
+        keep: keep the hosts' checkpoints. before: called with a run that begins.
 
     Returns:
         0, 1 where a run failed, or 128 + n where signal n ended the trial.
     """
-    took: list[float] = []
-    for number, run in enumerate(runs, 1):
-        folder = run.folder(trial)
-        if (folder / ANSWER).is_file():
-            logger.info("trial: %d of %d, %s: done.", number, len(runs), run.title)
-            continue
-        left = [each for each in runs[number - 1 :] if not (each.folder(trial) / ANSWER).is_file()]
-        logger.info("trial: %d of %d, %s%s.", number, len(runs), run.title, _left(took, len(left)))
-        began = time.monotonic()
-        try:
-            _one(run, folder)
-        except EndedError as end:
-            return end.status
-        except AptError as error:
-            logger.warning("trial: %s: %s The others go on.", run.title, last_words(error))
-            files.write_json(folder / FAILED, {"why": last_words(error)})
-            continue
-        took.append(time.monotonic() - began)
-        (folder / FAILED).unlink(missing_ok=True)
-        if not keep:
-            shutil.rmtree(folder / RUN, ignore_errors=True)
+    left, waits = dict(enumerate(runs, 1)), False
+    while left:
+        for number, run in list(left.items()):
+            with lock.taken(run.folder(trial)) as mine:
+                if not mine:
+                    continue
+                del left[number]
+                if run.done(trial):
+                    logger.info("trial: %d of %d, %s: done.", number, len(runs), run.title)
+                    continue
+                logger.info("trial: %d of %d, %s.", number, len(runs), run.title)
+                before(run)
+                try:
+                    _carried(run, trial, keep)
+                except EndedError as end:
+                    return end.status
+        if left:
+            if not waits:
+                names = ", ".join(run.title for run in left.values())
+                logger.info("trial: nothing else is left; waiting for another process, which has %s.", names)
+            waits = True
+            time.sleep(lock.WAIT)
     return int(any((run.folder(trial) / FAILED).is_file() for run in runs))
+
+
+def _carried(run: Short, trial: Path, keep: bool) -> None:
+    folder = run.folder(trial)
+    try:
+        _one(run, folder)
+    except AptError as error:
+        logger.warning("trial: %s: %s The others go on.", run.title, last_words(error))
+        files.write_json(folder / FAILED, {"why": last_words(error)})
+        return
+    (folder / FAILED).unlink(missing_ok=True)
+    if not keep:
+        shutil.rmtree(folder / RUN, ignore_errors=True)
 
 
 def _one(run: Short, folder: Path) -> None:
@@ -105,9 +128,11 @@ def _one(run: Short, folder: Path) -> None:
         began = time.monotonic()
         _went_well(run.train(folder / RUN), "its training")
         files.write_json(folder / TRAINED, {"seconds": time.monotonic() - began})
+    began = time.monotonic()
     _went_well(run.ask(folder), "asking it")
     if not (folder / ANSWER).is_file():
         raise AptError("asking it ended without an answer.")
+    files.write_json(folder / TRAINED, files.read_json(folder / TRAINED) | {"asking": time.monotonic() - began})
 
 
 def _went_well(status: int, what: str) -> None:
@@ -119,13 +144,6 @@ def _went_well(status: int, what: str) -> None:
         raise AptError(f"{what} ended with exit status {status}; its own words stand above.")
 
 
-def _left(took: Sequence[float], runs: int) -> str:
-    if not took:
-        return ""
-    minutes = sum(took) / len(took) * runs / 60
-    return f"; about {minutes:.0f} minutes are left" if minutes >= 1 else "; less than a minute is left"
-
-
 def failed(run: Short, trial: Path) -> str:
     """Why a run has no answer; "" where it has."""
     path = run.folder(trial) / FAILED
@@ -135,6 +153,11 @@ def failed(run: Short, trial: Path) -> str:
 def seconds(run: Short, trial: Path) -> float:
     """Of its training, the start of its processes included."""
     return float(files.read_json(run.folder(trial) / TRAINED)["seconds"])
+
+
+def asking(run: Short, trial: Path) -> float:
+    """Seconds of asking its policy, the start of that process included; 0 of a run that was not asked yet."""
+    return float(files.read_json(run.folder(trial) / TRAINED).get("asking", 0.0))
 
 
 def points(run: Short, trial: Path, steps: int) -> list[tuple[int, Answer]]:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.adapter import Command
 from apt_plugin.run.staged import call
-from apt_plugin.trial import held_out, options, plan, runs, ways
+from apt_plugin.trial import held_out, options, plan, progress, runs, ways
 from apt_plugin.trial.pilot import Episodes
 from apt_plugin.vlm import Trained, resolved
 from tests import processes
@@ -207,6 +213,31 @@ def test_a_killed_trial_goes_on_and_keeps_what_is_done(moment: str, number: sign
     assert started(tmp_path)[len(before) :] == [*again, "ask gated-0"]
 
 
+def test_a_second_process_takes_other_runs_and_both_end_when_all_is_done(tmp_path: Path) -> None:
+    """And what the first gives up is done by the second."""
+    code = f"import sys; from pathlib import Path; from tests.core.test_trial import runs, shorts\n" \
+           f"sys.exit(runs.carry(shorts('train own'), Path({str(tmp_path)!r})))"  # fmt: skip
+    with processes.running(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ) as first:
+        end = time.monotonic() + processes.HANG
+        while "train own-0" not in started(tmp_path) and time.monotonic() < end:
+            time.sleep(0.02)
+        seen: list[str] = []
+        threading.Timer(3, first.terminate).start()
+
+        def before(run: runs.Short) -> None:
+            rows, left, hands = progress.lines(shorts(), tmp_path, run)
+            seen.append(f"{run.way} {[state for _, state in rows]} {hands}")
+            assert left is None or left >= 0
+
+        assert runs.carry(shorts(), tmp_path, before=before) == 0
+        assert first.wait(processes.HANG) == 128 + signal.SIGTERM
+    assert started(tmp_path) == ["train own-0", "train gated-0", "ask gated-0", "train own-0", "ask own-0"]
+    assert seen[0] == "gated ['in another process', 'now'] 2"
+    assert re.fullmatch(r"own \['now, about \d+ s left', 'done in \d+ s'\] 1", seen[1])
+
+
 def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path: Path) -> None:
     assert runs.carry(shorts(fails="train own"), tmp_path) == 1
     own, gated = shorts()
@@ -216,6 +247,24 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_tried_again(tmp_path: 
     assert runs.carry(shorts(), tmp_path) == 0
     assert started(tmp_path) == ["train gated-0", "ask gated-0", "train own-0", "ask own-0"]
     assert (runs.failed(own, tmp_path), runs.seconds(own, tmp_path) > 0) == ("", True)
+    assert runs.asking(own, tmp_path) > 0
+
+
+def test_the_time_left_is_told_by_what_was_measured_then_by_the_runs_that_are_done(tmp_path: Path) -> None:
+    own, gated = (replace(run, expected=seconds) for run, seconds in zip(shorts(), (600.0, 1200.0), strict=True))
+    assert progress.lines([own, gated], tmp_path, own) == (
+        [("own", "now, about 10 min left"), ("gated", "waits, about 20 min")], 1800.0, 1,
+    )  # fmt: skip
+    runs.carry([own], tmp_path)
+    files.write_json(tmp_path / "own-0" / runs.TRAINED, {"seconds": 4000.0, "asking": 200.0})
+    rows, left, _ = progress.lines([own, replace(gated, expected=None)], tmp_path, None)
+    assert (rows, left) == ([("own", "done in 70 min"), ("gated", "waits, about 70 min")], 4200.0)
+    said = StringIO()
+    progress.show([own, gated], tmp_path, gated, Console(file=said, width=80))
+    assert said.getvalue().split("\n")[0] == "trial: about 20 min left"
+    assert re.search(r"gated +now, about 20 min left", said.getvalue())
+    files.write_json(tmp_path / "gated-0" / runs.FAILED, {"why": "no"})
+    assert progress.lines([gated], tmp_path, None)[0] == [("gated", "failed; the same command tries it again")]
 
 
 LAUNCHER = """

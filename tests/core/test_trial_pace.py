@@ -57,6 +57,9 @@ def test_the_hours_that_are_asked_for_are_enough(equal: str, seeds: int) -> None
         steps(equal, 0.01, seeds, spent=77.0)
     hours = float(re.findall(r"Write --trial.hours ([\d.]+) or more", str(refused.value))[0])
     assert pace.FEWEST <= min(steps(equal, hours, seeds, spent=77.0).values()) <= 2 * pace.FEWEST
+    asked = pace.enough(PACES, equal, seeds, 77.0, asking=30.0)
+    assert asked == pytest.approx(pace.enough(PACES, equal, seeds, 77.0) + seeds * 2 * 30 / 3600 / 0.8)
+    assert min(pace.steps(PACES, equal, seeds, 30_000, 0.1, 1.001 * asked, 77.0, 30.0).values()) == pace.FEWEST
     with pytest.raises(AptError):
         steps(equal, 0.97 * pace.enough(PACES, equal, seeds, 77.0), seeds, spent=77.0)
 

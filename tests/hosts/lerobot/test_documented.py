@@ -129,7 +129,7 @@ def test_a_page_does_what_it_says(page: str, reader: Reader) -> None:
 
 
 def test_the_trial_of_its_page_asked_every_way_on_what_none_was_trained_on(reader: Reader) -> None:
-    """And the same command goes on: with nothing left to do, or with what was lost."""
+    """And the same command goes on with what was lost, also where it was killed and its training lives on for a while."""
     trial = reader.home / "apt-trial"
     plan = json.loads((trial / "plan.json").read_text())
     assert plan["steps"] == 10_000
@@ -146,6 +146,13 @@ def test_the_trial_of_its_page_asked_every_way_on_what_none_was_trained_on(reade
     command = PAGES["examples/trial.md"][0].text
     (trial / "own-0/answer.json").unlink()
     (trial / "own-0/trained.json").unlink()
+    pid, _ = reader.run(shlex.split(command), background=True)
+    end = time.monotonic() + processes.HANG
+    while not (trial / "own-0/run").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    assert not (trial / "own-0/answer.json").exists()
     status, log = reader.run(shlex.split(command))
     assert status == 0, log[-5000:]
     assert log.count(": done.") == 2
