@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from apt_plugin.run import lock, preflight
 from apt_plugin.run.staged import Staged, call, carry_out
 from apt_plugin.trial import answer, held_out, pace, pages, pick, plan, progress, runs
 from apt_plugin.trial.options import Options, check_ours
-from apt_plugin.trial.ways import WAYS, Way, fitting
+from apt_plugin.trial.ways import WAYS, Way, check_cache, fitting
 
 logger = logging.getLogger(__name__)
 PAGE, NUMBERS = "trial.html", "trial.json"
@@ -47,6 +48,7 @@ class Trial:
         self.same = pace.share(options.budget, self.pilot.steps, self.pilot.steps_flag, least)
         self.steps: Mapping[str, int] = {}  # way -> steps of its runs
         self.folder = options.output.absolute()
+        self.cache = self.folder / plan.CACHE if options.cache else None
         self.expected: Mapping[str, float] = {}  # way -> seconds of a run, where they were measured
         self._began = time.monotonic()
 
@@ -57,6 +59,8 @@ class Trial:
             AptError: data that cannot teach, nothing to hold out, a way that does not fit, another trial's folder.
         """
         self.ways, self.lacking = fitting(self.host, self.command, self.options.arms)
+        if self.options.cache:
+            check_cache(self.host, self.command, self.options.ours, self.ways, self.pilot)
         with lock.in_turn(self.folder, "trial: another process looks at the command and the data; waiting for it."):
             status = self._look()
         return status or self._carry()
@@ -189,6 +193,8 @@ class Trial:
         if status not in runs.ENDED:
             with lock.in_turn(self.folder, "trial: another process writes the page; waiting for it."):
                 self._write()
+                if self.cache is not None and not status and not self.options.keep:
+                    shutil.rmtree(self.cache, ignore_errors=True)
         return status
 
     def _runs(self) -> list[runs.Short]:
@@ -203,7 +209,7 @@ class Trial:
         ]  # fmt: skip
 
     def _short(self, way: Way, run: Path, seed: int, steps: int) -> list[str]:
-        flags, ours = way.host_flags(self.pilot), way.short_flags(self.pilot, self.options.ours)
+        flags, ours = way.host_flags(self.pilot), way.short_flags(self.pilot, self.options.ours, self.cache)
         points = 1 if run.parent.parent == self.folder / plan.PACE else self.options.points
         return self.pilot.short({**self._only, **flags}, ours, run, steps, seed, min(points, steps))
 

@@ -17,20 +17,22 @@ How much:
     --trial.hours 3                 in its place: as many steps as the whole trial has hours for, by measured seconds
     --trial.equal steps|time        what all runs have the same of; time: seconds of training steps, measured
     --trial.seeds 1                 training runs of each way
+    --trial.cache true|false        where the VLM stays frozen: gated and two-stage share one feature cache (false)
 What is held out, and asked about:
     --trial.held_out 0.2            share of each instruction's episodes that nothing trains on
     --trial.scenes FILE             JSON, episode -> name of its scene: then pairs of scene and instruction are, too
     --trial.frames 64               frames of those episodes
     --trial.points 1                checkpoints of each run that are asked, at equal distances: a curve on the page
 Where:
-    --trial.output apt-trial        the only folder that is written; the same command goes on in it; delete it at will
+    --trial.output apt-trial        the only folder that is written; the same command goes on in it; delete it at will.
+                                    Started twice at once, on any machine that sees it, the command shares the runs
     --trial.keep true|false         keep the short runs' checkpoints (false)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +42,26 @@ from apt_plugin.trial.pace import EQUAL
 from apt_plugin.trial.ways import WAYS
 
 PREFIX = "--trial."
-KNOWN = ("arms", "budget", "hours", "equal", "seeds", "held_out", "scenes", "frames", "points", "output", "keep")
+KNOWN = (
+    "arms",
+    "budget",
+    "hours",
+    "equal",
+    "seeds",
+    "held_out",
+    "scenes",
+    "frames",
+    "points",
+    "cache",
+    "output",
+    "keep",
+)
 NOT_YET = {"flops": "no host counts the FLOPs of a command before it runs"}
 NEVER = {  # of ours: what a trial decides by itself
     "stage": "a trial runs whole ways of training",
     "prove": "a short run is not proven; the full command is",
     "listen": "a trial asks by itself: --trial.frames says on how many frames",
-    "cache": "a trial reads no feature cache yet",
+    "cache": "a trial has a feature cache of its own, --trial.cache true",
 }
 
 
@@ -57,6 +72,7 @@ class Options:
     Args:
         arms: names of ways; empty for all that fit.
         hours: for all of it, in place of a budget. equal: what all runs have the same of.
+        cache: the ways that read features of a frozen VLM share them.
         ours: (name, value) of each `--apt.` flag, without the dashes and "apt.".
     """
 
@@ -69,6 +85,7 @@ class Options:
     scenes: Path | None = None
     frames: int = 64
     points: int = 1
+    cache: bool = False
     output: Path = Path("apt-trial")
     keep: bool = False
     ours: tuple[tuple[str, str], ...] = ()
@@ -98,6 +115,11 @@ def read(argv: Sequence[str]) -> tuple[Options, list[str]]:
         raise AptError(f"--trial.equal {equal} is not here: {NOT_YET[equal]}. Write --trial.equal time.")
     if "hours" in given and "budget" in given:
         raise AptError("--trial.hours and --trial.budget both say how long the runs are: drop one.")
+    if (cache := _switch("cache", given)) and ("hours" in given or equal != "steps"):
+        raise AptError(
+            "--trial.cache: the first run that reads the cache makes it, so its seconds tell nothing of the others'. "
+            "Drop --trial.hours and --trial.equal time, or the cache."
+        )
     plain = Options()
     for name in ("scenes", "output"):
         if given.get(name) in ("", "true"):  # nothing behind the flag
@@ -114,7 +136,8 @@ def read(argv: Sequence[str]) -> tuple[Options, list[str]]:
         frames=_count("frames", given.get("frames", plain.frames), 6),
         points=_count("points", given.get("points", plain.points), 1),
         output=Path(given.get("output", plain.output)),
-        keep=choose("--trial.keep", given.get("keep", "false"), ("true", "false")) == "true",
+        cache=cache,
+        keep=_switch("keep", given),
         ours=ours,
     ), command
 
@@ -143,6 +166,10 @@ def _arms(value: str) -> tuple[str, ...]:
     if value and len(set(names)) < 2:
         raise AptError(f"--trial.arms is {value!r}; a comparison takes two ways or more, such as own,warm-up.")
     return names
+
+
+def _switch(name: str, given: Mapping[str, str]) -> bool:
+    return choose(PREFIX + name, given.get(name, "false"), ("true", "false")) == "true"
 
 
 def _hours(value: str) -> float:

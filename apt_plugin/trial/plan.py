@@ -22,6 +22,7 @@ from apt_plugin.trial.pilot import Episodes
 
 DATA, PLAN, ASKED = "data.json", "plan.json", "asked.json"
 PACE = "pace"  # the runs by which the seconds of a step are measured, where hours or equal time are asked for
+CACHE = "cache"  # features of a frozen VLM, where they are shared
 EPISODES = "trained-on"  # the episodes that are trained on, where a host reads whole folders
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apt_plugin.errors import AptError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from apt_plugin.trial.pilot import Pilot
 
 Given = Sequence[tuple[str, str]]  # (name, value) of each `--apt.` flag that the user wrote
+RECIPE = "apt"
 BOTH = ("untested",)  # of ours, what warm-up takes too
 OWN_TO_WARMUP = ("frozen_share",)
 LOOKED_AT = ("--apt.prove=false", "--apt.listen=0")  # a short run is not proven, and asked by the trial
@@ -51,18 +53,45 @@ class Way:
         stage1 = [f"--apt.stage1.{pilot.steps_flag}=1"] if self.one_stage else []
         return ["--recipe", self.recipe, *(f"--apt.{name}={value}" for name, value in fits), *stage1]
 
-    def short_flags(self, pilot: Pilot, given: Given) -> list[str]:
-        """The same for a short run."""
-        return [*self.our_flags(pilot, given), *(LOOKED_AT if self.recipe == "apt" else ())]
+    def short_flags(self, pilot: Pilot, given: Given, cache: Path | None = None) -> list[str]:
+        """The same for a short run.
+
+        Args:
+            cache: of features, that the recipe's ways share.
+        """
+        more = LOOKED_AT if cache is None else (*LOOKED_AT, f"--apt.cache={cache}")
+        return [*self.our_flags(pilot, given), *(more if self.recipe == RECIPE else ())]
 
 
 WAYS = (
     Way("own", "your own training", "your command as it stands"),
     Way("expert-only", "action expert only", "your command with the VLM frozen throughout", expert_only=True),
     Way("warm-up", "warm-up", "the VLM frozen for the first steps, then trained", recipe=WARMUP),
-    Way("gated", "gated language in one stage", "language through gates, without a first stage", "apt", one_stage=True),
-    Way("two-stage", "two stages", "the action expert without language first, then language through gates", "apt"),
+    Way(
+        "gated", "gated language in one stage", "language through gates, without a first stage", RECIPE, one_stage=True
+    ),
+    Way("two-stage", "two stages", "the action expert without language first, then language through gates", RECIPE),
 )
+
+
+def check_cache(host: Adapter, command: Sequence[str], ours: Given, tried: Sequence[Way], pilot: Pilot) -> None:
+    """Whether a cache of features would be read.
+
+    Args:
+        ours: `--apt.` flags of the command. tried: the ways.
+
+    Raises:
+        AptError: it would not.
+    """
+    reading = [way for way in tried if way.recipe == RECIPE]
+    if not reading:
+        raise AptError("--trial.cache: only gated and two-stage read a cache, and neither is tried. Drop it.")
+    stages = host.stages(split([*command, *reading[0].our_flags(pilot, ours)], host.name))
+    if stages is not None and stages.recipe.vlm != "frozen":
+        raise AptError(
+            "--trial.cache: behind the first stage the VLM trains, as by your command, so features of it cannot be "
+            "kept. Drop it, or freeze the VLM in your command."
+        )
 
 
 def fitting(host: Adapter, command: Sequence[str], names: Sequence[str]) -> tuple[list[Way], dict[str, str]]:

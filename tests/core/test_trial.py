@@ -59,7 +59,8 @@ def test_flags_of_the_trial_and_of_the_recipe_are_taken_out_of_the_hosts_command
         ("--trial.hours 3 --trial.budget 0.1", "both say how long the runs are"),
         ("--trial.seeds 0", "write a whole number, 1 or more"),
         ("--trial.keep maybe", "--trial.keep is 'maybe'"),
-        ("--apt.cache DIR", "--apt.cache: a trial reads no feature cache yet"),
+        ("--apt.cache DIR", "--apt.cache: a trial has a feature cache of its own"),
+        ("--trial.cache true --trial.hours 3", "the first run that reads the cache makes it"),
         ("--apt.stage 1", "--apt.stage: a trial runs whole ways"),
     ],
 )

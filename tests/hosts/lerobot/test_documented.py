@@ -129,7 +129,7 @@ def test_a_page_does_what_it_says(page: str, reader: Reader) -> None:
 
 
 def test_the_trial_of_its_page_asked_every_way_on_what_none_was_trained_on(reader: Reader) -> None:
-    """And the same command goes on with what was lost, also where it was killed and its training lives on for a while."""
+    """And the same command goes on with what was lost, also where it was killed and its training outlived it."""
     trial = reader.home / "apt-trial"
     plan = json.loads((trial / "plan.json").read_text())
     assert plan["steps"] == 10_000

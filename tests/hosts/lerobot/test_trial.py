@@ -28,7 +28,7 @@ from apt_plugin.run.flags import Flags
 from apt_plugin.trial import answer, plan
 from apt_plugin.trial.carry import Trial
 from apt_plugin.trial.options import NEVER, Options
-from apt_plugin.trial.ways import WAYS, fitting
+from apt_plugin.trial.ways import WAYS, check_cache, fitting
 from tests.hosts.lerobot.test_listen import stock_folder
 
 COMMAND: Sequence[str] = (
@@ -119,6 +119,20 @@ def test_the_command_to_paste_is_the_users_own_with_what_the_way_changes() -> No
     assert before == launched[:4]
 
 
+def test_ways_with_a_frozen_vlm_share_a_cache_in_the_trials_folder_and_others_are_refused(tmp_path: Path) -> None:
+    frozen = [*COMMAND, "--policy.train_expert_only=true"]
+    trial = Trial(HOST, frozen, Options(cache=True, output=tmp_path))
+    check_cache(HOST, frozen, (), fitting(HOST, frozen, ())[0], trial.pilot)
+    reading = [
+        way.name for way in WAYS if f"--apt.cache={tmp_path}/cache" in way.short_flags(trial.pilot, (), trial.cache)
+    ]
+    assert reading == ["gated", "two-stage"]
+    assert "cache" not in " ".join(trial.full(WAYS[-1]))
+    for arms, words in ((), "--trial.cache: behind the first stage the VLM trains"), (("own", "warm-up"), "neither is"):
+        with pytest.raises(AptError, match=words):
+            Trial(HOST, COMMAND, Options(arms, cache=True, output=tmp_path)).carry()
+
+
 @pytest.mark.parametrize(
     ("flags", "names"),
     [
@@ -177,8 +191,7 @@ def test_what_a_trial_decides_by_itself_is_refused_in_a_recipe_file_too(name: st
 def test_what_stage_2_trains_is_not_said_while_ways_are_only_looked_at(caplog: pytest.LogCaptureFixture) -> None:
     trial = Trial(HOST, COMMAND, Options())
     with caplog.at_level("INFO"):
-        for way in WAYS:
-            trial._parsed(way)
+        _ = [trial._parsed(way) for way in WAYS]
     assert "Stage 2" not in caplog.text
 
 
