@@ -48,11 +48,11 @@ KNOWN = (
     "hours",
     "equal",
     "seeds",
+    "cache",
     "held_out",
     "scenes",
     "frames",
     "points",
-    "cache",
     "output",
     "keep",
 )

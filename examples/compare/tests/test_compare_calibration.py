@@ -62,8 +62,10 @@ def test_a_rule_is_chosen_on_one_half_and_reported_on_the_other():
         calibration_page.lines(cases, pilots.Calibration({"own": "a", "gated": "b"}, tuple(PILOTS), list(cases)), {})
     )
     assert (
-        "**margin alone**. On the half `report` it is right in 0 of 3 cases and loses 40.0 points on average." in said
+        "| by the largest margin: the rule that was right most often in the first half | 0 of 3 cases | 40.0 |" in said
     )
+    assert "In none of 6 cases that half holds the way with the largest margin" in said
+    assert "In 3 of 6 it holds the way whose full run was best. In 3 of 6 it holds every way that" in said
     assert "| `own` | 2.0 | 2.0 | 2.0 | 1.5 | 70 | 3 of 6 |" in said  # pilots under-rate it
 
 
@@ -147,3 +149,5 @@ def test_the_pages_say_what_the_tables_hold() -> None:
     assert page.read_text() == marked.renewed(page.read_text(), (calibration_page.BEGIN, calibration_page.END), said)
     answer = calibration_page.answer(cases, TOLD)
     assert users.read_text() == marked.renewed(users.read_text(), calibration_page.SHORT, answer)
+    halving = calibration_page.halving(cases, TOLD)
+    assert users.read_text() == marked.renewed(users.read_text(), calibration_page.HALVING, halving)

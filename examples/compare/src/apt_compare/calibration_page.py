@@ -4,6 +4,7 @@ mislead; and a small plot of the latter."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from apt_compare import marked, picking
@@ -14,6 +15,12 @@ from apt_plugin import files
 
 BEGIN, END = "<!-- calibration: written by `apt-compare calibration` -->", "<!-- end of calibration -->"
 SHORT = "<!-- pick: written by `apt-compare calibration` -->", "<!-- end of pick -->"  # of a page for users
+HALVING = "<!-- halving: written by `apt-compare calibration` -->", "<!-- end of halving -->"
+SAID = {
+    "margin alone": "by the largest margin",
+    "held-out loss alone": "by the lowest held-out loss",
+    "the trial's rule": "by the trial: the largest margin, and the simpler way where two do not differ",
+}
 PLOT = "calibration.svg"
 COLOURS = ("#0b57d0", "#b3261e", "#146c2e", "#7d5700", "#6b4ea2")
 SIDE, PAD, HEAD = 420, 56, 40
@@ -21,7 +28,7 @@ SIDE, PAD, HEAD = 420, 56, 40
 
 def write_page(cases: Cases, told: Calibration, path: Path, whole: Cases | None = None) -> None:
     """The tables between the two marks of a Markdown page, and the plot beside it; or, where a page has the marks of
-    `SHORT`, the answer alone.
+    `SHORT`, the answer, and what halving would do.
 
     Args:
         whole: cases of full runs alone, see `calibration.whole`.
@@ -30,7 +37,8 @@ def write_page(cases: Cases, told: Calibration, path: Path, whole: Cases | None 
         AptError: no page there, or one without the marks.
     """
     if path.is_file() and SHORT[0] in path.read_text():
-        marked.write(path, SHORT, lambda page: marked.renewed(page, SHORT, answer(cases, told)))
+        for marks, said in ((SHORT, answer), (HALVING, halving)):
+            marked.write(path, marks, partial(marked.renewed, marks=marks, lines=said(cases, told)))
         return
     marked.write(path, (BEGIN, END), lambda page: marked.renewed(page, (BEGIN, END), lines(cases, told, whole or {})))
     files.write_bytes(path.parent / PLOT, plot(cases, list(told.ways)).encode())
@@ -41,10 +49,9 @@ def lines(cases: Cases, told: Calibration, whole: Cases) -> list[str]:
     both = {name: picking.half(cases, name) for name in HALVES}
     found = picking.rules(list(told.ways))
     if not all(both.values()):
-        none = [f"{len(cases)} cases are whole, and both halves take one: nothing can be said of pilots yet.", ""]
+        none = [f"{len(cases)} cases are finished, and both halves take one: nothing can be said of pilots yet.", ""]
         return [*none, *_ceiling(whole, told, found)]
-    there = ", ".join(f"{len(mine)} in the half `{name}`" for name, mine in both.items())
-    out = [f"Whole cases: {there}.", "", *answer(cases, told)]
+    out = answer(cases, told)
     for name, mine in both.items():
         out += [
             f"Half `{name}`: picks within {100 * CLOSE:.0f} points of the best way, and points lost on average.",
@@ -55,8 +62,7 @@ def lines(cases: Cases, told: Calibration, whole: Cases) -> list[str]:
     out += _direction(cases, told)
     gone, count = picking.halved(cases, told.pilots[0])
     out += [
-        f"Ending the half of the ways with the smaller margins at a {told.pilots[0]} would have ended every right "
-        f"pick in {gone} of {count} cases.",
+        f"{halving(cases, told)[0]} In {gone} of {count} it holds every way that would be a right pick.",
         "",
     ]
     return [
@@ -69,20 +75,44 @@ def lines(cases: Cases, told: Calibration, whole: Cases) -> list[str]:
 
 def answer(cases: Cases, told: Calibration) -> list[str]:
     """The rule that was chosen, the trial's own, and the best way without any pilot, on the half to report."""
-    mine, found = picking.half(cases, "report"), picking.rules(list(told.ways))
-    if not mine or not picking.half(cases, "choose"):
+    mine, chosen_by = picking.half(cases, "report"), picking.half(cases, "choose")
+    if not mine or not chosen_by:
         return ["Nothing can be said yet.", ""]
+    found = picking.rules(list(told.ways))
     rule, constant, own = picking.chosen(cases, True), picking.chosen(cases, False), "the trial's rule"
-    at = {name: outcome(found[name], mine, CHOSEN_AT) for name in (rule, constant, own)}
-    said = [
-        f"{len(cases)} of {len(told.cases)} cases are whole.",
-        f"The rule that picks best at a {CHOSEN_AT} on the half `choose` is **{rule}**. On the half `report` it is "
-        f"right in {_share(at[rule])} and loses {100 * at[rule].lost:.1f} points on average.",
-        f"The trial's rule is right in {_share(at[own])} and loses {100 * at[own].lost:.1f}." if rule != own else "",
-        f"Without any pilot, **{constant}** (the best such on `choose`) is right in {_share(at[constant])} and loses "
-        f"{100 * at[constant].lost:.1f}.",
+    named = {rule: f"{SAID.get(rule, rule)}: the rule that was right most often in the first half"}
+    if rule != own:
+        named[own] = SAID[own]
+    named[constant] = (
+        f"no short run, {constant.replace('always ', 'always `')}`: the way right most often in the first half"
+    )
+    out = [
+        f"{len(cases)} of the {len(told.cases)} cases are finished: each of their ways has its short runs and its full "
+        f"run. The first half (`choose`) has {len(chosen_by)} of them, the second (`report`) {len(mine)}. "
+        f"In the second half, by runs of a {CHOSEN_AT} of the steps:",
+        "",
+        "| how the way is picked | right | points of success lost, on average |",
+        "|---|---|---|",
     ]
-    return [" ".join(filter(None, said)), ""]
+    for name, said in named.items():
+        made = outcome(found[name], mine, CHOSEN_AT)
+        out.append(f"| {said} | {_share(made)} | {100 * made.lost:.1f} |")
+    return [*out, ""]
+
+
+def halving(cases: Cases, told: Calibration) -> list[str]:
+    """What ending the weaker half of the ways early would have done, over all cases: nothing is chosen by it."""
+    early, late = told.pilots[0], CHOSEN_AT
+    picked, best, count = picking.ended(cases, early, late)
+    if not count:
+        return ["Nothing can be said yet.", ""]
+    kept = "none" if picked == 0 else str(picked)
+    return [
+        f"Suppose that the half of the ways with the smaller margins ended at a {early} of the steps. In {kept} of "
+        f"{count} cases that half holds the way with the largest margin at a {late}, so the pick by margin changes in "
+        f"{kept}. In {best} of {count} it holds the way whose full run was best.",
+        "",
+    ]
 
 
 def _share(made: Outcome) -> str:

@@ -142,6 +142,18 @@ def halved(cases: Cases, at: str) -> tuple[int, int]:
     return gone, len(mine)
 
 
+def ended(cases: Cases, early: str, late: str) -> tuple[int, int, int]:
+    """Had the half of the ways with the smaller margins ended early: (in how many cases it holds the way with the
+    largest margin later, in how many the way with the best full run, cases)."""
+    picked = best = 0
+    for ways in (mine := asked(asked(cases, early), late)).values():
+        ranked = sorted(ways, key=lambda name: -ways[name].margin[early])
+        gone = ranked[-(-len(ranked) // 2) :]
+        picked += margin(ways, late) in gone
+        best += max(ways, key=lambda name: ways[name].success) in gone
+    return picked, best, len(mine)
+
+
 def places(cases: Cases, at: str, name: str) -> tuple[float, float]:
     """A way's mean place by the pilot's margin and by the success of full runs, 1 the best."""
     by_margin, by_success = [], []
