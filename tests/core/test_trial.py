@@ -225,12 +225,14 @@ def test_a_second_process_takes_other_runs_and_both_end_when_all_is_done(tmp_pat
         while "train own-0" not in started(tmp_path) and time.monotonic() < end:
             time.sleep(0.02)
         seen: list[str] = []
-        threading.Timer(3, first.terminate).start()
+        giving_up = threading.Timer(2, first.terminate)
 
         def before(run: runs.Short) -> None:
             rows, left, hands = progress.lines(shorts(), tmp_path, run)
             seen.append(f"{run.way} {[state for _, state in rows]} {hands}")
             assert left is None or left >= 0
+            if run.way == "gated":
+                giving_up.start()
 
         assert runs.carry(shorts(), tmp_path, before=before) == 0
         assert first.wait(processes.HANG) == 128 + signal.SIGTERM
