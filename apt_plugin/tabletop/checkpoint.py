@@ -60,11 +60,11 @@ def build(sizes: Mapping[str, int], tokenizer_directory: Path | str, prompt_leng
     )
     torch.manual_seed(seed)
     policy = PI05TinyPolicy(config)
-    _rescale(policy)
+    rescale(policy)
     return policy
 
 
-def _rescale(policy) -> None:
+def rescale(policy) -> None:
     """Draw the transformer layers' matrices with standard deviation 1/sqrt(inputs).
 
     transformers draws them with 0.02, right for a width of 2048; at a width of 64 attention then starts so

@@ -10,6 +10,7 @@ In the *plain* language these are the words of the demonstrations. The *full* on
 words for the known ones (`words`); its additions come last, so the ids of a plain vocabulary stay what they are.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from apt_plugin.tabletop.drawing import COLOURS, SHAPES
@@ -47,13 +48,15 @@ def vocabulary(language: str = "plain") -> list[str]:
     return words if language == "plain" else list(dict.fromkeys([*words, *full_words()]))
 
 
-def save(directory: Path | str, language: str = "plain") -> Path:
+def save(directory: Path | str, language: str = "plain", more: Sequence[str] = ()) -> Path:
     """Write the tokenizer and return `directory`, which `AutoTokenizer.from_pretrained` and
-    `--policy.tokenizer_name` take. A word outside the language becomes `<unk>`."""
+    `--policy.tokenizer_name` take. A word outside the language becomes `<unk>`.
+
+    `more`: further tokens, whose ids follow those of the language."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    ids = {word: index for index, word in enumerate(vocabulary(language))}
+    ids = {word: index for index, word in enumerate([*vocabulary(language), *more])}
     inner = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     # <loc..> as one piece, words as words, each punctuation mark alone; numbers stay whole.
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"<[a-z0-9]+>|-?\w+|[^\w\s]"), behavior="removed", invert=True)

@@ -21,15 +21,21 @@ class Libero:
     """Demonstrations of `libero_object` in the real simulator, by a scripted expert.
 
     record: give those that are not there yet (stops and resumes anywhere; several processes share the work). summary:
-    how often the expert succeeded, and at what cost. pack: the successful ones as a LeRobotDataset.
+    how often the expert succeeded, and at what cost. pack: the successful ones as a LeRobotDataset. looks: pictures of
+    the scenes with their objects moved about. ground: a tiny π0.5 whose VLM learns these objects and names from them.
     """
 
-    action: Annotated[Literal["record", "summary", "pack"], tyro.conf.Positional]
+    action: Annotated[Literal["record", "summary", "pack", "looks", "ground"], tyro.conf.Positional]
     data: Annotated[Data, tyro.conf.arg(name="")] = field(default_factory=Data)
     output: Path = Path("apt-libero")
     """The demonstrations, a file each."""
     dataset: Path = Path("apt-libero/dataset")
     """pack: where the data set goes."""
+
+    pictures: int = 100
+    """looks: of each scene."""
+    steps: int = 1700
+    """ground: of training."""
 
     def __call__(self) -> int:
         if self.action == "record":
@@ -38,6 +44,14 @@ class Libero:
             from apt_libero import pack
 
             print(json.dumps(pack.write(self.data, self.output, self.dataset)))
+        elif self.action == "looks":
+            from apt_libero import looks
+
+            print(looks.take(self.output, self.pictures, self.data.pixels), "scenes")
+        elif self.action == "ground":
+            from apt_libero import ground
+
+            print(json.dumps(ground.ground(self.output, self.data.pixels, self.steps, self.data.seed), indent=2))
         else:
             print(json.dumps(record.summary(record.kept(self.data, self.output)), indent=2))
         return 0
