@@ -8,16 +8,18 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from apt_compare.plan import Job, Shelf
+from apt_compare.plan import Job, Keyed, Shelf
 from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
+
+Each = TypeVar("Each", bound=Keyed)
 
 
 def work(jobs: Sequence[Job], out: Path, processes: int = 1, progress: bool = True) -> int:
@@ -40,7 +42,7 @@ def work(jobs: Sequence[Job], out: Path, processes: int = 1, progress: bool = Tr
             disable=not progress,
         ) as bar:  # fmt: skip
             task = bar.add_task("compare", total=len(jobs), left="")
-            for job in _unclaimed(jobs, shelf):
+            for job in unclaimed(jobs, shelf):
                 done = sum(shelf.settled(each) for each in jobs)
                 bar.update(
                     task,
@@ -59,7 +61,7 @@ def work(jobs: Sequence[Job], out: Path, processes: int = 1, progress: bool = Tr
     return len(took)
 
 
-def _unclaimed(jobs: Sequence[Job], shelf: Shelf) -> Any:
+def unclaimed(jobs: Sequence[Each], shelf: Shelf) -> Iterator[Each]:
     """Jobs this process has claimed, one at a time; the caller has done one when it asks for the next."""
     for job in jobs:
         claim = shelf.claim(job)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from apt_compare.plan import Shelf
+from apt_compare.running import unclaimed
 from apt_libero.plan import SUITE, Data, Demo, demos, shares
 from apt_plugin import files
 from apt_plugin.errors import AptError
@@ -50,15 +51,10 @@ def record(data: Data, out: Path, progress: bool = True) -> int:
     files.make_folder(shelf.out, "--output")
     files.write_json(shelf.out / "data.json", dataclasses.asdict(data))
     try:
-        for demo in made:
-            if (claim := shelf.claim(demo)) is None:
-                continue
-            try:
-                scene = _at(scene, demo.scene, data)
-                result = _attempts(scene, demo, data, shelf.out)
-                shelf.keep(demo, result)
-            finally:
-                claim.release()
+        for demo in unclaimed(made, shelf):
+            scene = _at(scene, demo.scene, data)
+            result = _attempts(scene, demo, data, shelf.out)
+            shelf.keep(demo, result)
             did += 1
             if progress:
                 told = "done" if result["success"] else "FAILED"
