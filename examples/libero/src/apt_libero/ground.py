@@ -178,7 +178,7 @@ def build(out: Path, pixels: int, seed: int) -> tuple[Any, str]:
         },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (7,))},
     )  # fmt: skip
-    policy = PI05TinyPolicy(config)
+    policy: Any = PI05TinyPolicy(config)
     checkpoint.rescale(policy)
     grounding.number_sense(policy)
     table = policy.model.paligemma_with_expert.paligemma.model.language_model.get_input_embeddings().weight
