@@ -76,7 +76,7 @@ def command(out: Path, arm: str, how: Training, dataset: Path) -> list[str]:
 def test_command(out: Path, arm: str, how: Training, suite: str, hz: int, pixels: int, episodes: int) -> list[str]:
     """lerobot-eval on a suite, told by the goal that is scored."""
     return [
-        "lerobot-eval", "--policy.discover_packages_path=apt_plugin.tabletop.host",
+        "lerobot-eval", "--base.discover_packages_path=apt_plugin.tabletop.host",  # with policy. it would be a policy's
         f"--policy.path={checkpoint(out, arm, how)}", "--policy.device=cpu", "--env.type=libero_scored",
         "--env.discover_packages_path=apt_plugin.libero.host", f"--env.task={suite}", f"--env.fps={hz}",
         f"--env.observation_height={pixels}", f"--env.observation_width={pixels}", "--env.camera_name=agentview_image",
