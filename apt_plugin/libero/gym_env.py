@@ -21,6 +21,15 @@ class ScoredLiberoEnv(LiberoEnv):
         if init_states:
             self.init_states, self._init_states = True, suite.get_task_init_states(task_id)
 
+    def _ensure_env(self) -> None:
+        """LIBERO renders two cameras whatever it is asked for, which without a GPU is most of a step's time."""
+        new = self._env is None
+        super()._ensure_env()
+        if new and self._env is not None:
+            unread = {"agentview_image", "robot0_eye_in_hand_image"} - set(self.camera_name)
+            for camera in unread:
+                self._env.env._observables[camera].set_enabled(False)
+
 
 def create(config: Any, n_envs: int, in_processes: bool) -> dict[str, dict[int, Any]]:
     """{suite: {task: a vector environment of `n_envs`}}, as lerobot's own `create_envs` gives them.

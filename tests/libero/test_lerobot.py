@@ -71,6 +71,20 @@ def test_the_processes_of_a_task_begin_with_it() -> None:
         tasks[1].close()
 
 
+def test_a_camera_that_nobody_reads_is_not_rendered_after_a_reset_either() -> None:
+    (env,) = config(task="libero_object", camera_name="agentview_image").create_envs(1)["libero_object"][0].envs
+    env = env.unwrapped
+    try:
+        for _ in range(2):
+            seen, _ = env.reset(seed=0)
+            assert list(seen["pixels"]) == ["image"]
+            raw = env._env.env._get_observations()
+            assert "agentview_image" in raw
+            assert "robot0_eye_in_hand_image" not in raw
+    finally:
+        env.close()
+
+
 def test_what_cannot_be_done_is_refused_by_its_flag() -> None:
     with pytest.raises(AptError, match=r"--env.task_ids has 10, and libero_goal_task has tasks 0 to 9"):
         config(task_ids=[10]).create_envs(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from apt_plugin.errors import choose
 from apt_plugin.tabletop.checkpoint import host_flags
 
-LONGEST = 80  # decisions of an episode, twice those of a demonstration
+LONGEST = 60  # decisions of an episode; a demonstration has about 40
 WARM_UP = 50  # steps in which the rate rises; a quarter of a run that is shorter than four times that
 
 

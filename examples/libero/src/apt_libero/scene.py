@@ -62,8 +62,6 @@ class Scene:
         self.env._ensure_env()
         self.inner: Any = self.env._env.env  # type: ignore[union-attr]  # robosuite's
         self.inner.hard_reset = False  # the model of a scene stays as it is; rebuilding it takes seconds
-        for camera in CAMERAS[data.cameras :]:
-            self.inner._observables[camera].set_enabled(False)  # lerobot renders both, whatever it is asked for
         self.parse = bddl_utils.robosuite_parse_problem
         self.shape = LiberoProcessorStep()
 
