@@ -69,7 +69,7 @@ def command(out: Path, arm: str, how: Training, dataset: Path) -> list[str]:
         f"--save_freq={max(1, how.steps // how.saves)}", "--log_freq=50", "--env_eval_freq=0", f"--seed={how.seed}",
         "--wandb.enable=false", f"--output_dir={folder(out, arm, how)}",
     ]  # fmt: skip
-    found = ["--policy.discover_packages_path=apt_plugin.tabletop.host"]
+    found = ["--policy.discover_packages_path=apt_plugin.tabletop.host"] if each.host == "pi05_tiny" else []
     return [*(["apt-plugin", "run"] if each.recipe else []), "lerobot-train", *found, *flags, *each.recipe]
 
 

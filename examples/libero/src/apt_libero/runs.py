@@ -107,7 +107,8 @@ def resumed(work: Work) -> list[str]:
     if "apt-plugin" in command and (kept.is_file() or stage.is_dir()):
         return [*command, "--resume=true"]
     if kept.is_file():
-        return ["lerobot-train", command[1], f"--config_path={kept}", "--resume=true"]
+        found = [flag for flag in command if "discover_packages_path" in flag]
+        return ["lerobot-train", *found, f"--config_path={kept}", "--resume=true"]
     shutil.rmtree(work.folder, ignore_errors=True)  # lerobot refuses a folder that is there
     return command
 
