@@ -53,7 +53,7 @@ def test_held_out_names_are_in_no_lesson_and_held_out_pictures_in_none_either(ou
 def test_a_grounded_checkpoint_is_the_hosts_own_and_its_words_stay(out: Path) -> None:
     from apt_plugin.tabletop.host.modeling_pi05_tiny import PI05TinyPolicy
 
-    report = ground.ground(out, PIXELS, 2, progress=False)
+    report = ground.ground(out, PIXELS, 2, progress=False, probed=8)
     assert set(report) > {"isolated, pointing, held-out names", "native, naming, names of lessons"}
     policy = PI05TinyPolicy.from_pretrained(out / "base")
     table = policy.model.paligemma_with_expert.paligemma.model.language_model.get_input_embeddings().weight

@@ -134,7 +134,7 @@ def loss_and_hits(model: Any, some: Lessons, rows: Tensor, mode: str, short: boo
 
 
 @torch.no_grad()
-def examine(model: Any, out: Path, pixels: int, count: int = 256) -> dict[str, float]:
+def examine(model: Any, out: Path, pixels: int, count: int) -> dict[str, float]:
     """Accuracies on pictures that no lesson has, under both prefixes; pointing at any object in view makes 0.17."""
     found = {}
     for what, held_out in (("names of lessons", False), ("held-out names", True)):
@@ -189,11 +189,13 @@ def build(out: Path, pixels: int, seed: int) -> tuple[Any, str]:
     return policy, source
 
 
-def ground(out: Path, pixels: int, steps: int, seed: int = 0, progress: bool = True) -> dict[str, Any]:
-    """Train the VLM and write `<out>/base`, a stock checkpoint with a random expert; does nothing where it is.
+def ground(
+    out: Path, pixels: int, steps: int, seed: int = 0, progress: bool = True, probed: int = 512
+) -> dict[str, Any]:
+    """Train the VLM and write `<out>/base`, a stock checkpoint with a random expert; `probed` questions are asked then.
 
     Raises:
-        AptError: there are no pictures.
+        AptError: there are no pictures, or there is such a checkpoint.
     """
     folder = (out / "base").absolute()
     if (folder / DONE).is_file():
@@ -214,6 +216,6 @@ def ground(out: Path, pixels: int, steps: int, seed: int = 0, progress: bool = T
         pali: Any = model.paligemma
         pali.lm_head.weight.copy_(pali.model.language_model.get_input_embeddings().weight)
     checkpoint.save(policy, folder, stats())
-    report = {"words": source, "steps": steps, "loss": loss, "cpu_seconds": cpu, **examine(model, out, pixels)}
+    report = {"words": source, "steps": steps, "loss": loss, "cpu_seconds": cpu, **examine(model, out, pixels, probed)}
     write_json(folder / DONE, report)
     return report
