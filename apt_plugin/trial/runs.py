@@ -86,6 +86,7 @@ def carry(
                 del left[number]
                 if run.done(trial):
                     logger.info("trial: %d of %d, %s: done.", number, len(runs), run.title)
+                    _tidied(run.folder(trial), keep)  # its trial may have been killed while it was asked
                     continue
                 logger.info("trial: %d of %d, %s.", number, len(runs), run.title)
                 before(run)
@@ -110,6 +111,10 @@ def _carried(run: Short, trial: Path, keep: bool) -> None:
         logger.warning("trial: %s: %s The others go on.", run.title, last_words(error))
         files.write_json(folder / FAILED, {"why": last_words(error)})
         return
+    _tidied(folder, keep)
+
+
+def _tidied(folder: Path, keep: bool) -> None:
     (folder / FAILED).unlink(missing_ok=True)
     if not keep:
         shutil.rmtree(folder / RUN, ignore_errors=True)
