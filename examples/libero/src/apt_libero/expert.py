@@ -33,7 +33,7 @@ class Grasp:
 TALL, FLAT = Grasp(0.035), Grasp(-0.006)
 GRASPS: Mapping[str, Grasp] = {
     **dict.fromkeys(("milk", "orange_juice", "salad_dressing", "bbq_sauce", "ketchup"), TALL),
-    **dict.fromkeys(("chocolate_pudding",), FLAT),
+    **dict.fromkeys(("chocolate_pudding", "cream_cheese"), FLAT),
 }
 
 
