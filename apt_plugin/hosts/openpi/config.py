@@ -18,7 +18,7 @@ from apt_plugin import families
 from apt_plugin.errors import AptError
 from apt_plugin.freeze import added
 from apt_plugin.hosts.openpi.mark import unmarked
-from apt_plugin.hosts.openpi.names import INSTRUCTION_FIELD, POSITION_FIELD, VLM
+from apt_plugin.hosts.openpi.names import INSTRUCTION_FIELD, LORA_HOLDS, POSITION_FIELD, VLM
 from apt_plugin.hosts.openpi.prompt import kept_bound
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
@@ -126,21 +126,28 @@ def trained_by(model: pi0_config.Pi0Config, frozen: Any = None, torch: bool = Fa
     """What a config of openpi trains of its VLM.
 
     Args:
-        frozen: the config's freeze filter; None: none. torch: its PyTorch trainer, which trains everything.
+        frozen: the config's freeze filter; None: the one that openpi's own configs give such a model.
+        torch: its PyTorch trainer, which trains everything.
     """
     if torch:
         return Trained("full", "openpi's PyTorch trainer trains everything")
-    if "lora" in model.paligemma_variant:
-        return Trained("lora", f"paligemma_variant={model.paligemma_variant}; the image encoder stays frozen here")
-    if frozen is None or isinstance(frozen, nnx.Nothing):
+    if isinstance(frozen, nnx.Nothing):
         return Trained("full", "its config freezes nothing")
+    stays = nnx.filterlib.to_predicate(model.get_freeze_filter() if frozen is None else frozen)
     state = nnx.state(nnx.eval_shape(model.create, jax.random.key(0)), nnx.Param).flat_state()
-    names = {"/".join(map(str, path)): (path, leaf) for path, leaf in state.items()}
-    vlm, stays = [name for name in names if re.search(VLM, name)], nnx.filterlib.to_predicate(frozen)
-    still = [name for name in vlm if stays(*names[name])]
+    vlm = {name: stays(path, leaf) for path, leaf in state.items() if re.search(VLM, name := "/".join(map(str, path)))}
+    still = {name for name, held in vlm.items() if held}
     if len(still) == len(vlm):
         return Trained("frozen", "its config's freeze_filter")
-    return Trained("full", "its config's freeze_filter", tuple(f"^{re.escape(name)}$" for name in still))
+    base = {name for name in vlm if "lora" not in name}
+    mode, why = "full", "its config's freeze_filter"
+    if base < vlm.keys() and (held := {name for name in base if re.search(LORA_HOLDS, name)}) <= still:
+        mode, why, still = "lora", f"paligemma_variant={model.paligemma_variant}", still - held
+    elif not still:
+        why = "its config freezes nothing"
+    # by the VLM as it is built then: without factors where they do not train
+    still &= vlm.keys() if mode == "lora" else base
+    return Trained(mode, why, tuple(f"^{re.escape(name)}$" for name in sorted(still)))
 
 
 def apt_config(stock: pi0_config.Pi0Config, stage: int, recipe: Recipe) -> AptPi0Config:

@@ -23,7 +23,7 @@ from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config, check_model
 from apt_plugin.hosts.openpi.data import AptData, check_data
 from apt_plugin.hosts.openpi.facts import comparable, facts_of, flags
 from apt_plugin.hosts.openpi.mark import readable
-from apt_plugin.hosts.openpi.names import VLM
+from apt_plugin.hosts.openpi.names import LORA_HOLDS, VLM
 from apt_plugin.hosts.openpi.optim import AptOptimizer, part_of
 from apt_plugin.recipe import Recipe, flatten
 from apt_plugin.stages import LIKELIHOOD, PRIOR
@@ -63,7 +63,7 @@ def freeze_filter(model: AptPi0Config, stock_filter: Any, names: dict[str, tuple
     if model.vlm_mode == "frozen":
         filters.append(Frozen((f"^{VLM}$",)))
     elif model.vlm_mode == "lora":
-        filters.append(Frozen((f"^{VLM}$",), keep="lora"))
+        filters.append(Frozen((LORA_HOLDS,), keep="lora"))  # as openpi: its image encoder trains with the factors
     if two and recipe.inherited == "freeze":
         filters.append(Inherited())
     if recipe.freeze:

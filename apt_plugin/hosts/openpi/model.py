@@ -88,8 +88,8 @@ class AptPi0(Pi0):
             return cached.prefix_of(fields)
         obs = self._trimmed(obs)
         x, valid, _ = self.embed_prefix(obs)
-        if self.apt.vlm != "full":
-            x = jax.lax.stop_gradient(x)  # LoRA sits in the language model; the image tower never trains with it
+        if self.apt.vlm == "frozen":
+            x = jax.lax.stop_gradient(x)
         instruction, rules = with_images(
             valid, obs.token_loss_mask, obs.token_ar_mask, self.apt.prefix, jnp.concatenate
         )

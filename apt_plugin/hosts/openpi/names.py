@@ -11,6 +11,7 @@ INSTRUCTION_FIELD = "token_loss_mask"  # [B, L] bool
 POSITION_FIELD = "token_ar_mask"  # [B, L] int
 
 VLM = r"PaliGemma/(?!.*llm.*_1).*"  # paths of the VLM's parameters; the expert's carry `_1` (openpi pi0_config.py)
+LORA_HOLDS = rf"^(?=PaliGemma/llm/){VLM}$"  # of them, what a LoRA of openpi holds still beside its own factors
 EXPERT = r".*llm.*_1.*"
 
 ASSETS = "apt"  # our norm stats lie one folder below the host's, see records.py

@@ -115,9 +115,10 @@ def of(stage: str, stock: Any, recipe: Recipe, torch: bool) -> Facts:
 
 
 def _left(stage: str, stock: Any, recipe: Recipe) -> str:
-    """What a LoRA config names and a stage leaves as it is."""
-    left = ""
-    if "lora" in stock.paligemma_variant and not (int(stage) == LIKELIHOOD and recipe.vlm == "lora"):
+    """What LoRA trains beside its factors, and what a config names of it and a stage leaves as it is."""
+    trains = int(stage) == LIKELIHOOD and recipe.vlm == "lora"
+    left = "; with them trains the image encoder" if trains and not any("img" in one for one in recipe.freeze) else ""
+    if "lora" in stock.paligemma_variant and not trains:
         how = " (Stage 2 trains them)" if recipe.vlm == "lora" else ": --apt.vlm lora trains them in Stage 2"
         left += f"; the LoRA factors of {stock.paligemma_variant} are not made{how}"
     if "lora" in stock.action_expert_variant:

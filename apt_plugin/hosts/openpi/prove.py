@@ -122,7 +122,7 @@ class OpenpiSubject(Opened):
         return norms
 
     def vlm_digest(self) -> str:
-        return records.vlm_digest(nnx.state(self.model, nnx.Param).to_pure_dict())
+        return records.vlm_digest(nnx.state(self.model, nnx.Param).to_pure_dict(), self.config.vlm_mode)
 
     def host_tree(self) -> tuple[dict[str, tuple], dict[str, tuple]]:
         state = nnx.state(self.model, nnx.Param)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.openpi import checkpoints, loading
 from apt_plugin.hosts.openpi.facts import facts_of
-from apt_plugin.hosts.openpi.names import ASSETS, MODEL
+from apt_plugin.hosts.openpi.names import ASSETS, LORA_HOLDS, MODEL
 from apt_plugin.hosts.openpi.optim import part_of
 from apt_plugin.run.state import StageState
 from apt_plugin.stages import LIKELIHOOD, Record, read_record, write_record
@@ -29,9 +30,15 @@ SIGNPOST = "norm_stats.json"  # the file that a stock server opens first
 BUILT_IN = {"siglip_variant": "So400m/14"}  # fields that our patches add, with what an unpatched openpi does anyway
 
 
-def vlm_digest(params: Any) -> str:
-    """SHA-256 over the VLM's parameters (LoRA's own left out), from a pure dict."""
-    return loading.digest({n: v for n, v in loading.flat(params).items() if part_of(n) == "vlm" and "lora" not in n})
+def vlm_digest(params: Any, mode: str = "frozen") -> str:
+    """SHA-256 over the VLM's parameters (LoRA's own left out), from a pure dict.
+
+    Args:
+        mode: of the VLM; with `lora` only what stays as it is counts.
+    """
+    still = re.compile(LORA_HOLDS if mode == "lora" else "")
+    vlm = {n: v for n, v in loading.flat(params).items() if part_of(n) == "vlm" and "lora" not in n}
+    return loading.digest({n: v for n, v in vlm.items() if still.search(n)})
 
 
 def first_non_finite(params: Any) -> str | None:
@@ -97,7 +104,7 @@ class Run:
         Raises:
             AptError: see `StageState.check` (an EMA in bfloat16 moves a frozen VLM).
         """
-        return self.state.check(vlm_digest(params), first_non_finite(params))
+        return self.state.check(vlm_digest(params, self.state.vlm_mode), first_non_finite(params))
 
     def writer(self, params: Any, steps: int, asset_id: str | None) -> Callable[[Path], None]:
         """Check and hash `params` now, and return what writes record, model config and signpost into a folder.

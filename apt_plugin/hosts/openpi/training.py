@@ -105,7 +105,7 @@ def _start(host: Any, run: Run) -> Any:
     def init_train_state(config: Any, init_rng: Any, mesh: Any, *, resume: bool) -> tuple[Any, Any]:
         state, sharding = host(config, init_rng, mesh, resume=resume)
         if not resume:
-            run.state.begin(vlm_digest(state.params.to_pure_dict()))
+            run.state.begin(vlm_digest(state.params.to_pure_dict(), run.state.vlm_mode))
             total = sum(leaf.size for leaf in jax.tree.leaves(state.params))
             learns = sum(leaf.size for leaf in jax.tree.leaves(state.params.filter(config.trainable_filter)))
             logger.info(

@@ -67,5 +67,6 @@ def test_a_freeze_filter_over_a_part_of_the_vlm_freezes_that_part():
 
 
 def test_a_lora_variant_trains_its_factors():
-    assert as_host(config("_lora"), from_flat({})).vlm == "lora"
-    assert as_host(config("_lora"), from_flat({"vlm": "frozen"})).vlm == "frozen"
+    held = config("_lora").model.get_freeze_filter()
+    assert as_host(config("_lora", held), from_flat({})).vlm == "lora"
+    assert as_host(config("_lora", held), from_flat({"vlm": "frozen"})).vlm == "frozen"
