@@ -197,9 +197,10 @@ def _schedule(facts: Facts) -> Iterator[tuple[Level, str]]:
         yield _error(f"{facts.flag('steps')} is {steps}: nothing would be trained.")
         return
     if warmup is not None and warmup >= steps:
+        ends = f"at {100 * steps // warmup} % of the learning rate" if warmup > steps else "which only raises the rate"
         yield _warning(
-            f"its {steps} steps end inside a warm-up of {warmup} steps, at {100 * steps // max(warmup, 1)} % of the "
-            f"learning rate. Lower {facts.flag('warmup_steps')}, or raise {facts.flag('steps')}."
+            f"its {steps} steps end inside a warm-up of {warmup} steps, {ends}. Lower "
+            f"{facts.flag('warmup_steps')}, or raise {facts.flag('steps')}."
         )
     elif warmup is not None and warmup > steps / 2:
         yield _warning(

@@ -72,6 +72,12 @@ def test_each_finding(name):
     assert re.search(words, str(finding)), finding
 
 
+def test_a_warm_up_of_all_steps_is_at_no_share_of_the_rate():
+    """It said "at 100 % of the learning rate"."""
+    (finding,) = judge({"2": dataclasses.replace(GOOD, steps=4, warmup_steps=4, decay_steps=None)})
+    assert "4 steps end inside a warm-up of 4 steps, which only raises the rate" in str(finding)
+
+
 def test_stage_1_needs_no_language():
     assert judge({"1": dataclasses.replace(GOOD, instructions=0, distinct_instructions=0)}) == []
 

@@ -29,7 +29,7 @@ def test_the_list_of_a_host_is_what_its_room_uses(host: str) -> None:
     assert not {name: place for name, place in used.items() if name not in known}
 
 
-@pytest.mark.parametrize("room", ["backends", "tabletop"])
+@pytest.mark.parametrize("room", ["backends", "tabletop", "libero"])
 def test_shared_files_use_no_private_name_beside_them(room: str) -> None:
     known = {entry.last for host in HOSTS for entry in listed(host)} | LIBRARIES
     assert not {name: place for name, place in private.used(ROOT / room).items() if name not in known}
@@ -39,7 +39,7 @@ def test_shared_files_use_no_private_name_beside_them(room: str) -> None:
 def test_nothing_is_listed_that_nobody_uses(host: str) -> None:
     text = "".join(
         path.read_text()
-        for room in (f"hosts/{host}", "backends")
+        for room in (f"hosts/{host}", "backends", "libero")
         for path in (ROOT / room).rglob("*.py")
         if path.name != "private.py"
     )

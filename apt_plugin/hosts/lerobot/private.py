@@ -17,6 +17,8 @@ PRIVATE = (
     Private("policies.pi0.modeling_pi0", "PI0Pytorch._rtc_enabled", "whether acting is guided by the last chunk"),
     Private("policies.smolvla.modeling_smolvla", "VLAFlowMatching._rtc_enabled", "whether acting is guided likewise"),
     Private("policies.smolvla.modeling_smolvla", "SmolVLAPolicy._get_action_chunk", "where both ways to act meet"),
+    Private("envs.libero", "LiberoEnv._init_states", "LIBERO: where an episode begins"),
+    Private("envs.utils", "_LazyAsyncVectorEnv", "LIBERO: simulators that begin with their task"),
     Private(_GROOT, "GrootPolicy._create_groot_model", "its own hook: the model is built here"),
     Private(_GROOT, "GrootPolicy._groot_model", "the model; ours is made of it in place"),
     Private(_GROOT, "GrootPolicy._filter_groot_inputs", "a batch as the model gets it"),

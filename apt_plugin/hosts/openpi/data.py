@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import pathlib
 from typing import Any
@@ -18,6 +19,13 @@ from apt_plugin.hosts.openpi.prompt import AptTokenizePrompt, FillPrompt
 from apt_plugin.stages import LIKELIHOOD
 
 logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def _tell(stats_from: str) -> None:
+    """Once in a process: the host and the record each create the data config."""
+    del stats_from
+    logger.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +56,7 @@ class AptData(_config.DataConfigFactory):
         stats, asset = data.norm_stats, self.asset_id or data.asset_id
         if self.stats_from and data.asset_id:
             stats = self._stats_of_stage_1()
-            logger.info("APT: Stage 2 normalises with the statistics of its Stage 1 (recipe norm_stats=stage1).")
+            _tell(self.stats_from)
         data = dataclasses.replace(
             data,
             prompt_from_task=from_task,

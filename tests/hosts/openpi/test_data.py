@@ -100,7 +100,7 @@ def test_stage_1_reads_data_without_instructions_under_its_own_statistics(stock)
         np.testing.assert_allclose(obs.state[:, 0], 0.5 / 2, atol=1e-3)
 
 
-def test_stage_2_takes_the_statistics_that_its_prior_was_trained_under(stock, tmp_path):
+def test_stage_2_takes_the_statistics_that_its_prior_was_trained_under(stock, tmp_path, caplog):
     """Stage 1 on other data keeps them under that data's name: looked up under Stage 2's, they would be missing."""
     config, _ = stock
     first = tmp_path / "run" / "9" / "assets"
@@ -108,7 +108,9 @@ def test_stage_2_takes_the_statistics_that_its_prior_was_trained_under(stock, tm
     files.write_json(first / names.MODEL, {"config": "toy_pi0", "model": {}, "asset_id": PLAY, "state_dim": 8})
     second = derive(config, 2, from_flat({}))
     told = dataclasses.replace(second, data=dataclasses.replace(second.data, stats_from=str(first)))
-    data = told.data.create(told.assets_dirs, told.model)
+    with caplog.at_level("INFO"):
+        data, _ = (told.data.create(told.assets_dirs, told.model) for _ in range(2))  # the host, and the record
+    assert sum("normalises with the statistics of its Stage 1" in line for line in caplog.messages) == 1
     assert data.norm_stats["state"].std[0] == 2
     assert data.asset_id == f"{names.ASSETS}/me/toy"  # saved where this run's server looks
     own = second.data.create(second.assets_dirs, second.model)  # recipe norm_stats=data
