@@ -194,6 +194,12 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     return [folder / shard for shard in names]
 
 
+def numbered(folder: Path, prefix: str = "") -> list[tuple[int, Path]]:
+    """(step, path) of what a run has saved in `folder` under `prefix` and a number, in order; whole or not."""
+    found = ((path.name.removeprefix(prefix), path) for path in folder.glob(f"{prefix}*"))
+    return sorted((int(number), path) for number, path in found if number.isdecimal())
+
+
 def check_safetensors(path: Path, sha256: str | None = None) -> None:
     """Refuse a missing, truncated or tampered safetensors file before any tensor of it is used.
 

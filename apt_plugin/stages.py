@@ -96,8 +96,7 @@ def find_checkpoint(path: Path) -> Path:
     for name in ("stage2", "stage1"):
         if (path / name).is_dir():
             return find_checkpoint(path / name)
-    steps = {int(n): p for p in path.glob("*") if (n := p.name.removeprefix("checkpoint-")).isdecimal()}
-    for _, step in sorted(steps.items(), reverse=True):
+    for _, step in sorted([*files.numbered(path), *files.numbered(path, "checkpoint-")], reverse=True):
         if any((step / name / RECORD).is_file() for name in inner[:4]):  # the newest that is whole
             return find_checkpoint(step)
     raise AptError(f"{path} is no APT checkpoint (no {RECORD} in it, nor in {', '.join(inner[1:4])}).")

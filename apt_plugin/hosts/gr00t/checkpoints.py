@@ -28,11 +28,7 @@ def is_whole(folder: Path) -> bool:
 
 def last_whole(run: Path) -> Path | None:
     """The newest whole checkpoint of a run, by its step number; None without one."""
-    if not run.is_dir():
-        return None
-    found = [(p.name.removeprefix("checkpoint-"), p) for p in run.iterdir() if p.name.startswith("checkpoint-")]
-    steps = sorted(((int(step), p) for step, p in found if step.isdecimal()), reverse=True)
-    return next((p for _, p in steps if is_whole(p)), None)
+    return next((p for _, p in reversed(files.numbered(run, "checkpoint-")) if is_whole(p)), None)
 
 
 def openable(path: Path) -> Path:

@@ -127,7 +127,7 @@ class GrootPilot:
 
     def policies(self, run: Path) -> list[tuple[int, Path]]:
         for stage in ("stage2", ""):
-            saved = [p for p in (run / stage).glob("checkpoint-*") if (p / PROCESSORS[0]).is_file()]
-            if saved:
-                return sorted((int(p.name.removeprefix("checkpoint-")), p) for p in saved)
+            saved = files.numbered(run / stage, "checkpoint-")
+            if whole := [(n, p) for n, p in saved if (p / PROCESSORS[0]).is_file()]:
+                return whole
         return []

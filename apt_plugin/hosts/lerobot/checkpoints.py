@@ -43,11 +43,7 @@ def seal_processors(folder: Path) -> None:
 
 def last_whole(run: Path) -> Path | None:
     """The newest whole checkpoint of a run, by its step number; None without one."""
-    folder = run / "checkpoints"
-    if not folder.is_dir():
-        return None
-    steps = sorted((p for p in folder.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name), reverse=True)
-    return next((p for p in steps if is_whole(p)), None)
+    return next((p for _, p in reversed(files.numbered(run / "checkpoints")) if is_whole(p)), None)
 
 
 def openable(path: Path) -> Path:

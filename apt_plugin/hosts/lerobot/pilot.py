@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.checkpoints import MODEL
 from apt_plugin.hosts.lerobot.families import FAMILIES, POLICIES, find
@@ -167,7 +168,7 @@ class LerobotPilot:
 
     def policies(self, run: Path) -> list[tuple[int, Path]]:
         for stage in ("stage2", ""):
-            saved = [p for p in (run / stage / "checkpoints").glob("*") if p.name.isdecimal()]
-            if found := sorted((int(p.name), p / MODEL) for p in saved if (p / MODEL / CONFIG).is_file()):
-                return found
+            saved = files.numbered(run / stage / "checkpoints")
+            if whole := [(n, p / MODEL) for n, p in saved if (p / MODEL / CONFIG).is_file()]:
+                return whole
         return []

@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from apt_plugin.errors import AptError
+from apt_plugin.files import numbered
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import RECORD, Record, check_stage1, read_record
 
 
 def last_whole(run: Path) -> Path | None:
     """The newest whole step folder of a run, by its number; None without one."""
-    steps = sorted((p for p in run.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name), reverse=True)
-    return next((step for step in steps if (step / "assets" / RECORD).is_file()), None)
+    return next((step for _, step in reversed(numbered(run)) if (step / "assets" / RECORD).is_file()), None)
 
 
 def checkpoint_of(path: str | Path) -> Path:

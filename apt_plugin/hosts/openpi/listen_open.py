@@ -14,6 +14,7 @@ from openpi.shared import download, normalize
 from openpi.training import config as _config
 
 from apt_plugin.errors import AptError, choose
+from apt_plugin.files import numbered
 from apt_plugin.hosts.openpi import checkpoints, loading, preload, records
 from apt_plugin.hosts.openpi.config import AptPi0Config, apt_config
 from apt_plugin.hosts.openpi.listen_models import JaxPolicy, TorchPolicy
@@ -50,8 +51,7 @@ def step_of(path: str) -> Path:
     """
     folder = Path(download.maybe_download(path)) if "://" in path else Path(path)
     folder = folder.parent if folder.name in (PARAMS, "assets") else folder
-    steps = sorted((p for p in folder.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name), reverse=True)
-    for step in (folder, *steps):
+    for step in (folder, *(step for _, step in reversed(numbered(folder)))):
         if (step / PARAMS).is_dir() or (step / WEIGHTS).is_file():
             return step.resolve()
     raise AptError(f"{path} holds no checkpoint of openpi: neither {PARAMS}/ (JAX) nor {WEIGHTS} in it or in a step.")

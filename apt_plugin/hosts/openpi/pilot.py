@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from apt_plugin import files
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.openpi.names import PARAMS, WEIGHTS
 from apt_plugin.hosts.openpi.programs import Program
@@ -112,11 +113,9 @@ class OpenpiPilot:
     def policies(self, run: Path) -> list[tuple[int, Path]]:
         """Of Stage 2, or of the host's own training."""
         for ending in ("_apt2", ""):
-            folder = run / f"{self.told['name']}{ending}" / self.told["exp_name"]
-            saved = [step for step in folder.glob("*") if step.name.isdecimal()]
-            whole = [step for step in saved if any((step / name).exists() for name in (PARAMS, WEIGHTS))]
-            if whole:
-                return sorted((int(step.name), step) for step in whole)
+            saved = files.numbered(run / f"{self.told['name']}{ending}" / self.told["exp_name"])
+            if whole := [(n, step) for n, step in saved if any((step / name).exists() for name in (PARAMS, WEIGHTS))]:
+                return whole
         return []
 
 
@@ -128,7 +127,6 @@ def facts(flags: Sequence[str], answer: Path, torch: bool) -> None:
     """
     from openpi.training import data_loader
 
-    from apt_plugin import files
     from apt_plugin.hosts.openpi import loading, preflight
 
     config = preflight.parsed("2", flags)
