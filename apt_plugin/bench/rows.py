@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from apt_plugin.bench.table import Row
 
 Made = tuple[Any, Callable[[], None]]  # a model and one step of it
+Case = TypeVar("Case", covariant=True)  # what a host makes of a row: `Made`, or a compiled program
 
 
-class Bench(Protocol):
+class Bench(Protocol[Case]):
     """Makes one row's model at a time, so that only one is in memory."""
 
-    def stock(self, everything: bool) -> Made:
+    def stock(self, everything: bool) -> Case:
         """The host's own training: all of it, or with its own freezing."""
         ...
 
-    def stage(self, row: Row, stage: int, cached: bool = False, vlm: str = "frozen") -> Made:
+    def stage(self, row: Row, stage: int, cached: bool = False, vlm: str = "frozen") -> Case:
         """One of ours; fills in the row's floor where it has one."""
         ...
 
-    def acting(self, scale: float | None) -> Made:
+    def acting(self, scale: float | None) -> Case:
         """Sampling by the host's own policy (None), or by ours at a guidance scale."""
         ...
 
 
-def rows_of(bench: Bench, batch: int, freezing: str, lora: bool = True) -> Iterator[tuple[Row, Callable[[], Made]]]:
+def rows_of(
+    bench: Bench[Case], batch: int, freezing: str, lora: bool = True
+) -> Iterator[tuple[Row, Callable[[], Case]]]:
     """(row, make); make() builds a model and gives it with its step.
 
     Args:

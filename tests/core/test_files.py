@@ -205,3 +205,11 @@ def test_no_header_crashes_the_check(header: bytes, rest: bytes, tmp_path_factor
         assert "fuzz.safetensors" in str(error)  # noqa: PT017 (either outcome is fine, a third is not)
     else:
         assert set(json.loads(header)) <= {"__metadata__"} or rest  # empty, or a header that fits by luck
+
+
+def test_the_saved_steps_of_a_run_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("9", "10", "last", "checkpoint-3", "checkpoint-x"):
+        (tmp_path / name).mkdir()
+    assert files.numbered(tmp_path) == [(9, tmp_path / "9"), (10, tmp_path / "10")]
+    assert files.numbered(tmp_path, "checkpoint-") == [(3, tmp_path / "checkpoint-3")]
+    assert files.numbered(tmp_path / "absent") == []

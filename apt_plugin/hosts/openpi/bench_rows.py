@@ -22,6 +22,7 @@ from apt_plugin import freeze
 from apt_plugin.backends.jax_hlo import flops
 from apt_plugin.bench import memory
 from apt_plugin.bench.memory import OwnCommand
+from apt_plugin.bench.rows import rows_of
 from apt_plugin.bench.table import Row
 from apt_plugin.hosts.openpi import bench_host as host
 from apt_plugin.hosts.openpi import cached
@@ -71,27 +72,16 @@ class Bench:
     # -- rows ---------------------------------------------------------------------------------------------
 
     def rows(self) -> Iterator[tuple[Row, Callable[[], Case]]]:
-        """(row, make); make() compiles the row's program and fills in the row's floor."""
+        """See `bench.rows`, and what this host alone has; make() compiles the row's program and fills in its floor."""
 
-        def row(name: str, draws: int = 1, kind: str = "train") -> Row:
-            return Row(name, kind, draws, self.size.batch)
+        def row(name: str, draws: int = 1) -> Row:
+            return Row(name, "train", draws, self.size.batch)
 
-        yield row("host, everything trained"), lambda: self.step(self.full)
-        yield row("host, VLM frozen by freeze_filter"), lambda: self.step(self.frozen())
+        yield from rows_of(self, self.size.batch, "VLM frozen by freeze_filter")
         yield row("host, LoRA on the VLM"), lambda: self.step(self.lora())
-        for draws in (1, 4, 8):
-            yield (r := row(f"APT Stage 1, K={draws}", draws)), lambda r=r: self.stage(r, 1)
-            yield (r := row(f"APT Stage 1, K={draws}, cache", draws)), lambda r=r: self.stage(r, 1, kind="kv")
-        yield (r := row("APT Stage 1, K=4, cached images", 4)), lambda r=r: self.stage(r, 1, kind="vision")
-        yield (r := row("APT Stage 2, frozen VLM", 4)), lambda r=r: self.stage(r, 2)
-        yield (r := row("APT Stage 2, frozen VLM, cache", 4)), lambda r=r: self.stage(r, 2, kind="kv")
+        yield (r := row("APT Stage 1, K=4, cached images", 4)), lambda r=r: self.stage(r, 1, True, kind="vision")
         for vlm, words in (("lora", "LoRA on the VLM"), ("full", "VLM trained")):
-            for draws in (1, 4):
-                name = f"APT Stage 2, {words}, K={draws}"
-                yield (r := row(name, draws)), lambda r=r, vlm=vlm: self.stage(r, 2, vlm=vlm)
-        yield row("host acting", kind="act"), lambda: self.acting(self.full)
-        yield row("APT acting", kind="act"), lambda: self.acting(self.apt(2))
-        yield row("APT acting, guidance 1.5", kind="act"), lambda: self.acting(self.apt(2, guidance_scale=1.5))
+            yield (r := row(f"APT Stage 2, {words}, K=1")), lambda r=r, vlm=vlm: self.stage(r, 2, vlm=vlm)
 
     def memory_rows(self) -> Iterator[tuple[Row, Callable[[], Row]]]:
         """See `bench.memory`: a config that trains everything, and one whose VLM has LoRA factors. By shapes alone, as
@@ -113,7 +103,12 @@ class Bench:
         row.added = 4 * host.bytes_of(state.params.filter(ours))
         return row
 
-    def stage(self, row: Row, stage: int, kind: str = "", vlm: str = "frozen") -> Case:
+    def stock(self, everything: bool) -> Case:
+        return self.step(self.full if everything else self.frozen())
+
+    def stage(self, row: Row, stage: int, cached: bool = False, vlm: str = "frozen", kind: str = "kv") -> Case:
+        """kind: of the cache."""
+        kind = kind if cached else ""
         config = self.apt(stage, noise_draws=row.draws, vlm=vlm)
         if vlm == "frozen":
             row.floor = self.floor(stage, row.draws, kind)
@@ -157,7 +152,8 @@ class Bench:
         values |= {"images": dict.fromkeys(cameras, pixel), "image_masks": {c: obs.image_masks[c] for c in cameras}}
         return cached.CachedObservation(**values, apt_cache=fields)
 
-    def acting(self, config: _config.TrainConfig) -> Case:
+    def acting(self, scale: float | None) -> Case:
+        config = self.full if scale is None else self.apt(2, guidance_scale=scale)
         graph, state = host.shapes_of(config.model)
         served = jnp.dtype(config.model.dtype)  # the host's server casts every parameter
         state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, served), state)
