@@ -8,24 +8,18 @@ unfolded where attention meets prefix keys, which all draws of a sample share wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apt_plugin.backends.torch_recompute import recomputed_unless
 from apt_plugin.errors import AptError
 from apt_plugin.fusion import EPS, gate_size
 from apt_plugin.recipe import Fusion
-
-
-@dataclass
-class Logits:
-    """Scaled query-key products against one key/value set."""
-
-    scores: Tensor  # [B, K, H, T, S] float32
-    v: Tensor  # [B, G, S, C], or [B, K, G, S, C] for keys that each draw has for itself
 
 
 def scores(q: Tensor, k: Tensor) -> Tensor:
@@ -55,6 +49,38 @@ def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
     """
     filled = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
     return torch.softmax(filled, -1).masked_fill(~mask, 0.0)
+
+
+class Read(NamedTuple):
+    """One set of keys and values."""
+
+    k: Tensor  # [B, G, S, C], or [B, K, G, S, C] for keys that each draw has for itself
+    v: Tensor  # as k
+    mask: Tensor  # bool, broadcasts to [B, K, 1, T, S]
+
+
+def attend(q: Tensor, *read: Read, also: Tensor | None = None, keep: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Attention under one softmax over all sets. The backward pass computes its weights again: in float32, for each
+    head and draw, they would be most of what a step keeps, and they cost about a hundredth of its FLOPs.
+
+    Args:
+        q: [B, K, H, T, C], in the dtype in which the scores are wanted.
+        also: bool, as a set's mask: a second softmax, over those keys of the first set alone.
+        keep: keep the weights, as the caller is computed again as a whole.
+
+    Returns:
+        [B, K, H, T, C] in v's dtype, twice (None without `also`); rows without any key are exactly zero.
+    """
+    b, draws, _, t, _ = q.shape
+
+    def run(q: Tensor, *read: Read) -> tuple[Tensor, Tensor | None]:
+        found = [scores(q, k.to(q.dtype)) for k, _, _ in read]
+        masks = [mask.expand(b, draws, 1, t, k.shape[-2]) for k, _, mask in read]
+        weights = masked_softmax(torch.cat(found, -1), torch.cat(masks, -1)).split([m.shape[-1] for m in masks], -1)
+        out = functools.reduce(torch.add, (weigh(part, v) for part, (_, v, _) in zip(weights, read, strict=True)))
+        return out, None if also is None else weigh(masked_softmax(found[0], also), read[0].v)
+
+    return recomputed_unless(keep, run, q, *read)
 
 
 class Gate(nn.Module):
@@ -101,18 +127,17 @@ class HostFusion(nn.Module):
         super().__init__()
         self.gate = Gate(fusion, heads, width)
 
-    def instruction_branch(self, logits: Logits, instruction: Tensor, project) -> Tensor:
+    def instruction_branch(self, heard: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
         """What the instruction adds behind the layer's own output projection.
 
         Args:
-            logits: the layer's own queries against the prefix; instruction: [B, S] bool.
+            heard: what the layer's own queries read of the instruction tokens alone, [B, K, H, T, C].
             project: merges heads and applies the layer's o_proj, [B, K, H, T, C] -> [B*K, T, D].
 
         Returns:
             [B*K, T, D]
         """
-        weights = masked_softmax(logits.scores, instruction[:, None, None, None])
-        return self.gate.on_width(project(self.gate.on_heads(weigh(weights, logits.v))))
+        return self.gate.on_width(project(self.gate.on_heads(heard)))
 
 
 class InterleavedFusion(nn.Module):
@@ -133,13 +158,15 @@ class InterleavedFusion(nn.Module):
             self.ff_out = nn.Linear(4 * width, width, bias=False)
             nn.init.zeros_(self.ff_out.weight)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], k: Tensor, v: Tensor, mask: Tensor, keep: bool = False
+    ) -> Tensor:
         """x [B*K, T, D]; rotary: cos, sin, each [B, T, C]; k, v [B, G, S, C]; mask [B, S] bool -> [B*K, T, D]."""
         b, t = k.shape[0], x.shape[1]
         q = self.q_proj(self.norm(x)).reshape(b, -1, t, self.heads, self.head_width).transpose(2, 3)
         q = rotate(q, rotary).to(k.dtype)
-        weights = masked_softmax(scores(q, k), mask[:, None, None, None])
-        out = self.gate.on_heads(weigh(weights, v)).transpose(2, 3).reshape(x.shape[0], t, -1)
+        out, _ = attend(q, Read(k, v, mask[:, None, None, None]), keep=keep)
+        out = self.gate.on_heads(out).transpose(2, 3).reshape(x.shape[0], t, -1)
         x = x + self.gate.on_width(self.o_proj(out.to(self.o_proj.weight.dtype))).to(x.dtype)
         if self.ff_in is None or self.ff_out is None or self.ff_norm is None:
             return x

@@ -12,22 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from apt_plugin.backends.torch_fusion import (
-    FusionStack,
-    HostFusion,
-    InterleavedFusion,
-    Logits,
-    masked_softmax,
-    rotate,
-    scores,
-    weigh,
-)
+from apt_plugin.backends.torch_fusion import FusionStack, HostFusion, InterleavedFusion, Read, attend, rotate
+from apt_plugin.backends.torch_recompute import recomputed, recomputed_unless
 from apt_plugin.language import PrefixRules
 
 
@@ -46,11 +38,16 @@ class PrefixCache:
         return replace(self, spoken=torch.zeros_like(self.spoken))
 
 
-def _run(function: Callable, saving: bool, *args: Any) -> Any:
-    """Call, or recompute in the backward pass when memory is being saved."""
-    if saving:
-        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
-    return function(*args)
+class Saving(Enum):
+    """What the backward pass computes again."""
+
+    NOTHING = 0
+    WEIGHTS = 1  # attention weights and activations of feed-forwards
+    LAYERS = 2  # whole layers
+
+
+def _run(function: Callable, saving: Saving, *args: Any) -> Any:
+    return recomputed(function, *args) if saving == Saving.LAYERS else function(*args)
 
 
 def _residual(x: Tensor, branch: Tensor, gate: Tensor | None) -> Tensor:
@@ -69,12 +66,22 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(2, 3).reshape(b * draws, t, -1)
 
 
-def _feed_forward(layer: Any, x: Tensor, cond: Tensor | None) -> Tensor:
+def gated(mlp: Any, x: Tensor, keep: bool) -> Tensor:
+    """The host's feed-forward, whose activation the backward pass computes again; keep: as in `attend`."""
+    return mlp.down_proj(
+        recomputed_unless(keep, lambda gate, up: mlp.act_fn(gate) * up, mlp.gate_proj(x), mlp.up_proj(x))
+    )
+
+
+def _feed_forward(layer: Any, x: Tensor, cond: Tensor | None, saving: Saving) -> Tensor:
     hidden, gate = layer.post_attention_layernorm(x, cond)
-    return _residual(x, layer.mlp(hidden.to(layer.mlp.up_proj.weight.dtype)).to(x.dtype), gate)
+    keep = saving != Saving.WEIGHTS
+    return _residual(x, gated(layer.mlp, hidden.to(layer.mlp.up_proj.weight.dtype), keep).to(x.dtype), gate)
 
 
-def prefix_pass(language_model: Any, x: Tensor, rules: PrefixRules, saving: bool = False) -> tuple[list, list]:
+def prefix_pass(
+    language_model: Any, x: Tensor, rules: PrefixRules, saving: Saving = Saving.NOTHING
+) -> tuple[list, list]:
     """Run the VLM's language model over the prefix and keep every layer's keys and values.
 
     The last layer's attention and feed-forward are skipped: nobody reads what they compute.
@@ -82,7 +89,6 @@ def prefix_pass(language_model: Any, x: Tensor, rules: PrefixRules, saving: bool
     Args:
         language_model: the host's Gemma with `layers` and `rotary_emb`.
         x: [B, S, D] prefix embeddings; rules: masks and positions as torch tensors.
-        saving: recompute layers in the backward pass (Stage 2 with a trained VLM).
 
     Returns:
         (k, v), each depth x [B, G, S, C].
@@ -102,8 +108,8 @@ def prefix_pass(language_model: Any, x: Tensor, rules: PrefixRules, saving: bool
             if last:
                 return x, k, v
             q = rotate(split_heads(attn.q_proj(h), 1, attn.head_dim), rotary)
-            out = weigh(masked_softmax(scores(q, k), mask), v)
-            return _feed_forward(layer, x + attn.o_proj(merge_heads(out)), None), k, v
+            out, _ = attend(q, Read(k, v, mask), keep=saving != Saving.WEIGHTS)
+            return _feed_forward(layer, x + attn.o_proj(merge_heads(out)), None, saving), k, v
 
         x, k, v = _run(run, saving, x)
         keys.append(k)
@@ -127,7 +133,7 @@ def expert_pass(
     suffix: Suffix,
     cache: PrefixCache,
     fusions: FusionStack | None = None,
-    saving: bool = False,
+    saving: Saving = Saving.NOTHING,
 ) -> Tensor:
     """Run the action expert on a prefix cache.
 
@@ -154,21 +160,19 @@ def expert_pass(
             q = rotate(split_heads(attn.q_proj(h), draws, attn.head_dim), rotary)
             k = rotate(split_heads(attn.k_proj(h), draws, attn.head_dim), rotary)
             v = split_heads(attn.v_proj(h), draws, attn.head_dim)
-            on_prefix, on_suffix = scores(q, prefix_k), scores(q, k)
-            mask = torch.cat([kept.expand_as(on_prefix), suffix_mask.expand_as(on_suffix)], -1)
-            weights = masked_softmax(torch.cat([on_prefix, on_suffix], -1), mask)
-            seen = prefix_k.shape[-2]
-            out = weigh(weights[..., :seen], prefix_v) + weigh(weights[..., seen:], v)
+            also = cache.spoken[:, None, None, None] if isinstance(fusion, HostFusion) else None
+            read = Read(prefix_k, prefix_v, kept), Read(k, v, suffix_mask)
+            out, heard = attend(q, *read, also=also, keep=saving != Saving.WEIGHTS)
 
             def project(out: Tensor) -> Tensor:
                 return attn.o_proj(merge_heads(out).to(attn.o_proj.weight.dtype))
 
             branch = project(out)
-            if isinstance(fusion, HostFusion):
-                branch = branch + fusion.instruction_branch(Logits(on_prefix, prefix_v), cache.spoken, project)
-            x = _feed_forward(layer, _residual(x, branch, gate), cond)
+            if isinstance(fusion, HostFusion) and heard is not None:
+                branch = branch + fusion.instruction_branch(heard, project)
+            x = _feed_forward(layer, _residual(x, branch, gate), cond, saving)
             if isinstance(fusion, InterleavedFusion):
-                x = fusion(x, rotary, prefix_k, prefix_v, readable)
+                x = fusion(x, rotary, prefix_k, prefix_v, readable, keep=saving != Saving.WEIGHTS)
             return x
 
         x = _run(run, saving, x)

@@ -16,17 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apt_plugin.backends.torch_fusion import (
-    FusionStack,
-    HostFusion,
-    InterleavedFusion,
-    Logits,
-    masked_softmax,
-    rotate,
-    scores,
-    weigh,
-)
-from apt_plugin.backends.torch_pi import PrefixCache, merge_heads, split_heads
+from apt_plugin.backends.torch_fusion import FusionStack, HostFusion, InterleavedFusion, Read, attend, rotate
+from apt_plugin.backends.torch_pi import PrefixCache, gated, merge_heads, split_heads
 from apt_plugin.language import PrefixRules
 
 WAVELENGTH = 10_000.0  # the host's own, whatever the VLM's config says
@@ -54,7 +45,7 @@ def _residual(branch: Tensor, x: Tensor) -> Tensor:
 
 
 def _feed_forward(layer: Any, x: Tensor) -> Tensor:
-    return _residual(layer.mlp(layer.post_attention_layernorm(x)), x)
+    return _residual(gated(layer.mlp, layer.post_attention_layernorm(x), keep=False), x)
 
 
 def _projected(layer: Any, x: Tensor, draws: int, width: int, *names: str) -> list[Tensor]:
@@ -82,8 +73,8 @@ def prefix_pass(text_model: Any, x: Tensor, rules: PrefixRules, width: int) -> t
         keys.append(k[:, 0])
         values.append(v[:, 0])
         if not last:
-            weights = masked_softmax(scores(_rotated(q[0], rotary).float(), k[:, 0].float()), mask)
-            x = _after(layer, x, merge_heads(weigh(weights, v[:, 0])))
+            out, _ = attend(_rotated(q[0], rotary).float(), Read(k[:, 0], v[:, 0], mask))
+            x = _after(layer, x, merge_heads(out))
     return keys, values
 
 
@@ -105,8 +96,8 @@ def with_state(text_model: Any, x: Tensor, reads: Tensor, cache: PrefixCache) ->
         keys.append(torch.cat([cache.k[index], _rotated(k, rotary)[:, 0]], 2))
         values.append(torch.cat([cache.v[index], v[:, 0]], 2))
         if not last:
-            weights = masked_softmax(scores(_rotated(q[0], rotary).float(), keys[-1].float()), mask)
-            x = _after(layer, x, merge_heads(weigh(weights, values[-1])))
+            out, _ = attend(_rotated(q[0], rotary).float(), Read(keys[-1], values[-1], mask))
+            x = _after(layer, x, merge_heads(out))
     return replace(
         cache,
         k=keys,
@@ -152,28 +143,24 @@ def expert_pass(
     readable = cache.kept | cache.spoken
     for index, layer in enumerate(expert.layers):
         attn, raw_k, raw_v = layer.self_attn, cache.k[depth[index]], cache.v[depth[index]]
+        fusion = None if fusions is None else fusions.at(index)
+        also = cache.spoken[:, None, None, None] if isinstance(fusion, HostFusion) else None
         if cross[index]:
             (q,) = _projected(layer, x, draws, width, "q_proj")
-            k, v = _cross(attn, attn.k_proj, raw_k), _cross(attn, attn.v_proj, raw_v)
-            on_prefix = scores(_rotated(q, from_zero).float(), k.float())
-            out = weigh(masked_softmax(on_prefix, kept), v)
+            q = _rotated(q, from_zero)
+            read = [Read(_cross(attn, attn.k_proj, raw_k), _cross(attn, attn.v_proj, raw_v), kept)]
         else:
             q, own_k, own_v = _projected(layer, x, draws, width, "q_proj", "k_proj", "v_proj")
-            q, own_k = _rotated(q, after_prefix).float(), _rotated(own_k, after_prefix).float()
-            k, v = raw_k, raw_v
-            on_prefix, on_suffix = scores(q, k.float()), scores(q, own_k)
-            mask = torch.cat([kept.expand_as(on_prefix), causal.expand_as(on_suffix)], -1)
-            weights = masked_softmax(torch.cat([on_prefix, on_suffix], -1), mask)
-            seen = k.shape[-2]
-            out = weigh(weights[..., :seen], v) + weigh(weights[..., seen:], own_v)
+            q, own_k = _rotated(q, after_prefix), _rotated(own_k, after_prefix)
+            read = [Read(raw_k, raw_v, kept), Read(own_k, own_v, causal)]
+        out, heard = attend(q.float(), *read, also=also)
 
         def project(out: Tensor, attn: Any = attn) -> Tensor:
             return attn.o_proj(merge_heads(out).to(attn.o_proj.weight.dtype))
 
         branch = project(out)
-        fusion = None if fusions is None else fusions.at(index)
-        if isinstance(fusion, HostFusion):
-            branch = branch + fusion.instruction_branch(Logits(on_prefix, v), cache.spoken, project)
+        if isinstance(fusion, HostFusion) and heard is not None:
+            branch = branch + fusion.instruction_branch(heard, project)
         x = _feed_forward(layer, _residual(branch, x))
         if isinstance(fusion, InterleavedFusion):
             x = fusion(x, after_prefix, raw_k, raw_v, readable)

@@ -134,8 +134,11 @@ def run_torch(
     if isinstance(module, torch_fusion.InterleavedFusion):
         out = module(x.flatten(0, 1), torch_rotary(case.position), k, v, mask)
     else:
-        logits = torch_fusion.Logits(torch_fusion.scores(q, k), v)
-        out = module.instruction_branch(logits, mask, lambda out: out.transpose(2, 3).flatten(3).flatten(0, 1) @ o)
+        _, heard = torch_fusion.attend(
+            q, torch_fusion.Read(k, v, mask[:, None, None, None]), also=mask[:, None, None, None]
+        )
+        assert heard is not None
+        out = module.instruction_branch(heard, lambda out: out.transpose(2, 3).flatten(3).flatten(0, 1) @ o)
     return out.unflatten(0, (B, case.draws))
 
 

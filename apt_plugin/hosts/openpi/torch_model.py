@@ -17,7 +17,7 @@ from torch import Tensor
 
 from apt_plugin import parts
 from apt_plugin.backends.torch_fusion import build_fusion
-from apt_plugin.backends.torch_pi import PrefixCache, Suffix, expert_pass, prefix_pass
+from apt_plugin.backends.torch_pi import PrefixCache, Saving, Suffix, expert_pass, prefix_pass
 from apt_plugin.errors import AptError
 from apt_plugin.fusion import fusion_sites
 from apt_plugin.hosts.openpi.prompt import require_marked
@@ -95,8 +95,9 @@ class AptPI0Pytorch(pi0_pytorch.PI0Pytorch):
             k, v = prefix_pass(vlm, x, rules, self._saving())
         return PrefixCache(k, v, rules.kept, instruction, rules.suffix_offset)
 
-    def _saving(self) -> bool:
-        return self.gradient_checkpointing_enabled and self.training and torch.is_grad_enabled()
+    def _saving(self) -> Saving:
+        on = self.gradient_checkpointing_enabled and self.training and torch.is_grad_enabled()
+        return Saving.LAYERS if on else Saving.NOTHING
 
     # -- the suffix ---------------------------------------------------------------------------------------
 

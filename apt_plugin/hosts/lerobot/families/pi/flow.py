@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from apt_plugin.backends.torch_pi import PrefixCache, Suffix, expert_pass, prefix_pass
+from apt_plugin.backends.torch_pi import PrefixCache, Saving, Suffix, expert_pass, prefix_pass
 from apt_plugin.hosts.lerobot.families.pi.absent import take_out
 from apt_plugin.hosts.lerobot.flow import AptFlow, ExpertShape, PromptBatch
 from apt_plugin.language import with_images
 
 
 def run_expert(
-    model: Any, embedded: tuple, x: Tensor, cache: PrefixCache, fusions: Any = None, saving: bool = False
+    model: Any, embedded: tuple, x: Tensor, cache: PrefixCache, fusions: Any = None, saving: Saving = Saving.NOTHING
 ) -> Tensor:
     """Predicted velocity of K draws per sample by a host's flow model, ours or a stock one.
 
@@ -67,8 +67,13 @@ class PiFlow(AptFlow):
         heads, width = attn.q_proj.out_features // attn.head_dim, expert.layers[0].mlp.up_proj.in_features
         return ExpertShape(len(expert.layers), width, heads, attn.head_dim, attn.q_proj.weight.dtype)
 
-    def _saving(self) -> bool:
-        return self.gradient_checkpointing_enabled and self.training and torch.is_grad_enabled()
+    def _saving(self) -> Saving:
+        if not (self.training and torch.is_grad_enabled()):
+            return Saving.NOTHING
+        if self.gradient_checkpointing_enabled:
+            return Saving.LAYERS
+        # Under a frozen VLM a step keeps less than the host's own anyway, and pays no FLOPs for it
+        return Saving.WEIGHTS if self.vlm_trains() else Saving.NOTHING
 
     def prefix(
         self, images: list[Tensor], img_masks: list[Tensor], prompt: PromptBatch, state: Tensor | None = None

@@ -16,6 +16,7 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
 
 from apt_plugin.backends.torch_bench import flops
+from apt_plugin.backends.torch_recompute import everything_kept
 from apt_plugin.bench.rows import Made
 from apt_plugin.bench.table import Row
 from apt_plugin.hosts.lerobot.families.prefix_bench import PrefixBench
@@ -145,7 +146,8 @@ class Bench(PrefixBench):
             x, time = self.noise(1)
             flow.velocity(prefix, x, time, state).square().mean().backward()
 
-        one = flops(expert)
+        with everything_kept():
+            one = flops(expert)
         policy.zero_grad(set_to_none=True)
         if vlm == "frozen":
             row.floor = row.draws * one + once
