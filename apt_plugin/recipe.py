@@ -108,6 +108,8 @@ class Recipe:
     # "slow" and the VLM's own rate multiply the host's learning rate. At a tenth of it a VLM learned too little from
     # 100 demonstrations: 33 of a hundred against 52 at half (both with guidance 1.5).
     vlm_lr_scale: float = 0.5
+    # Share of Stage 2's steps, the first ones, in which a VLM that trains is still frozen: gates and expert go first.
+    frozen_share: float = 0.0
     # "slow" 30, "freeze" 33 of a hundred, but frozen ones follow fewer trained instructions, 79 of a hundred
     # instead of 90.
     inherited: str = "train"
@@ -169,6 +171,8 @@ class Recipe:
         for name in ("vlm_lr_scale", "inherited_lr_scale", "fusion_lr_scale", "prior_loss"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise AptError(f"{name} is {getattr(self, name)}; write a number >= 0.")
+        if not 0 <= self.frozen_share < 1:
+            raise AptError(f"frozen_share is {self.frozen_share}; write a share of Stage 2's steps in [0, 1).")
         if not math.isfinite(self.guidance_scale):
             raise AptError(f"guidance_scale is {self.guidance_scale}; write a number (1 is the plain policy).")
 
@@ -237,7 +241,7 @@ def check_idle(recipe: Recipe) -> None:
     """
     chosen, plain = (flatten(dataclasses.asdict(each)) for each in (recipe, Recipe()))
     idle = [
-        ("vlm_lr_scale", recipe.vlm == "frozen", "vlm=full (or lora)"),
+        *((name, recipe.vlm == "frozen", "vlm=full (or lora)") for name in ("vlm_lr_scale", "frozen_share")),
         ("inherited_lr_scale", recipe.inherited != "slow", "inherited=slow"),
         ("cache_kind", not recipe.cache, "cache=<folder>"),
         ("cache_views", not recipe.cache, "cache=<folder>"),

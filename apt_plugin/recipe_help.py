@@ -27,6 +27,7 @@ SAYS = {
     "expert": "start the action expert from the base checkpoint, or anew",
     "vlm": "what Stage 2 does with the VLM; host: what your own command would train",
     "vlm_lr_scale": "learning rate of a trained VLM, over the host's",
+    "frozen_share": "share of Stage 2's steps, the first ones, in which a trained VLM is still frozen",
     "inherited": "what Stage 2 does with the layers that Stage 1 trained",
     "inherited_lr_scale": "their learning rate with inherited=slow, over the host's",
     "fusion_lr_scale": "learning rate of the new layers, over the host's",

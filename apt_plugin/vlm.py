@@ -54,6 +54,8 @@ def resolved(recipe: Recipe, host: Callable[[], Trained]) -> Recipe:
 def sentence(recipe: Recipe, own: Trained) -> str:
     """What was decided, and by what."""
     rate = f", at {recipe.vlm_lr_scale:g} of the expert's rate"
+    if recipe.frozen_share:
+        rate += f" after the first {recipe.frozen_share:.0%} of its steps"
     does = {
         "frozen": "keeps the VLM frozen",
         "lora": f"trains LoRA factors of the VLM{rate}",

@@ -43,10 +43,18 @@ class Warmup:
         if not self.vlm:
             raise warmup.nothing_trains(self.how)
 
+    def of_stage(
+        self, frozen: int, total: int, named: Iterable[tuple[str, nn.Parameter]], in_vlm: Callable[[str], bool]
+    ) -> None:
+        """For a stage of the recipe that keeps the VLM frozen for its first steps; 0: for none."""
+        if frozen:
+            self.frozen, self.total = frozen, total
+            self.finds(named, in_vlm)
+
     def before(self, step: int) -> None:
-        """Called before each step, with its number from 0."""
+        """Called before each step, with its number from 0. Nothing happens where nobody said what trains."""
         trains = step >= self.frozen
-        if self.vlm[0].requires_grad != trains:
+        if self.vlm and self.vlm[0].requires_grad != trains:
             for parameter in self.vlm:
                 parameter.requires_grad_(trains)
             logger.info(warmup.told(step, self.frozen, self.total))

@@ -87,7 +87,8 @@ def vlm_of(stage: str, recipe: Recipe) -> str:
     if how == "frozen":
         return "nothing trains"
     part = "LoRA factors train" if how == "lora" else "all parameters train"
-    return f"{part}, at {recipe.vlm_lr_scale:g} of the learning rate"
+    since = f" after the first {recipe.frozen_share:.0%} of the steps" if recipe.frozen_share else ""
+    return f"{part}{since}, at {recipe.vlm_lr_scale:g} of the learning rate"
 
 
 def instructions(texts: Iterable[Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""`--recipe warmup`: the host's own training with the VLM frozen for the first share of the steps, then trained.
+"""A warm-up: the VLM is frozen for the first share of the steps, then trained, under one schedule.
 
-An action expert that knows nothing yet should not train the VLM. Policy, optimizer, schedule and checkpoints are the
-host's. Which half a step belongs to is told by its number, so a resumed run goes on where it stopped.
+An action expert that knows nothing yet should not train the VLM. `--recipe warmup` is that in the host's own training:
+policy, optimizer, schedule and checkpoints are the host's. Stage 2 of the recipe does the same by `frozen_share`. Which
+half a step belongs to is told by its number, so a resumed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from apt_plugin.errors import AptError
+from apt_plugin.recipe import Recipe
 from apt_plugin.run import preflight
 from apt_plugin.run.preflight import Facts
 
@@ -31,6 +33,15 @@ def frozen_steps(share: float, total: int, flag: str) -> int:
     if total < 2:
         raise AptError(f"{flag} is {total}: too few for a warm-up and a rest. Write 2 or more.")
     return min(max(1, round(share * total)), total - 1)
+
+
+def in_stage(recipe: Recipe, vlm: str, total: int) -> int:
+    """How many steps of a stage the VLM is frozen for before it trains; 0 where it does not, or trains from the start.
+
+    Args:
+        vlm: frozen, lora or full, what the stage does with it; total: the stage's steps.
+    """
+    return 0 if vlm == "frozen" else min(round(recipe.frozen_share * total), total - 1)
 
 
 def look(gather: Callable[[], Facts], share: float) -> None:

@@ -28,7 +28,16 @@ def test_a_chosen_value_is_read_as_it_was_written(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["vlm_lr_scale", "inherited_lr_scale", "cache_kind", "cache_views", "prior.goal_at", "prior.goal_share"]
+    "name",
+    [
+        "vlm_lr_scale",
+        "frozen_share",
+        "inherited_lr_scale",
+        "cache_kind",
+        "cache_views",
+        "prior.goal_at",
+        "prior.goal_share",
+    ],
 )
 def test_a_value_that_nothing_would_read_is_refused(name):
     """It was recorded as if it had been applied."""

@@ -42,6 +42,7 @@ FIELDS = {
     "expert": Chosen("fresh", "the expert starts from other numbers than the checkpoint's"),
     "vlm": Chosen("full", "the VLM's parameters train in Stage 2", instead={"vlm": "frozen"}),
     "vlm_lr_scale": Chosen(0.2, "the VLM's learning rate", {"vlm": "full"}),
+    "frozen_share": Chosen(0.4, "the VLM trains from a later step on", {"vlm": "full"}),
     "inherited": Chosen("freeze", "inherited layers do not train in Stage 2"),
     "inherited_lr_scale": Chosen(0.3, "the inherited layers' learning rate", {"inherited": "slow"}),
     "fusion_lr_scale": Chosen(0.7, "the fusion layers' learning rate"),

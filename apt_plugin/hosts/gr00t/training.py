@@ -24,7 +24,7 @@ from apt_plugin.backends.torch_groot_groups import check_sharded_groups, paramet
 from apt_plugin.cache import Cache, check_stamp, request
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.gr00t import absent, cache, cache_build, cache_stamp, data, distributed, records, rules
+from apt_plugin.hosts.gr00t import absent, cache, cache_build, cache_stamp, data, distributed, records, rules, warmup
 from apt_plugin.hosts.gr00t.checkpoints import last_whole
 from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
 from apt_plugin.recipe import Recipe
@@ -160,6 +160,8 @@ class AptTrainer(Gr00tTrainer):
         super().__init__(*args, **kwargs)
         distributed.check_joined(self)
         self.add_callback(Steps())
+        model = _inner(self.model)
+        warmup.of_stage(self, model.apt_recipe, model.apt_stage)
 
     def create_optimizer(self) -> Any:
         if self.optimizer is None:

@@ -1,4 +1,4 @@
-"""`--recipe warmup` in Isaac GR00T's trainer, see `apt_plugin.run.warmup`."""
+"""A warm-up in Isaac GR00T's trainer, by `--recipe warmup` or in Stage 2; see `apt_plugin.run.warmup`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from apt_plugin.backends.torch_warmup import Warmup
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.gr00t import distributed
+from apt_plugin.recipe import Recipe
 from apt_plugin.run.replace import Replacements
+from apt_plugin.run.warmup import in_stage
+from apt_plugin.vlm import mode_of
 
 HOW = "--tune-llm or --tune-visual (in a config file: model.tune_llm)"
 _REPLACED = Replacements()
@@ -32,6 +35,32 @@ class Halves(TrainerCallback):
         self.warmup.before(state.global_step)
 
 
+def check_processes(flag: str, instead: str) -> None:
+    """
+    Raises:
+        AptError: several.
+    """
+    if torch_ranks.started() > 1:
+        raise AptError(
+            f"{flag} with several processes: DDP and ZeRO, as this host sets them up, settle before the first step "
+            f"what trains. Start one process, or {instead}."
+        )
+
+
+def of_stage(trainer: Any, recipe: Recipe, stage: int) -> None:
+    """Adds the warm-up of a stage of the recipe to its trainer; nothing where that has none.
+
+    Raises:
+        AptError: several processes.
+    """
+    total = trainer.args.max_steps
+    if frozen := in_stage(recipe, mode_of(recipe, stage), total):
+        check_processes(f"--apt.frozen_share {recipe.frozen_share:g}", "write --apt.frozen_share 0")
+        warmup = Warmup(recipe.frozen_share, "--max-steps", HOW)
+        warmup.of_stage(frozen, total, trainer.model.named_parameters(), in_vlm)
+        trainer.add_callback(Halves(warmup))
+
+
 def install(share: float) -> None:
     """For the life of this process.
 
@@ -39,12 +68,7 @@ def install(share: float) -> None:
         AptError: several processes.
     """
     HOSTS["gr00t"].require_training()
-    if torch_ranks.started() > 1:
-        raise AptError(
-            "--recipe warmup with several processes: DDP and ZeRO, as this host sets them up, settle before the first "
-            "step what trains. Start one process, or train twice: without --tune-llm and --tune-visual first, then "
-            "with them."
-        )
+    check_processes("--recipe warmup", "train twice: without --tune-llm and --tune-visual first, then with them")
 
     class WarmTrainer(Gr00tTrainer):
         def __init__(self, *args: Any, **kwargs: Any):

@@ -13,7 +13,7 @@ from apt_plugin import agreement, files, freeze, seal, stages
 from apt_plugin.backends import torch_absent, torch_params, torch_ranks
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
-from apt_plugin.hosts.lerobot import facts, goals, loading, preflight, renaming, training
+from apt_plugin.hosts.lerobot import facts, goals, loading, preflight, renaming, training, warmup
 from apt_plugin.hosts.lerobot.families import host_type
 from apt_plugin.hosts.lerobot.groups import vlm_digest
 from apt_plugin.hosts.lerobot.names import ADAPTER_CONFIG, CONFIG, WEIGHTS
@@ -39,6 +39,7 @@ def check_data(config: Any, dataset_meta: Any) -> None:
         if not training.installed():
             torch_ranks.keep_group()
             preflight.native(str(config.stage))
+            warmup.join(config)
     if dataset_meta is not None and config.recipe.cache and not training.installed():
         raise AptError(
             "recipe.cache needs the launcher, which takes the images out of the training script's data: apt-plugin run "

@@ -18,7 +18,7 @@ from lerobot.utils.constants import LAST_CHECKPOINT_LINK
 
 from apt_plugin import files
 from apt_plugin.backends import torch_ranks
-from apt_plugin.hosts.lerobot import cache, cards, checkpoints, goals, mixing, order, renaming, shards
+from apt_plugin.hosts.lerobot import cache, cards, checkpoints, goals, mixing, order, renaming, shards, warmup
 from apt_plugin.run.replace import Replacements
 from apt_plugin.stages import LIKELIHOOD
 
@@ -49,6 +49,7 @@ def install(around: Mapping[str, Callable[[Any], Any]] | None = None) -> None:
         "make_policy": renaming.policy,
         "make_pre_post_processors": lambda host: cache.checked(renaming.processors(host)),
         "EpisodeAwareSampler": order.exact_sampler,
+        **warmup.steps_of(lerobot_train, warmup.InStage()),
     }
     for name, wrap in wraps.items():
         _INSTALLED.wrap(lerobot_train, name, wrap)

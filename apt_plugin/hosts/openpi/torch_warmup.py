@@ -1,4 +1,4 @@
-"""`--recipe warmup` in openpi's PyTorch trainer, see `apt_plugin.run.warmup`."""
+"""A warm-up in openpi's PyTorch trainer, by `--recipe warmup` or in Stage 2; see `apt_plugin.run.warmup`."""
 
 from __future__ import annotations
 
@@ -51,17 +51,25 @@ class Warmup(torch_warmup.Warmup):
         return load_checkpoint
 
 
+def check_processes(flag: str, instead: str) -> None:
+    """
+    Raises:
+        AptError: more than may begin to train a part on the way.
+    """
+    if (count := torch_ranks.started()) >= STATIC:
+        raise AptError(
+            f"{flag} with {count} processes: from {STATIC} on, openpi's PyTorch trainer settles before the first step "
+            f"what trains. Start fewer, or {instead}."
+        )
+
+
 def install(script: Any, config: Any, share: float, replacements: Replacements) -> None:
     """Rebind the model's name and the loading of a checkpoint.
 
     Raises:
         AptError: too few steps; more processes than may begin to train a part on the way.
     """
-    if (count := torch_ranks.started()) >= STATIC:
-        raise AptError(
-            f"--recipe warmup with {count} processes: from {STATIC} on, openpi's PyTorch trainer settles before the "
-            "first step what trains. Start fewer, or train in JAX (scripts/train.py)."
-        )
+    check_processes("--recipe warmup", "train in JAX (scripts/train.py)")
     warmup = Warmup(share)
     warmup.begins(config.num_train_steps)
     replacements.wrap(pi0_pytorch, "PI0Pytorch", warmup.built)

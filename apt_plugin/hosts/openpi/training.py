@@ -20,7 +20,7 @@ from flax import nnx
 
 from apt_plugin import stages
 from apt_plugin.backends import jax_fusion
-from apt_plugin.hosts.openpi import order
+from apt_plugin.hosts.openpi import order, warmup
 from apt_plugin.hosts.openpi.loading import check_params
 from apt_plugin.hosts.openpi.mark import marked, unmarked_state
 from apt_plugin.hosts.openpi.records import Run, vlm_digest
@@ -50,7 +50,8 @@ def install(script: Any, run: Run) -> None:
     order.install(run.config, REPLACED)
     if run.cached is not None:
         run.cached.install(REPLACED)
-    REPLACED.wrap(script, "train_step", _step)
+    frozen = warmup.in_stage(run.config)
+    REPLACED.wrap(script, "train_step", lambda host: _step(warmup.held(host, frozen) if frozen else host))
     REPLACED.wrap(script, "init_train_state", lambda host: _start(host, run))
     REPLACED.wrap(
         script, "common_utils", lambda host: types.SimpleNamespace(stack_forest=_stacked(host.stack_forest, run))

@@ -1,4 +1,4 @@
-"""`--recipe warmup` in openpi's JAX trainer, see `apt_plugin.run.warmup`.
+"""A warm-up in openpi's JAX trainer, by `--recipe warmup` or in Stage 2; see `apt_plugin.run.warmup`.
 
 One compiled step serves both halves: it computes the VLM's gradients in either, and throws them away in the first. So a
 step of the warm-up costs what any step of the training costs.
@@ -36,6 +36,15 @@ def check(config: Any, torch: bool) -> None:
     check_model(config.model)
     if trained_by(config.model, config.freeze_filter, torch).mode == "frozen":
         raise warmup.nothing_trains(HOW)
+
+
+def in_stage(config: Any) -> int:
+    """How many steps of a stage's derived config the VLM is frozen for before it trains."""
+    total = config.num_train_steps
+    frozen = warmup.in_stage(config.model.apt_recipe, config.model.vlm_mode, total)
+    for step in (0, frozen) if frozen else ():
+        logger.info(warmup.told(step, frozen, total))
+    return frozen
 
 
 def install(script: Any, config: Any, share: float, replacements: Replacements) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from tests.hosts.gr00t import needs  # noqa: F401  # isort: skip
 
 import dataclasses
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
 from apt_plugin import files
-from apt_plugin.backends.torch_groot_groups import parameter_groups, part_of
+from apt_plugin.backends.torch_groot_groups import in_vlm, parameter_groups, part_of
 from apt_plugin.errors import AptError
-from apt_plugin.hosts.gr00t import cache_stamp, prove, records, training
+from apt_plugin.hosts.gr00t import cache_stamp, prove, records, training, warmup
 from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
 from apt_plugin.recipe import Recipe, from_flat
 from tests.hosts.fields import FIELDS
@@ -94,6 +95,19 @@ def rates(where, recipe, _set_up):
     owner, found = {id(p): n for n, p in named.items()}, {}
     for group in parameter_groups(named, recipe, 2, 1.0, set()):
         found |= {part_of(owner[id(parameter)]): group["lr"] for parameter in group["params"]}
+    return found
+
+
+def still(where, recipe, _set_up):
+    """In which of eight steps the VLM is frozen."""
+    model, added = converted(where, recipe), []
+    of = types.SimpleNamespace(args=types.SimpleNamespace(max_steps=8), model=model, add_callback=added.append)
+    warmup.of_stage(of, recipe, 2)
+    found = []
+    for step in range(8):
+        for callback in added:
+            callback.on_step_begin(None, types.SimpleNamespace(global_step=step), None)
+        found.append(not any(p.requires_grad for n, p in model.named_parameters() if in_vlm(n)))
     return found
 
 
@@ -185,9 +199,9 @@ def views(where, recipe, set_up):
 
 EFFECTS = {
     "prefix": image_features, "drop_instruction": prefix_length, "noise_draws": draws, "expert": first_numbers,
-    "vlm": trained, "vlm_lr_scale": rates, "inherited": trained, "inherited_lr_scale": rates, "fusion_lr_scale": rates,
-    "prior_loss": losses, "freeze": trained, "fusion.kind": added, "fusion.every": added, "fusion.gate": added,
-    "fusion.feed_forward": added, "fusion.taps": taps, "mix.root": mixed, "mix.share": mixed, "norm_stats": statistics,
+    "vlm": trained, "vlm_lr_scale": rates, "frozen_share": still, "inherited": trained, "inherited_lr_scale": rates,
+    "fusion_lr_scale": rates, "prior_loss": losses, "freeze": trained, "fusion.kind": added, "fusion.every": added,
+    "fusion.gate": added, "fusion.feed_forward": added, "fusion.taps": taps, "mix.root": mixed, "mix.share": mixed, "norm_stats": statistics,
     "cache": cached, "cache_views": views, "guidance_scale": acted, "gap_every": losses,
 }  # fmt: skip
 

@@ -26,20 +26,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SCRIPT = "gr00t/experiment/launch_finetune.py"
 
 
-def launched(word, where, out, *more):
+def launched(word, where, out, *more, recipe="warmup"):
     command = [
         sys.executable, "-m", "apt_plugin", word, SCRIPT, "--base-model-path", "base2", "--dataset-path", "data",
         "--embodiment-tag", tiny.TAG, "--output-dir", str(out), "--max-steps", "4", "--save-steps", "1",
         "--global-batch-size", "4", "--dataloader-num-workers", "0", "--num-shards-per-epoch", "10",
-        "--episode-sampling-rate", "1.0", "--recipe", "warmup", "--apt.frozen_share", "0.5", *more,
+        "--episode-sampling-rate", "1.0", "--recipe", recipe, "--apt.frozen_share", "0.5", *more,
     ]  # fmt: skip
     done = processes.run(command, cwd=where, env=tiny.environment())
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
-def train(where, out, *more):
-    told = launched("run", where, out, *more).stderr
+def train(where, out, *more, recipe="warmup"):
+    told = launched("run", where, out, *more, recipe=recipe).stderr
     return re.findall(r"APT: step (\d) of 4: the VLM (is frozen for the first 2|trains from here on)", told)
 
 
@@ -76,6 +76,17 @@ def test_the_vlm_is_still_then_trains_also_in_a_resumed_run(where, tmp_path):
     assert told == [("1", "is frozen for the first 2"), ("2", "trains from here on")]
     again = [weights(out / f"checkpoint-{step}") for step in (1, 2, 3)]
     assert [moved(a, b) for a, b in itertools.pairwise(again)] == [(False, True), (True, True)]
+
+
+def test_stage_2_keeps_the_vlm_still_for_its_share_of_the_steps(where, tmp_path):
+    out = tmp_path / "out"
+    quick = ("--apt.noise_draws", "1", "--apt.listen", "0", "--apt.prove", "false", "--apt.gap_every", "0")
+    steps = ("--apt.stage1.max-steps", "1", "--apt.stage2.max-steps", "4", "--save-total-limit", "9")
+    told = train(where, out, "--tune-llm", *quick, *steps, recipe="apt")
+    assert told == [("0", "is frozen for the first 2"), ("2", "trains from here on")]
+    found = [weights(out / "stage2" / f"checkpoint-{step}") for step in (1, 2, 3, 4)]
+    first = {**found[0], **weights(out / "stage1/checkpoint-1")}
+    assert [moved(a, b)[0] for a, b in itertools.pairwise([first, *found])] == [False, False, True, True]
 
 
 def test_what_cannot_warm_up_is_refused(where, monkeypatch):

@@ -196,6 +196,7 @@ ELSEWHERE = {
     "prior.goal": ("test_goal", "test_each_frame_is_told_the_state_at_the_end"),
     "prior.goal_at": ("test_goal", "test_each_frame_is_told_the_state_at_the_end"),
     "prior.goal_share": ("test_goal", "test_a_share_of_the_samples_is_told"),
+    "frozen_share": ("test_warmup", "test_stage_2_keeps_the_vlm_still_for_its_share_of_the_steps"),
     "cache": ("test_cache", "test_both_stages_from_a_cache_equal_training_without"),
     "cache_kind": ("test_cache", "test_both_stages_from_a_cache_equal_training_without"),
     "cache_views": ("test_cache", "test_augmented_views_are_stored_and_drawn_from"),

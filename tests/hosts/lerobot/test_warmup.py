@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -105,6 +106,32 @@ def test_a_resumed_run_knows_in_which_half_it_is(base: Path, data: dict[str, Pat
     before, frozen, after = (weights(resumed[step] / "pretrained_model") for step in (2, 3, 4))
     assert moved(before, frozen) == (False, True)
     assert moved(frozen, after) == (True, True)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_stage_2_keeps_the_vlm_still_for_its_share_of_the_steps(
+    trained: Path, data: dict[str, Path], tok: str, tmp_path: Path, native: bool
+) -> None:
+    """Under the launcher and in the host's own command; a resumed run knows where it is."""
+    prior, out = trained / "last" / "pretrained_model", tmp_path / "run"
+    line = datasets.stage2(data["labelled"], prior, tok, out, steps=4, save_freq=1)
+    recipe = ["--policy.recipe.vlm=full", "--policy.recipe.frozen_share=0.5"]
+    datasets.lerobot_train(*line, *recipe, native=native)
+    warmup.uninstall()
+    saved = out / "checkpoints"
+    states = [weights(saved / f"{step:06d}" / "pretrained_model") for step in (1, 2, 3, 4)]
+    start = {**states[0], **weights(prior)}
+    halves = [moved(a, b) for a, b in itertools.pairwise([start, *states])]
+    assert [vlm for vlm, _ in halves] == [False, False, True, True]
+    for step in (2, 3, 4):
+        shutil.rmtree(saved / f"{step:06d}")
+    (saved / "last").unlink()
+    (saved / "last").symlink_to("000001")
+    config = saved / "000001/pretrained_model/train_config.json"
+    datasets.lerobot_train(f"--config_path={config}", "--resume=true", native=native)
+    for step, before in zip((2, 3, 4), states[1:], strict=True):
+        assert weights(saved / f"{step:06d}" / "pretrained_model").keys() == before.keys()
+        assert moved(before, weights(saved / f"{step:06d}" / "pretrained_model")) == (False, False)
 
 
 def test_a_command_that_trains_nothing_of_the_vlm_is_refused(base: Path, data: dict[str, Path], tmp_path: Path) -> None:

@@ -118,18 +118,18 @@ def test_the_action_expert_takes_the_steps_of_a_frozen_vlm(script, states):
         np.testing.assert_allclose(warmed[name], frozen[name], atol=1e-7, err_msg=name)
 
 
-def launched(root: Path, word: str, script: str, *flags: str):
-    command = [sys.executable, "-m", "apt_plugin", word, str(SCRIPTS / script), "tiny_pi0", "--recipe", "warmup"]
+def launched(root: Path, word: str, script: str, *flags: str, recipe: str = "warmup"):
+    command = [sys.executable, "-m", "apt_plugin", word, str(SCRIPTS / script), "tiny_pi0", "--recipe", recipe]
     command += ["--save-interval=1", "--keep-period=1", *flags]
     done = processes.run(command, cwd=root, env=environment(root))
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
-def run(root: Path, script: str, *flags: str):
+def run(root: Path, script: str, *flags: str, recipe: str = "warmup"):
     told = re.findall(
         r"APT: step (\d) of \d: the VLM (is frozen for the first \d|trains from here on)\.",
-        launched(root, "run", script, *flags).stderr,
+        launched(root, "run", script, *flags, recipe=recipe).stderr,
     )
     return root / "checkpoints/tiny_pi0/e1", told
 
@@ -177,6 +177,23 @@ def test_the_launcher_in_pytorch_and_a_resumed_run(tmp_path):
     assert moved(weights[1], again[1], in_torch_vlm) == (False, False)
     assert moved(again[1], again[2], in_torch_vlm) == (False, True)
     assert moved(again[2], again[3], in_torch_vlm) == (True, True)
+
+
+@pytest.mark.parametrize("script", ["train.py", "train_pytorch.py"])
+def test_stage_2_keeps_the_vlm_still_for_its_share_of_the_steps(tmp_path, script):
+    """Checkpoint 1 is behind two steps in JAX and behind one in PyTorch, whose numbers begin at 1."""
+    flags = ("--apt.frozen_share=0.5", "--apt.stage1.num-train-steps=1", "--apt.stage2.num-train-steps=4")
+    quick = ("--num-train-steps=5", "--apt.noise_draws=1", "--apt.listen=0", "--apt.prove=false", "--apt.gap_every=0")
+    _, told = run(tmp_path, script, *flags, *quick, recipe="apt")
+    assert ("0", "is frozen for the first 2") in told
+    folder = tmp_path / "checkpoints/tiny_pi0_apt2/e1"
+    if script == "train.py":
+        found, vlm = [weights(folder, step) for step in (1, 2, 3)], in_vlm
+        start = weights(tmp_path / "checkpoints/tiny_pi0_apt1/e1", 0)
+    else:
+        found, vlm = [load_file(folder / str(step) / "model.safetensors") for step in (2, 3, 4)], in_torch_vlm
+        start = load_file(tmp_path / "checkpoints/tiny_pi0_apt1/e1/1/model.safetensors")
+    assert [moved(a, b, vlm)[0] for a, b in itertools.pairwise([{**found[0], **start}, *found])] == [False, True, True]
 
 
 def test_what_trains_nothing_of_the_vlm_or_has_no_expert_is_refused():
