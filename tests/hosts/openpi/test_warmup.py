@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import pytest
 import torch
-from openpi.models import model as _model
 from openpi.training import optimizer, sharding
 from safetensors.torch import load_file
 
@@ -154,7 +153,7 @@ def test_the_launcher_in_jax_and_a_resumed_run(tmp_path):
 
 
 def weights(folder: Path, step: int) -> dict:
-    return loading.flat(_model.restore_params(folder / str(step) / "params"))
+    return loading.flat(loading.read_params(folder / str(step) / "params"))
 
 
 def saved(folder: Path) -> list[tuple[bool, bool]]:
