@@ -201,8 +201,8 @@ EFFECTS = {
     "prefix": image_features, "drop_instruction": prefix_length, "noise_draws": draws, "expert": first_numbers,
     "vlm": trained, "vlm_lr_scale": rates, "frozen_share": still, "inherited": trained, "inherited_lr_scale": rates,
     "fusion_lr_scale": rates, "prior_loss": losses, "freeze": trained, "fusion.kind": added, "fusion.every": added,
-    "fusion.gate": added, "fusion.feed_forward": added, "fusion.taps": taps, "mix.root": mixed, "mix.share": mixed, "norm_stats": statistics,
-    "cache": cached, "cache_views": views, "guidance_scale": acted, "gap_every": losses,
+    "fusion.gate": added, "fusion.feed_forward": added, "fusion.taps": taps, "mix.root": mixed, "mix.share": mixed,
+    "norm_stats": statistics, "cache": cached, "cache_views": views, "guidance_scale": acted, "gap_every": losses,
 }  # fmt: skip
 
 
