@@ -4,14 +4,15 @@ Flags of ours:
     --recipe apt                    name the recipe; without it the host's command runs untouched. A program that acts
                                     (a server, an evaluation) needs none for --apt.guidance_scale S
     --recipe warmup                 the host's own training with the VLM frozen for the first steps, then trained
-    --apt.frozen_share 0.3          their share, of --recipe warmup
+    --apt.frozen_share 0.3          their share; with --recipe apt that of Stage 2's steps, 0 where it is left out
     --apt.stage 1|2|both            which stages (both)
     --apt.config NAME|FILE          a recipe that comes with the plugin (pi05), or a YAML file; flags override it
     --apt.preset default|paper|release|listening
     --apt.prove true|false          run the contracts on Stage 1's result before Stage 2 (true)
     --apt.listen FRAMES             after Stage 2, ask on so many frames whether the policy listens (32; 0: do not)
     --apt.untested                  train on a version of the host that nobody tested; the checkpoint's record says so
-    --apt.stage1.share 0.1          Stage 1's share of the host's own number of steps; Stage 2 gets the rest
+    --apt.stage1.share 0            Stage 1's share of the host's own number of steps (0: a single one); Stage 2 has
+                                    the rest. 0.1 where something is asked of Stage 1: flags of its own, a cache, a goal
     --apt.stage1.<host flag> V      a flag of the host for Stage 1 only: its own data, steps, batch size, ...
     --apt.stage2.<host flag> V      the same for Stage 2
     --apt.cache DIR                 compute the frozen VLM's features once, then train from them (see cache --help)
@@ -164,13 +165,21 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]], host: str) -> 
 def _share(values: dict[str, Any], stage: str) -> float:
     """Taken out of the values: the one flag behind `stage1.` that is ours."""
     if (written := values.pop("stage1.share", None)) is None:
-        return budget.PRESET_SHARES.get(str(values.get("preset")), budget.SHARE)
+        asked = any(name == "cache" or name.startswith(("stage1.", "prior.")) for name in values)
+        return budget.PRESET_SHARES.get(str(values.get("preset")), budget.ASKED if asked else budget.SHARE)
     if stage != "both":
         raise AptError(
             f"{budget.FLAG} divides the host's steps between two stages, and --apt.stage is {stage}: its steps are the "
             f"host's own. Drop {budget.FLAG}, or write --apt.stage both."
         )
-    return between(budget.FLAG, written, "0.1")
+    return 0.0 if _is_zero(written) else between(budget.FLAG, written, "0.1")
+
+
+def _is_zero(written: Any) -> bool:
+    try:
+        return float(written) == 0
+    except (TypeError, ValueError):
+        return False
 
 
 def between(flag: str, written: Any, such_as: str, of: str = "the steps") -> float:

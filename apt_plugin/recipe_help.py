@@ -54,9 +54,9 @@ SAYS = {
 # What the comparison of examples/compare found of the published variants; said when one is named.
 PRESETS_FOUND = {
     "paper": "preset paper followed 10 of a hundred unseen instructions in our comparison, where the host's own "
-    "training followed 64 and the default recipe 68 (small models; see examples/compare/findings.md).",
+    "training followed 64 and the default recipe 70 (small models; see examples/compare/findings.md).",
     "release": "preset release followed 32 of a hundred unseen instructions in our comparison, where the host's own "
-    "training followed 64 and the default recipe 68 (small models; see examples/compare/findings.md).",
+    "training followed 64 and the default recipe 70 (small models; see examples/compare/findings.md).",
 }
 
 

@@ -17,6 +17,9 @@ from apt_plugin.stages import LIKELIHOOD
 
 logger = logging.getLogger(__name__)
 
+# What the comparison of examples/compare found (setting random, arms gated_one_stage and stock_frozen).
+FROZEN_FOUND = " (in our comparison that followed 54 of a hundred unseen instructions, the host's own training then 62)"
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -57,7 +60,7 @@ def sentence(recipe: Recipe, own: Trained) -> str:
     if recipe.frozen_share:
         rate += f" after the first {recipe.frozen_share:.0%} of its steps"
     does = {
-        "frozen": "keeps the VLM frozen",
+        "frozen": f"keeps the VLM frozen{FROZEN_FOUND}",
         "lora": f"trains LoRA factors of the VLM{rate}",
         "full": f"trains the VLM{rate}" + (f", but for {', '.join(own.still[:3])}" if own.still else ""),
     }[own.mode]

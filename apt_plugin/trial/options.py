@@ -9,7 +9,7 @@ What is tried:
                                     expert-only  the VLM frozen throughout
                                     warm-up      the VLM frozen at first, then trained
                                     gated        language through gates, without a first stage
-                                    two-stage    the whole recipe, with its default first stage
+                                    two-stage    the whole recipe, a tenth of the steps in its first stage
                                     (all that fit your command)
     --apt.<field> V                 passed on to the ways that are ours, such as --apt.noise_draws 8
 How much:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from apt_plugin.errors import AptError
 from apt_plugin.launch import WARMUP, split
+from apt_plugin.run import budget
 
 if TYPE_CHECKING:
     from apt_plugin.hosts.adapter import Adapter
@@ -50,8 +51,15 @@ class Way:
             fits = [(name, value) for name, value in given if name.replace("-", "_") in (*BOTH, *OWN_TO_WARMUP)]
         else:
             fits = [(name, value) for name, value in given if name.replace("-", "_") not in OWN_TO_WARMUP]
-        stage1 = [f"--apt.stage1.{pilot.steps_flag}=1"] if self.one_stage else []
+        stage1 = self._stage1(pilot, {name.replace("-", "_") for name, _ in given})
         return ["--recipe", self.recipe, *(f"--apt.{name}={value}" for name, value in fits), *stage1]
+
+    def _stage1(self, pilot: Pilot, given: set[str]) -> list[str]:
+        """How long the first stage of the recipe is, where the user did not say."""
+        if self.one_stage:
+            return [f"--apt.stage1.{pilot.steps_flag}=1"]
+        own = {"stage1.share", f"stage1.{pilot.steps_flag.replace('-', '_')}"} & given
+        return [] if own or self.recipe == WARMUP else [f"{budget.FLAG}={budget.ASKED}"]
 
     def short_flags(self, pilot: Pilot, given: Given, cache: Path | None = None) -> list[str]:
         """The same for a short run.

@@ -76,13 +76,19 @@ def test_one_stage_alone_has_the_whole_command():
 
 @pytest.mark.parametrize(
     ("flags", "share"),
-    [([], 0.1), (["--apt.stage1.share=0.3"], 0.3), (["--apt.preset=paper"], 0.5), (["--apt.preset=release"], 0.5),
+    [([], 0.0), (["--apt.stage1.share=0.3"], 0.3), (["--apt.stage1.share=0"], 0.0), (["--apt.cache=features"], 0.1),
+     (["--apt.prior.goal=state"], 0.1), (["--apt.preset=paper"], 0.5), (["--apt.preset=release"], 0.5),
      (["--apt.preset=paper", "--apt.stage1.share", "0.2"], 0.2)],
 )  # fmt: skip
 def test_the_share_is_ours_and_no_flag_of_the_host(flags, share):
     request = split([*RUN, *flags])
     assert request.share == share
     assert request.stage_flags == {"1": {}, "2": {}}
+
+
+def test_by_default_stage_1_is_a_single_step_and_data_of_its_own_ask_for_more():
+    assert made(1000, share=split(RUN).share).steps == {"1": 1, "2": 999}
+    assert split([*RUN, "--apt.stage1.dataset.repo_id=me/play"]).share == 0.1
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,11 @@ def test_each_way_takes_of_our_flags_what_is_its_own() -> None:
     assert EXPERT.host_flags(PILOT) == {"policy.expert": "true"}
     assert WARM.our_flags(PILOT, given) == ["--recipe", "warmup", "--apt.frozen_share=0.2", "--apt.untested=true"]
     two = ["--recipe", "apt", "--apt.noise_draws=4", "--apt.untested=true"]
-    assert TWO.our_flags(PILOT, given) == two
+    assert TWO.our_flags(PILOT, given) == [*two, "--apt.stage1.share=0.1"]
+    assert TWO.our_flags(PILOT, [("stage1.steps", "7")]) == ["--recipe", "apt", "--apt.stage1.steps=7"]
     assert GATED.our_flags(PILOT, given) == [*two, "--apt.stage1.steps=1"]
-    assert TWO.short_flags(PILOT, []) == ["--recipe", "apt", "--apt.prove=false", "--apt.listen=0"]
+    looked = ["--apt.prove=false", "--apt.listen=0"]
+    assert TWO.short_flags(PILOT, []) == ["--recipe", "apt", "--apt.stage1.share=0.1", *looked]
 
 
 def fitting(trains: str, names: Sequence[str] = (), **unsupported: str) -> Any:

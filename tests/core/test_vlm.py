@@ -28,6 +28,7 @@ def test_the_hosts_command_decides_and_the_log_says_by_what(mode, caplog):
         out = resolved(from_flat({"freeze": "[mine]"}), lambda: Trained(mode, "--its.switch", ("images",)))
     assert (out.vlm, out.freeze) == (mode, ["mine", "images"])
     assert "--its.switch" in caplog.text
+    assert ("followed 54 of a hundred" in caplog.text) == (mode == "frozen")
     assert resolved(out, never) is out
 
 

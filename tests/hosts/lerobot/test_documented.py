@@ -178,11 +178,11 @@ def test_the_front_pages_run_is_the_default_recipe(reader: Reader) -> None:
     """`--steps` is the total, the VLM trains as by the host's own command, and the rates follow each stage."""
     first, second = (reader.home / f"outputs/mine/stage{stage}/checkpoints/last/pretrained_model" for stage in (1, 2))
     one, two = read_record(first), read_record(second)
-    assert (one.steps, two.steps) == (1, 3)  # of 2000 and 18000
+    assert (one.steps, two.steps) == (1, 3)  # of 1 and 19999
     assert (one.recipe.vlm, two.recipe.vlm) == ("full", "full")
     assert one.vlm == one.vlm_start == two.vlm_start != two.vlm
     told = [json.loads((folder / "config.json").read_text()) for folder in (first, second)]
-    assert [config["scheduler_decay_steps"] for config in told] == [3000, 27000]
+    assert [config["scheduler_decay_steps"] for config in told] == [2, 29998]
     # The same command goes on where it stopped: at the end. Its steps are what the shortened run took.
     command = next(c.text for c in PAGES["README.md"] if "apt-plugin run" in c.text)
     status, log = reader.run([*shlex.split(command.replace("--steps=20000", "--steps=4")), "--resume=true"])

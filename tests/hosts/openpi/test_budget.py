@@ -30,12 +30,12 @@ def test_the_configs_steps_are_the_total_of_both_stages(tmp_path, monkeypatch):
     line = [str(TRAIN), "tiny_pi05", "--exp-name=e", "--num-train-steps=30000", "--recipe", "apt"]
     line += ["--lr-schedule.warmup-steps=10000", "--lr-schedule.decay-steps=1000000"]
     run = OpenpiAdapter().stages(split([*line, "--apt.stage2.lr-schedule.warmup_steps=7"]))
-    assert run.budget.steps == {"1": 3000, "2": 27000}
+    assert run.budget.steps == {"1": 1, "2": 29999}
     given = [Flags.read(run.flags(stage), switches=True) for stage in ("1", "2")]
     names = ("num-train-steps", "lr-schedule.warmup-steps", "lr-schedule.decay-steps")
     told = [[flags.get(name) for name in names] for flags in given]
-    assert told == [["3000", "1000", "100000"], ["27000", "7", "900000"]]
-    assert run.plan["stages"]["2"]["steps"] == 27000
+    assert told == [["1", "1", "33"], ["29999", "7", "999967"]]
+    assert run.plan["stages"]["2"]["steps"] == 29999
     assert run.recipe.vlm == "full"
 
 

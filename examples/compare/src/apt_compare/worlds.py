@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from apt_compare import marked
-from apt_compare.kinds import verdict
 from apt_compare.plan import Configs
 from apt_compare.stats import Counts, Estimate, difference, rank_correlation, rate
 
 SCORED = ("task", "combination", "object", "environment", "wording")  # `position` is `seen` again, `chained` 0 to 2 %
 FEWEST = 8  # runs below which nothing is said of what goes with success
-RIVALS = ("stock_frozen", "warmup")  # one stage, no gates
+RIVALS = ("stock_full", "stock_frozen", "warmup")  # one stage, no gates
 BEGIN, END = "<!-- worlds: written by `apt-compare worlds` -->", "<!-- end of worlds -->"
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]  # arm, with its guidance -> world -> run
 
@@ -42,7 +41,8 @@ def with_tables(page: str, found: Sequence[Mapping[str, Any]], configs: Configs)
     lines: list[str] = []
     for name in configs.settings:
         runs = by_arm([each for each in found if each["setting"] == name])
-        lines += [*table(runs), "", *(f"* {said}" for said in sentences(runs)), ""] if runs else []
+        said = [line for told in sentences(runs) for line in (told, "")]
+        lines += [f"`{name}`. {configs.settings[name].says}", "", *table(runs), "", *said] if runs else []
     return marked.renewed(page, (BEGIN, END), lines)
 
 
@@ -72,20 +72,20 @@ def counts(runs: Mapping[int, Mapping[str, Any]], splits: Sequence[str] = SCORED
 
 
 def table(runs: Runs) -> list[str]:
-    """Markdown: success in %, how often a `task` ended at the usual target, and what is left of the VLM's pointing and
-    naming."""
+    """Markdown: success in %, how often a `task` ended at the usual target, the five against each rival, and
+    what is left of the VLM's pointing and naming."""
     head = ["arm", "worlds", "seen", "task (95 %)", "to the usual", *SCORED[1:]]
-    head += ["five (95 %)", "pointing", "naming"]
+    rivals = [rival for rival in RIVALS if rival in runs]
+    head += ["five (95 %)", *(f"minus `{rival}`" for rival in rivals), "pointing", "naming"]
     out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     ranked = sorted(runs, key=lambda arm: -sum(map(score, runs[arm].values())) / len(runs[arm]))
     for arm in ranked:
         each = runs[arm]
         cells = [_shown(rate(counts(each, [name])), split=name) for name in ("seen", *SCORED)]
         cells.insert(2, _habit(list(each.values())))
-        kept = [_mean([run["retention"][-1][column] for run in each.values()]) for column in (1, 2)]
-        out.append(
-            f"| `{arm}` | {len(each)} | {' | '.join(cells)} | {_shown(rate(counts(each)))} | {' | '.join(kept)} |"
-        )
+        cells += [_shown(rate(counts(each))), *(_against(arm, runs, rival) for rival in rivals)]
+        cells += [_mean([run["retention"][-1][column] for run in each.values()]) for column in (1, 2)]
+        out.append(f"| `{arm}` | {len(each)} | {' | '.join(cells)} |")
     return out
 
 
@@ -98,24 +98,24 @@ def _habit(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sentences(runs: Runs) -> list[str]:
-    """Each arm against the one-stage rivals, on `task` and on the five; what goes with success."""
-    out = []
-    for arm, each in runs.items():
-        for rival in RIVALS:
-            if arm.partition(" @")[0] in RIVALS or rival not in runs:
-                continue
-            found = [difference(counts(each, on), counts(runs[rival], on)) for on in (["task"], SCORED)]
-            told = [
-                f"{_points(made)} on {what}" for made, what in zip(found, ("task", "the five"), strict=True) if made
-            ]
-            out.append(f"{arm} against {rival}: {', '.join(told)}.")
+    """What goes with success."""
     every = [run for arm, each in runs.items() if " @" not in arm for run in each.values()]
     every = [run for run in every if len(run["retention"]) > 1]  # of a frozen VLM nothing was lost
-    if len(every) >= FEWEST:
-        value, low, high = rank_correlation([(run["retention"][-1][1], score(run)) for run in every])
-        what = f"Pointing kept and success, {len(every)} runs that train the VLM"
-        out.append(f"{what}: rank correlation {value:.2f} ({low:.2f} to {high:.2f}).")
-    return out
+    if len(every) < FEWEST:
+        return []
+    value, low, high = rank_correlation([(run["retention"][-1][1], score(run)) for run in every])
+    what = f"Pointing kept and success, {len(every)} runs that train the VLM"
+    return [f"{what}: rank correlation {value:.2f} ({low:.2f} to {high:.2f})."]
+
+
+def _against(arm: str, runs: Runs, rival: str) -> str:
+    """The difference on the five, over the worlds that both have."""
+    made = difference(counts(runs[arm]), counts(runs[rival])) if arm != rival else None
+    if made is None:
+        return ""
+    if made.seeds < 2:
+        return f"{100 * made.value:+.0f}"
+    return f"{100 * made.value:+.0f} ({100 * made.low:+.0f} to {100 * made.high:+.0f})"
 
 
 def _shown(made: Estimate | None, split: str = "") -> str:
@@ -125,13 +125,6 @@ def _shown(made: Estimate | None, split: str = "") -> str:
     if split not in ("", "task") or made.seeds < 2:
         return value
     return f"{value} ({100 * made.low:.0f} to {100 * made.high:.0f})"
-
-
-def _points(made: Estimate) -> str:
-    if made.seeds < 2:
-        return f"{100 * made.value:+.0f} (1 world)"
-    told = f"{100 * made.value:+.0f} ({100 * made.low:+.0f} to {100 * made.high:+.0f}, {made.seeds} worlds)"
-    return f"{told}, {verdict(made)},"
 
 
 def _mean(values: Sequence[float]) -> str:
