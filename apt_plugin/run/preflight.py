@@ -195,6 +195,7 @@ def _schedule(facts: Facts) -> Iterator[tuple[Level, str]]:
         return
     if steps < 1:
         yield _error(f"{facts.flag('steps')} is {steps}: nothing would be trained.")
+    if steps <= 1:  # a single step, Stage 1's default, has no schedule to speak of
         return
     if warmup is not None and warmup >= steps:
         ends = f"at {100 * steps // warmup} % of the learning rate" if warmup > steps else "which only raises the rate"

@@ -78,6 +78,11 @@ def test_a_warm_up_of_all_steps_is_at_no_share_of_the_rate():
     assert "4 steps end inside a warm-up of 4 steps, which only raises the rate" in str(finding)
 
 
+def test_a_single_step_has_no_schedule_to_complain_of():
+    """Stage 1 has one by default: every default run would begin with a warning."""
+    assert judge({"1": dataclasses.replace(GOOD, steps=1, warmup_steps=1, decay_steps=2)}) == []
+
+
 def test_stage_1_needs_no_language():
     assert judge({"1": dataclasses.replace(GOOD, instructions=0, distinct_instructions=0)}) == []
 
