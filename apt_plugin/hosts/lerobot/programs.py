@@ -53,8 +53,13 @@ def find_program(command: Sequence[str]) -> Program:
     raise AptError(f"No lerobot program in {' '.join(command)!r}. Write e.g. lerobot-train ...")
 
 
+# lerobot reads any prefix, but takes this one for a field of the policy beside --policy.path, which Stage 2 has.
+_DISCOVERED, _PACKAGES = "--policy.discover_packages_path", "--packages.discover_packages_path"
+
+
 def _opened(tokens: Sequence[str]) -> list[str]:
     """The host's flags; a run that --policy.path names stands for the policy that it left last."""
+    tokens = [_PACKAGES + token[len(_DISCOVERED) :] if token.startswith(_DISCOVERED) else token for token in tokens]
     named = next((token.partition("=")[2] for token in tokens if token.startswith("--policy.path=")), "")
     if not named or (folder := openable(Path(named))) == Path(named):
         return list(tokens)

@@ -73,6 +73,17 @@ def test_stage2_finds_its_own_prior(trained: Path) -> None:
     assert not [t for t in command if t.startswith(("--policy.type", "--policy.pretrained_path"))]
 
 
+def test_a_package_to_discover_is_no_field_of_stage_2s_policy(trained: Path) -> None:
+    """Beside --policy.path lerobot takes it for one: Stage 2 died after Stage 1 was paid for."""
+    run = trained.parent
+    (run / "stage1").exists() or (run / "stage1").symlink_to(run)
+    found = "--policy.discover_packages_path=apt_plugin.tabletop.host"
+    for stage in ("1", "2"):
+        command = plan(*BASE, found, f"--output_dir={run}", "--recipe=apt", stage=stage)
+        assert "--packages.discover_packages_path=apt_plugin.tabletop.host" in command
+        assert found not in command
+
+
 def test_stage2_without_a_stage1_result(tmp_path: Path) -> None:
     with pytest.raises(AptError, match=r"Stage 2 starts from a Stage-1 result, and .*stage1 holds none"):
         plan(*BASE, f"--output_dir={tmp_path}", "--recipe=apt", "--apt.stage=2", stage="2")
@@ -175,6 +186,9 @@ def lengths(command: list[str]) -> list[str]:
 def test_the_hosts_steps_are_the_total_of_both_stages() -> None:
     """Both stages had all of --steps: `--recipe apt` took twice the run that somebody had asked for."""
     stages = LerobotAdapter().stages(split([*STOCK, "--steps=20000"]))
+    assert stages is not None
+    assert stages.budget.steps == {"1": 1, "2": 19999}
+    stages = LerobotAdapter().stages(split([*STOCK, "--steps=20000", "--apt.stage1.share=0.1"]))
     assert stages is not None
     assert stages.budget.steps == {"1": 2000, "2": 18000}
     assert "2000" in stages.budget.says
