@@ -75,7 +75,7 @@ class Trend:
         if self.improving:
             return (
                 f"The prior was still improving at the switch: {moved}. More steps would make it a better prior, not "
-                "by itself a better listener: the shorter Stage 1 was, down to a tenth of all steps, the better unseen "
+                "by itself a better listener: the shorter Stage 1 was, down to a single step, the better unseen "
                 "instructions were followed (examples/compare/findings.md)."
             )
         return f"The prior had levelled off at the switch: {moved}."

@@ -22,9 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vlm": "frozen",
         "fusion": {"kind": "interleaved", "every": 1, "gate": "channel", "feed_forward": True},
     },
-    # With a tenth of the steps in Stage 1: 70 of a hundred unseen instructions (5 seeds, apt_tenth_even @1.5 in
-    # examples/compare) against 64 of stock training, 71 of a VLM that is frozen for the first third and 71 of the same
-    # policy without a Stage 1 (5 seeds), with 300 labelled demonstrations. With 100: 52 (5 seeds) against 60 and,
-    # without a Stage 1, 62 (5); in one layout 43 against 41 and 48: so a Stage 1 of one step is as good or better.
+    # Of a hundred unseen instructions 71, 62 and 48 with 300 demonstrations, with 100 and in one layout, where stock
+    # training followed 64, 60 and 41 (5 seeds each, gated_full_even @1.5 in examples/compare).
     "listening": {"vlm": "full", "vlm_lr_scale": 0.5, "guidance_scale": 1.5},
 }
