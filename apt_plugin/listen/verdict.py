@@ -74,9 +74,9 @@ def judge(scores: Mapping[str, Score], ambiguity: Ambiguity | None, frames: int 
                 f"Other words do move the action ({moved.value:.2f} of what noise does), but not to what they say."
             )
         advice.append(
-            "The data need language and the policy does not use it: train the VLM too, from the time that the expert has "
-            "learned something (--recipe warmup) or beside gates (--recipe apt), add demonstrations that differ in nothing "
-            "but the words; see what --guidance 0 1 1.5 2 does."
+            "The data need language and the policy does not use it: train the VLM too, from the time that the expert "
+            "has learned something (--recipe warmup) or beside gates (--recipe apt), add demonstrations that differ in "
+            "nothing but the words; see what --guidance 0 1 1.5 2 does."
         )
         return Verdict(DEAF, why, advice)
     heart = scores.get("foreign")
