@@ -42,8 +42,9 @@ class Trial:
             raise AptError("A trial starts several runs. Put the launcher inside: apt-plugin trial torchrun ... train")
         self.host, self.command, self.options, self._run = host, list(command), options, run or call
         self.pilot = host.pilot(command)
-        ours = WAYS[-1].our_flags(self.pilot, options.ours)
-        check_ours(split([*command, *ours], host.name).given, ", in the file that --apt.config names")
+        check_ours(
+            split([*command, *WAYS[-1].named(options.ours)], host.name).given, ", in the file that --apt.config names"
+        )
         least = None if options.hours is None else pace.FEWEST  # hours say later how many there are
         self.same = pace.share(options.budget, self.pilot.steps, self.pilot.steps_flag, least)
         self.steps: Mapping[str, int] = {}  # way -> steps of its runs

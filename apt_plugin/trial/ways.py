@@ -45,21 +45,25 @@ class Way:
 
     def our_flags(self, pilot: Pilot, given: Given) -> list[str]:
         """What stands behind the host's command."""
+        names = {name.replace("-", "_") for name, _ in given}
+        return [*self.named(given), *(self._stage1(pilot, names) if self.recipe == RECIPE else ())]
+
+    def named(self, given: Given) -> list[str]:
+        """The recipe, and of the user's flags those that it knows."""
         if not self.recipe:
             return []
         if self.recipe == WARMUP:
             fits = [(name, value) for name, value in given if name.replace("-", "_") in (*BOTH, *OWN_TO_WARMUP)]
         else:
             fits = [(name, value) for name, value in given if name.replace("-", "_") not in OWN_TO_WARMUP]
-        stage1 = self._stage1(pilot, {name.replace("-", "_") for name, _ in given})
-        return ["--recipe", self.recipe, *(f"--apt.{name}={value}" for name, value in fits), *stage1]
+        return ["--recipe", self.recipe, *(f"--apt.{name}={value}" for name, value in fits)]
 
     def _stage1(self, pilot: Pilot, given: set[str]) -> list[str]:
         """How long the first stage of the recipe is, where the user did not say."""
         if self.one_stage:
             return [f"--apt.stage1.{pilot.steps_flag}=1"]
         own = {"stage1.share", f"stage1.{pilot.steps_flag.replace('-', '_')}"} & given
-        return [] if own or self.recipe == WARMUP else [f"{budget.FLAG}={budget.ASKED}"]
+        return [] if own else [f"{budget.FLAG}={budget.ASKED}"]
 
     def short_flags(self, pilot: Pilot, given: Given, cache: Path | None = None) -> list[str]:
         """The same for a short run.

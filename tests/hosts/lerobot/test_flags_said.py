@@ -14,7 +14,9 @@ from tests import said
 # Of lerobot's main, where 0.6.1 has nothing of the kind: said there alone, or refused by its own parser before.
 NEWER = {"--checkpoint_format", "--parallelism.dp_shard", "--job.target", "--policy.use_peft"}
 SCRIPTS = {"--repo-id", "--root"}  # of lerobot.scripts.augment_dataset_quantile_stats
-OTHERS = {"--module", "--policy.path", "--config_path"}  # torchrun's; what the host takes out before it parses
+# torchrun's; what the host takes out before it parses
+OTHERS = {"--module", "--policy.path", "--config_path"}
+OTHERS |= {"--policy.discover_packages_path", "--packages.discover_packages_path"}
 
 
 def test_they_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,10 @@ def test_another_release_fails_the_probe_of_what_it_changed(lerobot: Package, tm
 
 def test_the_rebound_names_are_those_that_are_probed() -> None:
     """A wrap without a probe would be found missing by a training process only."""
+    from lerobot.scripts import lerobot_train
+
     from apt_plugin.hosts.lerobot import training
+    from apt_plugin.hosts.lerobot.warmup import InStage, steps_of
     from apt_plugin.run.replace import claimed
 
     training.install()
@@ -80,7 +83,7 @@ def test_the_rebound_names_are_those_that_are_probed() -> None:
     finally:
         training.uninstall()
     found.discard("lerobot.common.train_utils.generate_model_card")  # main's; the probe "model cards" has it
-    assert found == set(probes.REBOUND) - {"make_optimizer_and_scheduler"}  # bound by a cache's builder
+    assert found == set(probes.REBOUND) | steps_of(lerobot_train, InStage()).keys()  # the probe "warm-up" has these
 
 
 def test_a_version_number_alone_refuses_nothing(monkeypatch: pytest.MonkeyPatch, tok: str) -> None:

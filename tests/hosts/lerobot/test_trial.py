@@ -112,7 +112,7 @@ def test_the_command_to_paste_is_the_users_own_with_what_the_way_changes() -> No
     assert own == list(COMMAND)
     assert expert == [*COMMAND, "--policy.train_expert_only=true"]
     assert warm == ["apt-plugin", "run", *COMMAND, "--recipe", "warmup"]
-    assert two == ["apt-plugin", "run", *COMMAND, "--recipe", "apt", "--apt.noise_draws=4"]
+    assert two == ["apt-plugin", "run", *COMMAND, "--recipe", "apt", "--apt.noise_draws=4", "--apt.stage1.share=0.1"]
     launched = ["accelerate", "launch", "--num_processes=2", *COMMAND]
     assert Trial(HOST, launched, Options()).full(WAYS[0]) == launched
     before = split(HOST.pilot(launched).short({}, ["--recipe", "apt"], Path("/r"), 10, 0, 1)).command[:4]
