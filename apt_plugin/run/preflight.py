@@ -197,17 +197,11 @@ def _schedule(facts: Facts) -> Iterator[tuple[Level, str]]:
         yield _error(f"{facts.flag('steps')} is {steps}: nothing would be trained.")
     if steps <= 1:  # a single step, Stage 1's default, has no schedule to speak of
         return
-    if warmup is not None and warmup >= steps:
+    if warmup is not None and warmup > steps / 2:
         ends = f"at {100 * steps // warmup} % of the learning rate" if warmup > steps else "which only raises the rate"
-        yield _warning(
-            f"its {steps} steps end inside a warm-up of {warmup} steps, {ends}. Lower "
-            f"{facts.flag('warmup_steps')}, or raise {facts.flag('steps')}."
-        )
-    elif warmup is not None and warmup > steps / 2:
-        yield _warning(
-            f"{warmup} of its {steps} steps are warm-up. Lower {facts.flag('warmup_steps')}, or raise "
-            f"{facts.flag('steps')}."
-        )
+        inside = f"its {steps} steps end inside a warm-up of {warmup} steps, {ends}"
+        said = inside if warmup >= steps else f"{warmup} of its {steps} steps are warm-up"
+        yield _warning(f"{said}. Lower {facts.flag('warmup_steps')}, or raise {facts.flag('steps')}.")
     if decay is not None and decay < steps:
         yield _note(
             f"the learning rate has come down after {decay} of {steps} steps and stays there "
