@@ -109,10 +109,9 @@ def test_and_those_where_the_expert_comes_trained():
     runs = worlds.by_arm([each for each in results(PROJECT / "worlds.csv") if each["setting"] == "trained"])
     assert {len(runs[arm]) for arm in QUOTED[:2]} == {5}
     value = {arm: f"{100 * rate(worlds.counts(runs[arm])).value:.0f} %" for arm in QUOTED}
-    sentence = README.partition("(five worlds): ")[2].partition(". ")[0]
-    assert sentence == (
-        f"{value['stock_full']}, `--recipe apt` {value['gated_full_even']}, `--recipe warmup` {value['warmup']}"
-    )
+    sentence = README.partition("(five worlds): ")[2].partition(":")[0]
+    apt, warm = (f"`--recipe {name}` {value[arm]}" for name, arm in (("apt", QUOTED[1]), ("warmup", "warmup")))
+    assert sentence == f"the host's own {value['stock_full']}, {apt}, {warm}"
 
 
 def test_the_readme_is_short():
