@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,33 +166,30 @@ def _with_recipe(command: list[str], ours: list[tuple[str, str]], host: str) -> 
 def _share(values: dict[str, Any], stage: str) -> float:
     """Taken out of the values: the one flag behind `stage1.` that is ours."""
     if (written := values.pop("stage1.share", None)) is None:
-        asked = any(name == "cache" or name.startswith(("stage1.", "prior.")) for name in values)
+        goal = str(values.get("prior.goal", "none")) != "none"
+        asked = goal or bool(values.get("cache")) or any(name.startswith("stage1.") for name in values)
         return budget.PRESET_SHARES.get(str(values.get("preset")), budget.ASKED if asked else budget.SHARE)
     if stage != "both":
         raise AptError(
             f"{budget.FLAG} divides the host's steps between two stages, and --apt.stage is {stage}: its steps are the "
             f"host's own. Drop {budget.FLAG}, or write --apt.stage both."
         )
-    return 0.0 if _is_zero(written) else between(budget.FLAG, written, "0.1")
+    return between(budget.FLAG, written, "0.1", zero=True)
 
 
-def _is_zero(written: Any) -> bool:
-    try:
-        return float(written) == 0
-    except (TypeError, ValueError):
-        return False
-
-
-def between(flag: str, written: Any, such_as: str, of: str = "the steps") -> float:
+def between(flag: str, written: Any, such_as: str, of: str = "the steps", zero: bool = False) -> float:
     """
+    Args:
+        zero: whether 0 is a share, too.
+
     Raises:
         AptError: no share in (0, 1).
     """
     try:
         share = float(written)
     except (TypeError, ValueError):
-        share = 0.0
-    if not 0 < share < 1:
+        share = math.nan
+    if not (0 < share < 1 or (zero and share == 0)):
         raise AptError(f"{flag} is {written!r}; write a share of {of} between 0 and 1, such as {such_as}.")
     return share
 

@@ -109,7 +109,7 @@ class Recipe:
     # 100 demonstrations: 33 of a hundred against 52 at half (both with guidance 1.5).
     vlm_lr_scale: float = 0.5
     # Share of Stage 2's steps, the first ones, in which a VLM that trains is still frozen: gates and expert go first.
-    # With 0.3 it followed more with 300 demonstrations, and fewer with 100 and in one layout (1 to 2 seeds each).
+    # With 0.3 it followed more with 300 demonstrations, and fewer with 100 and in one layout (2 seeds each).
     frozen_share: float = 0.0
     # "slow" 30, "freeze" 33 of a hundred, but frozen ones follow fewer trained instructions, 79 of a hundred
     # instead of 90.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from torch import nn
 
+from apt_plugin.recipe import Recipe
 from apt_plugin.run import warmup
 
 logger = logging.getLogger(__name__)
@@ -44,12 +45,18 @@ class Warmup:
             raise warmup.nothing_trains(self.how)
 
     def of_stage(
-        self, frozen: int, total: int, named: Iterable[tuple[str, nn.Parameter]], in_vlm: Callable[[str], bool]
-    ) -> None:
-        """For a stage of the recipe that keeps the VLM frozen for its first steps; 0: for none."""
-        if frozen:
-            self.frozen, self.total = frozen, total
+        self, recipe: Recipe, vlm: str, total: int, named: Iterable[tuple[str, nn.Parameter]],
+        in_vlm: Callable[[str], bool],
+    ) -> bool:  # fmt: skip
+        """Whether a stage of so many steps has one, by its recipe; then it is this.
+
+        Args:
+            vlm: frozen, lora or full, what the stage does with it.
+        """
+        self.total, self.frozen = total, warmup.in_stage(recipe, vlm, total)
+        if self.frozen:
             self.finds(named, in_vlm)
+        return bool(self.frozen)
 
     def before(self, step: int) -> None:
         """Called before each step, with its number from 0. Nothing happens where nobody said what trains."""

@@ -76,8 +76,10 @@ def test_one_stage_alone_has_the_whole_command():
 
 @pytest.mark.parametrize(
     ("flags", "share"),
-    [([], 0.0), (["--apt.stage1.share=0.3"], 0.3), (["--apt.stage1.share=0"], 0.0), (["--apt.cache=features"], 0.1),
-     (["--apt.prior.goal=state"], 0.1), (["--apt.preset=paper"], 0.5), (["--apt.preset=release"], 0.5),
+    [([], 0.0), (["--apt.stage1.share=0.3"], 0.3), (["--apt.stage1.share=0"], 0.0),
+     (["--apt.cache=features"], 0.1),
+     (["--apt.prior.goal=state"], 0.1), (["--apt.prior.goal=none"], 0.0), (["--apt.cache="], 0.0),
+     (["--apt.preset=paper"], 0.5), (["--apt.preset=release"], 0.5),
      (["--apt.preset=paper", "--apt.stage1.share", "0.2"], 0.2)],
 )  # fmt: skip
 def test_the_share_is_ours_and_no_flag_of_the_host(flags, share):

@@ -8,9 +8,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -53,17 +56,23 @@ def started(trial: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
 
 
+@contextmanager
+def begun(moment: str, folder: Path) -> Iterator[Any]:
+    """Another process of the trial, which has come to a moment and stays there."""
+    code = f"import sys; from pathlib import Path; from tests.core.test_trial_runs import runs, shorts\n" \
+           f"sys.exit(runs.carry(shorts({moment!r}), Path({str(folder)!r})))"  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with processes.running([sys.executable, "-c", code], env=environment) as trial:
+        end = time.monotonic() + processes.HANG
+        while f"{moment}-0" not in started(folder) and time.monotonic() < end:
+            time.sleep(0.02)
+        yield trial
+
+
 @pytest.mark.parametrize("moment", ["train gated", "ask gated"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_trial_goes_on_and_keeps_what_is_done(moment: str, number: signal.Signals, tmp_path: Path) -> None:
-    code = f"import sys; from pathlib import Path; from tests.core.test_trial_runs import runs, shorts\n" \
-           f"sys.exit(runs.carry(shorts({moment!r}), Path({str(tmp_path)!r})))"  # fmt: skip
-    with processes.running(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ) as trial:
-        end = time.monotonic() + processes.HANG
-        while f"{moment}-0" not in started(tmp_path) and time.monotonic() < end:
-            time.sleep(0.02)
+    with begun(moment, tmp_path) as trial:
         trial.send_signal(number)
         status = trial.wait(processes.HANG)
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM)
@@ -81,14 +90,7 @@ def test_a_killed_trial_goes_on_and_keeps_what_is_done(moment: str, number: sign
 
 def test_a_second_process_takes_other_runs_and_both_end_when_all_is_done(tmp_path: Path) -> None:
     """And what the first gives up is done by the second."""
-    code = f"import sys; from pathlib import Path; from tests.core.test_trial_runs import runs, shorts\n" \
-           f"sys.exit(runs.carry(shorts('train own'), Path({str(tmp_path)!r})))"  # fmt: skip
-    with processes.running(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ) as first:
-        end = time.monotonic() + processes.HANG
-        while "train own-0" not in started(tmp_path) and time.monotonic() < end:
-            time.sleep(0.02)
+    with begun("train own", tmp_path) as first:
         seen: list[str] = []
         giving_up = threading.Timer(2, first.terminate)
 

@@ -18,7 +18,6 @@ from apt_plugin.hosts import HOSTS
 from apt_plugin.hosts.gr00t import distributed
 from apt_plugin.recipe import Recipe
 from apt_plugin.run.replace import Replacements
-from apt_plugin.run.warmup import in_stage
 from apt_plugin.vlm import mode_of
 
 HOW = "--tune-llm or --tune-visual (in a config file: model.tune_llm)"
@@ -53,11 +52,10 @@ def of_stage(trainer: Any, recipe: Recipe, stage: int) -> None:
     Raises:
         AptError: several processes.
     """
-    total = trainer.args.max_steps
-    if frozen := in_stage(recipe, mode_of(recipe, stage), total):
+    warmup = Warmup(recipe.frozen_share, "--max-steps", HOW)
+    named = trainer.model.named_parameters()
+    if warmup.of_stage(recipe, mode_of(recipe, stage), trainer.args.max_steps, named, in_vlm):
         check_processes(f"--apt.frozen_share {recipe.frozen_share:g}", "write --apt.frozen_share 0")
-        warmup = Warmup(recipe.frozen_share, "--max-steps", HOW)
-        warmup.of_stage(frozen, total, trainer.model.named_parameters(), in_vlm)
         trainer.add_callback(Halves(warmup))
 
 

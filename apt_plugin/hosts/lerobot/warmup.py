@@ -11,7 +11,6 @@ from apt_plugin.backends import torch_ranks, torch_warmup
 from apt_plugin.hosts.lerobot import shards
 from apt_plugin.hosts.lerobot.groups import in_vlm
 from apt_plugin.run.replace import Replacements
-from apt_plugin.run.warmup import in_stage
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +85,7 @@ class InStage(Warmup):
         @functools.wraps(host)
         def make_optimizer_and_scheduler(cfg: Any, policy: Any) -> Any:
             if hasattr(cfg.policy, "recipe"):
-                frozen = in_stage(cfg.policy.recipe, cfg.policy.vlm_mode, cfg.steps)
-                self.of_stage(frozen, cfg.steps, policy.named_parameters(), in_vlm)
+                self.of_stage(cfg.policy.recipe, cfg.policy.vlm_mode, cfg.steps, policy.named_parameters(), in_vlm)
             return host(cfg, policy)
 
         return make_optimizer_and_scheduler

@@ -25,7 +25,6 @@ from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch, in_vlm, par
 from apt_plugin.hosts.openpi.torch_warmup import check_processes
 from apt_plugin.hosts.openpi.training import GAP, REPLACED, mix_data
 from apt_plugin.hosts.openpi.warmup import HOW
-from apt_plugin.run.warmup import in_stage
 from apt_plugin.stages import LIKELIHOOD, write_record
 
 WEIGHTS = "model.safetensors"
@@ -42,7 +41,7 @@ class Watched(AptPI0Pytorch):
         run = self.run
         if self.training:
             run.warmup.before(run.state.step)
-        if self.training:  # the host augments images by a global stream, which no checkpoint holds
+            # the host augments images by a global stream, which no checkpoint holds
             torch.manual_seed(run.config.seed + 1_000_003 * run.state.step + torch_ranks.rank())
         if self.training and noise is None and time is None:
             noise, time = draw(lambda n: self.sample_time(n, "cpu"), actions, self.apt.noise_draws, run.state.step)
@@ -71,11 +70,11 @@ class TorchRun(records.Run):
         torch_ranks.keep_group()
         self.model = Watched(config)
         self.model.run = self
-        self.warmup = Warmup(0.0, "--num-train-steps", HOW)
-        recipe, total = self.config.model.apt_recipe, self.config.num_train_steps
-        if frozen := in_stage(recipe, self.config.model.vlm_mode, total):
+        recipe, steps = self.config.model.apt_recipe, self.config.num_train_steps
+        self.warmup = Warmup(recipe.frozen_share, "--num-train-steps", HOW)
+        named = self.model.named_parameters()
+        if self.warmup.of_stage(recipe, self.config.model.vlm_mode, steps, named, in_vlm):
             check_processes(f"--apt.frozen_share {recipe.frozen_share:g}", "write --apt.frozen_share 0")
-            self.warmup.of_stage(frozen, total, self.model.named_parameters(), in_vlm)
         return self.model
 
     def digest(self) -> str:
