@@ -23,6 +23,7 @@ from compare_cases import SMALL, a_run
 FIRST = Stage1(draws=1)
 TOLD = Arm("told", policy="apt", stage1=FIRST, goal="state", goal_share=0.5)
 SAID = Arm("said", stage1=FIRST, goal="location")
+MIXED = Arm("mixed", unlabelled=0.5, goal="location")
 
 
 def test_a_goal_is_where_the_demonstration_ended():
@@ -48,6 +49,17 @@ def test_the_prompt_of_a_told_frame_has_its_goal_and_that_of_an_untold_one_has_n
     assert torch.equal(told[OBS_LANGUAGE_TOKENS] * kept, untold[OBS_LANGUAGE_TOKENS])
 
 
+@pytest.mark.parametrize("policy", ["stock", "apt"])
+def test_beside_labelled_frames_the_unlabelled_ones_are_told_their_goal_and_may_be_told_nothing(out, tmp_path, policy):
+    run = a_run(out, tmp_path, dataclasses.replace(MIXED, policy=policy))
+    prior = run.prior(0)[0] if policy == "apt" else None
+    pool = run.pool(run.last_body(prior), False)
+    said, none = (pool.said[pool.wordings.index(name)] for name in ("true", "blank"))
+    assert 0 < pool.labelled < len(pool)
+    assert said.all()
+    assert not none.any()
+
+
 @pytest.mark.parametrize("arm", [TOLD, SAID], ids=lambda arm: arm.name)
 def test_both_stages_train_and_the_second_starts_from_the_first(out, tmp_path, arm):
     run = a_run(out, tmp_path, arm)
@@ -66,6 +78,9 @@ def test_a_goal_without_a_first_stage_or_for_the_other_policy_is_refused():
     for wrong in ({"stage1": None}, {"policy": "stock"}, {"goal_share": 0.0}):
         with pytest.raises(AptError, match="goal"):
             dataclasses.replace(TOLD, **wrong)
+    for wrong in ({"unlabelled": 0.0}, {"goal": "state"}, {"self_label": 0.3}):
+        with pytest.raises(AptError, match="goal"):
+            dataclasses.replace(MIXED, **wrong)
 
 
 def test_seeds_have_a_world_and_a_vlm_each_where_the_setting_says_so(out, tmp_path):

@@ -70,7 +70,8 @@ class Arm:
         stage1: a language-free first stage whose tensors the last stage takes over; None: one stage.
         goal: what that stage is told of where its own demonstration ends: the robot's state there, as the recipe's
             `prior.goal` has it ("state", gated), or its cell and jaws in the place of the instruction, as "reach
-            <loc05>" ("location", stock). goal_share: of its samples, that are told so.
+            <loc05>" ("location", stock). goal_share: of its samples, that are told so. Without a stage1, "location" is
+            told to the unlabelled share of each batch, in either policy.
         insulate: no gradient from expert to VLM; token_loss: weight of the VLM's own discrete action-token loss.
         dropout: share of instructions blanked; unlabelled: share of each batch that is unlabelled, under none.
         self_label: share of the last stage's steps after which unlabelled frames get the training instruction that fits
@@ -144,9 +145,11 @@ class Arm:
             raise AptError(f"{self.name}: token_loss trains the VLM of a stock policy; write policy: stock, vlm: full.")
         if not 0 < self.goal_share <= 1:
             raise AptError(f"{self.name}: goal_share is {self.goal_share}; write a share in (0, 1].")
-        if self.goal and (self.stage1 is None or (self.goal == "state") != (self.policy == "apt")):
+        told = self.mixes_goals or (self.stage1 and (self.goal == "state") == (self.policy == "apt"))
+        if self.goal and not told:
             raise AptError(
-                f"{self.name}: a goal is told to a stage1; write state with policy: apt, location with stock."
+                f"{self.name}: a goal is told to a stage1 (write state with policy: apt, location with stock), or to "
+                "the unlabelled share of each batch (write goal: location, unlabelled: 0.5 and no stage1)."
             )
         if self.policy == "apt":
             self.resolved()
@@ -155,6 +158,11 @@ class Arm:
     def untold(self) -> float:
         """Of the first stage's samples, that lack the goal which the others are told."""
         return 1 - self.goal_share if self.goal else 0.0
+
+    @property
+    def mixes_goals(self) -> bool:
+        """Whether unlabelled frames beside labelled ones are told their goal where those have an instruction."""
+        return self.goal == "location" and self.stage1 is None and bool(self.unlabelled) and not self.self_label
 
     @property
     def sees_unlabelled(self) -> bool:
@@ -173,7 +181,8 @@ class Arm:
         Raises:
             AptError: an unknown field or value.
         """
-        told = {"prior.goal": self.goal, "prior.goal_share": self.goal_share} if self.goal else {}
+        stated = self.goal == "state"
+        told = {"prior.goal": self.goal, "prior.goal_share": self.goal_share} if stated else {}
         given = {**told, **dict(self.recipe), "vlm": self.vlm, "noise_draws": self.draws}
         return from_flat(given, Recipe(**RAN_WITH))
 

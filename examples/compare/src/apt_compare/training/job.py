@@ -55,9 +55,7 @@ class Run:
             if not (self.base / base.DONE).is_file():
                 self.family.ground(setting, self.vlm_seed, self.base)
         self.grounding = read_json(self.base / base.DONE)
-        self.retention = (
-            Retention(setting, self.vlm_seed) if setting.body == "pi05" else None
-        )  # GR00T's is not asked yet
+        self.retention = Retention(setting, self.vlm_seed) if setting.body == "pi05" else None  # GR00T's: not asked yet
         self.start = self.family.start(setting, self.base, seed, folder / "start")
         if setting.expert == "trained":
             with self.clock("practice (shared)"):
@@ -82,6 +80,8 @@ class Run:
                 features = lambda frames: first_images(body, self.processors(body)[0], frames)  # noqa: E731
                 hidden = labelling.ask(parts, hidden, [part.instructions() for part in told.by_legs()], features)
                 wordings = (*wordings, *dict.fromkeys(n for p in hidden for n in p.texts if n.startswith(ASKED)))
+            if arm.mixes_goals and not prior:
+                hidden = [goals.told(part, arm.goal, True) for part in hidden]
             parts = parts + hidden
         frames = joined(parts, wordings)
         if prior and arm.goal:
@@ -137,7 +137,7 @@ class Run:
         return folder, read_json(folder / "cost.json")
 
     def first_body(self) -> Any:
-        if self.arm.goal == "location":  # the host's own policy, which reads the goal where an instruction stands
+        if self.arm.goal == "location" and self.arm.stage1:  # the host's own, which reads it in an instruction's place
             return self.family.stock(self.start, dataclasses.replace(self.arm, vlm="frozen"))
         return self.family.stage1(self.start, self.arm)
 
@@ -188,9 +188,8 @@ class Run:
         path = self.out / "flops" / f"{digest(told)}.json"
         if not path.is_file():
             small = dataclasses.replace(setting, labelled=setting.batch, unlabelled=setting.batch)
-            write_json(
-                path, Run(small, arm, self.seed, self.rate, self.out, self.folder / f"flops-{arm.name}").counted()
-            )
+            folder = self.folder / f"flops-{arm.name}"
+            write_json(path, Run(small, arm, self.seed, self.rate, self.out, folder).counted())
         return read_json(path)
 
     def counted(self) -> dict[str, float]:
