@@ -30,9 +30,7 @@ ARMS: Mapping[str, Arm] = {
     "own": Arm("lerobot's own full training"),
     "warm-up": Arm("the same, the VLM frozen for the first 30 % of the steps", recipe=("--recipe", "warmup")),
     "gated": Arm("gated language in one stage", "pi05", ("--recipe", "apt", "--apt.stage1.steps=1")),
-    "apt": Arm(
-        "a tenth of the steps without language, then gates", "pi05", ("--recipe", "apt", "--apt.stage1.share=0.1")
-    ),
+    "apt": Arm("half of the steps without language, then gates", "pi05", ("--recipe", "apt", "--apt.stage1.share=0.5")),
 }
 
 
