@@ -20,25 +20,26 @@ from apt_plugin.errors import AptError
 class Compare:
     """Many ways of training a policy on one tabletop, in the host's own code, at equal steps and equal counted FLOPs.
 
-    plan: which runs there are. run: do them (stops and resumes anywhere, several processes share the work). tune: find
-    each arm's learning rate on the seen split. gather: all results as one table. report: tables, plots and a sentence
-    per question. page: write those sentences into a page such as findings.md. worlds: the same for the tables of
-    settings whose seeds have a world each, which the report leaves out. pilots: the short and full runs of
-    calibration.yaml. calibration: how often a pick by those is right, into a page such as calibration.md.
+    plan: which runs there are. run: do them (stops and resumes anywhere, several processes share the work).
+    tune: find each arm's learning rate on the seen split. gather: all results as one table. report: tables,
+    plots and a sentence per question. page: write those sentences into a page such as findings.md. worlds: the
+    same for the tables of settings whose seeds have a world each, which the report leaves out. pictures: which
+    way led where. pilots: the short and full runs of calibration.yaml. calibration: how often a pick by those
+    is right, into a page such as calibration.md.
     """
 
     action: Annotated[
-        Literal["plan", "run", "tune", "gather", "report", "page", "worlds", "pilots", "calibration"],
+        Literal["plan", "run", "tune", "gather", "report", "page", "worlds", "pictures", "pilots", "calibration"],
         tyro.conf.Positional,
     ]
     output: Path = Path("apt-compare")
-    """Results, grounded VLMs and shared first stages; for report a folder, for gather, page and worlds a file."""
+    """Results, grounded VLMs, shared first stages. For report, pictures: a folder; for gather, page, worlds: a file."""
     configs: Path | None = None
     """Folder with arms/, settings/, rates.yaml and questions.yaml; left out: ours."""
     results: Path | None = None
-    """gather, report, page, worlds: a folder of runs or a .csv table; left out: the output folder."""
+    """gather, report, page, worlds, pictures: a folder of runs or a .csv table; left out: the output folder."""
     known: tuple[Path, ...] = ()
-    """pilots, calibration: tables of full runs that are done already."""
+    """pictures, pilots, calibration: tables of full runs that are done already."""
     settings: tuple[str, ...] = ()
     arms: tuple[str, ...] = ()
     budgets: tuple[Literal["steps", "flops"], ...] = ()
@@ -50,7 +51,7 @@ class Compare:
     def __call__(self) -> int:
         folder = self.configs or plan.shipped()
         configs = plan.read(folder)
-        if self.action in ("gather", "report", "page", "worlds"):
+        if self.action in ("gather", "report", "page", "worlds", "pictures"):
             return self._from_results(configs)
         if self.action == "tune":
             from apt_compare.tuning import tune
@@ -81,6 +82,12 @@ class Compare:
             reporting.write_page(one_world, configs, self.output)
         elif self.action == "worlds":
             worlds.write_page(each, configs, self.output)
+        elif self.action == "pictures":
+            from apt_compare import pictures
+
+            pictures.write(
+                [*found, *(run for table in self.known for run in plan.results(table))], configs, self.output
+            )
         else:
             reporting.write(one_world, configs, self.output)
         return 0
