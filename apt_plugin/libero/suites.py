@@ -56,6 +56,16 @@ class Suite:
         """[N, width] float64, the simulator's states at the start of N episodes."""
         return self.first.get_task_init_states(self.starts[index])
 
+    def usual(self, index: int) -> frozenset[str]:
+        """What the scene's own task is about, in the suite that all changes began with.
+
+        Raises:
+            AptError: its file is not there.
+        """
+        task = self.first.tasks[self.starts[index]]
+        before = scored.file_of(task._replace(problem_folder=base_of(self.name)))
+        return bddl.wanted_names(bddl.text_of(before if before.is_file() else scored.file_of(task)))
+
 
 def base_of(name: str) -> str:
     """The suite that another was made from: `libero_goal` of `libero_goal_task`."""

@@ -68,6 +68,11 @@ def goal_names(text: str) -> frozenset[str]:
     return frozenset(_leaves(_tree(section(text, GOAL))[0][1:]))
 
 
+def wanted_names(text: str) -> frozenset[str]:
+    """What the goal of a file is about: the first name of each of its conditions, the bowl of `(On bowl_1 plate_1)`."""
+    return frozenset(condition[1] for condition in _conditions(_tree(section(text, GOAL) or "()")[0][1:]))
+
+
 def scene_names(text: str) -> frozenset[str]:
     """All that a goal may speak of in a file: objects, fixtures, and regions, "<what they belong to>_<name>"."""
     found: set[str] = set()
@@ -111,3 +116,11 @@ def _leaves(parts: list[Any]) -> Iterator[str]:
             yield from _leaves(part[1:])
         else:
             yield part
+
+
+def _conditions(parts: list[Any]) -> Iterator[list[str]]:
+    """Every list of words alone, at any depth."""
+    for part in (each for each in parts if isinstance(each, list)):
+        if len(part) > 1 and all(isinstance(word, str) for word in part):
+            yield part
+        yield from _conditions(part)

@@ -98,11 +98,16 @@ def test_lerobot_eval_rolls_an_apt_checkpoint_out(tmp_path: Path) -> None:
     processes.run([
         Path(sys.executable).with_name("lerobot-eval"), f"--policy.path={policy}", "--policy.device=cpu", *ENV,
         f"--env.task={SUITES}", "--env.episode_length=3", "--eval.n_episodes=1", "--eval.batch_size=1",
-        f"--output_dir={out}",
+        f"--output_dir={out}", f"--env.reached={tmp_path / 'reached.jsonl'}",
     ])  # fmt: skip
     done = json.loads((out / "eval_info.json").read_text())
     assert {suite for suite in done["per_group"]} == set(SUITES.split(","))
     assert done["overall"]["n_episodes"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "reached.jsonl").read_text().splitlines()]
+    assert {line["suite"]: (line["task"], line["steps"], line["sentence"]) for line in lines} == {
+        "libero_goal_task": (0, 3, "open the bottom drawer of the cabinet"),
+        "libero_object_counterfactual": (0, 3, "pick up the cream cheese and place it in the basket"),
+    }
 
 
 def checkpoint(folder: Path) -> Path:

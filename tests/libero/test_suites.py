@@ -5,6 +5,7 @@ Skips where LIBERO does not import, or nothing renders here (MUJOCO_GL=egl PYOPE
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from apt_plugin.errors import AptError
-from apt_plugin.libero import suites
+from apt_plugin.libero import suites, watch
 from apt_plugin.listen import bddl, scored
 from tests import processes
 
@@ -83,8 +84,11 @@ def test_an_evaluators_own_script_gets_the_right_sentence(tmp_path: Path) -> Non
     assert "There is no script 'nowhere.py'" in said("nowhere.py")
 
 
-def test_a_task_that_the_scene_allows_can_be_done_and_its_usual_one_fails() -> None:
-    """A scripted expert fetches what is asked for: success. It fetches the scene's usual object: none."""
+def test_a_task_that_the_scene_allows_can_be_done_and_its_usual_one_fails(tmp_path: Path) -> None:
+    """A scripted expert fetches what is asked for: success. It fetches the scene's usual object: none.
+
+    The line of its episode says for which it went.
+    """
     if os.environ.get("MUJOCO_GL") != "egl":
         pytest.skip("nothing renders here: set MUJOCO_GL=egl PYOPENGL_PLATFORM=egl")
     from libero.libero.envs import OffScreenRenderEnv
@@ -94,12 +98,13 @@ def test_a_task_that_the_scene_allows_can_be_done_and_its_usual_one_fails() -> N
     index = next(i for i, task in enumerate(suite.tasks) if wanted in _goal(suite, i))
     scene = scored.file_of(suite.first.tasks[suite.starts[index]]).read_text()
     (usual,) = bddl.goal_names(scene) - {"basket_1_contain_region"}
-    outcomes = {}
+    outcomes, path = {}, watch.checked(tmp_path / "reached.jsonl", "--reached")
     for fetched in (wanted, usual):
         env = OffScreenRenderEnv(
             bddl_file_name=suite.get_task_bddl_file_path(index), camera_heights=32, camera_widths=32
         )
         try:
+            watch.Watch(env, watch.asked(suite, index), path)
             env.seed(0)
             env.reset()
             obs = env.set_init_state(suite.get_task_init_states(index)[0])
@@ -108,6 +113,11 @@ def test_a_task_that_the_scene_allows_can_be_done_and_its_usual_one_fails() -> N
             env.close()
     assert outcomes[wanted], outcomes
     assert not outcomes[usual], outcomes
+    did, missed = (json.loads(line) for line in path.read_text().splitlines())
+    assert (did["success"], did["went"], did["object"], did["moment"]) == (True, "named", wanted, "closed")
+    assert (missed["success"], missed["went"], missed["object"]) == (False, "usual", usual)
+    assert did["sentence"] == suite.get_task(index).language
+    assert did["closest"][wanted] < 0.03 < 0.1 < did["closest"][usual]
 
 
 def _goal(suite: suites.Suite, index: int) -> str:

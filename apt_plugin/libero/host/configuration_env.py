@@ -14,7 +14,11 @@ class ScoredLiberoConfig(LiberoEnv):
     Args:
         task: suites of the installed LIBERO or LIBERO-PRO, separated by commas. `<suite>_counterfactual` is every scene
         of a suite with each other task of it that the scene allows.
+        reached: a file to which each episode adds a line of JSON: its task, whether it succeeded, and which object the
+        arm went for (a score for policies that do not grasp yet).
     """
+
+    reached: str | None = None
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, Any]]:
         from apt_plugin.libero import gym_env

@@ -53,6 +53,10 @@ def test_a_training_goes_on_and_a_test_begins_anew(out: Path) -> None:
     assert runs.resumed(own)[2:] == [f"--config_path={kept}", "--resume=true"]
     (apt.folder / "stage1").mkdir(parents=True)
     assert runs.resumed(apt) == [*apt.command, "--resume=true"]
+    test = runs.tests(out, ["own"], HOW, Data(), 5)[0]
+    test.folder.mkdir(parents=True)
+    assert runs.resumed(test) == list(test.command)
+    assert not test.folder.exists(), "half a test's episodes would count twice"
 
 
 def test_every_task_is_tested_once_and_arms_that_are_not_trained_wait(out: Path) -> None:
@@ -66,6 +70,7 @@ def test_every_task_is_tested_once_and_arms_that_are_not_trained_wait(out: Path)
         if work.key.startswith("own"):
             flag = dict(each.partition("=")[::2] for each in work.command)
             assert flag["--env.fps"] == "5"
+            assert flag["--env.reached"] == f"{work.folder}/reached.jsonl"
             asked.setdefault(flag["--env.task"], []).extend(json.loads(flag["--env.task_ids"]))
             assert flag["--eval.n_episodes"] == ("5" if flag["--env.task"] == "libero_object" else "1")
     assert asked == {"libero_object": list(range(10)), "libero_object_counterfactual": list(range(50))}
@@ -78,11 +83,21 @@ def test_work_is_done_once_and_counted_in_a_table(out: Path) -> None:
     bad = runs.Work("bad", (sys.executable, "-c", "raise SystemExit(3)"), out / "bad", runs.successes)
     keep = folder / "eval_info.json"
     told = json.dumps(done)
-    script = f"import pathlib; p = pathlib.Path({str(keep)!r}); p.parent.mkdir(); p.write_text({told!r})"
+    lines = "".join(json.dumps({"task": 3, "went": went}) + "\n" for went in ("named", "nothing"))
+    script = (
+        f"import pathlib; p = pathlib.Path({str(keep)!r}); p.parent.mkdir(); p.write_text({told!r}); "
+        f"p.with_name('reached.jsonl').write_text({lines!r})"
+    )
     good = runs.Work(key, (sys.executable, "-c", script), folder, runs.successes)
     assert runs.do(out, [good, bad]) == 1
     assert runs.do(out, [good, bad]) == 1, "what failed is tried again, what is done is not"
     assert len(list((out / "arms" / "results").glob("*.json"))) == 1
-    assert runs.table(out, HOW).splitlines()[2].startswith("| own | 1 of 2 (0 to 100 %) | not run |")
+    row = "| own | 1 of 2 (0 to 100 %) | 1 of 2 (0 to 100 %) | not run | not run |"
+    assert runs.table(out, HOW).splitlines()[2] == row
+    head = runs.table(out, HOW).splitlines()[0]
+    assert head.count("succeeded") == head.count("went to the named object") == len(runs.SUITES)
+    write_json(out / "arms" / "results" / f"{key}.json", {"tasks": {"3": [1, 2]}})
+    before = "| own | 1 of 2 (0 to 100 %) | not run | not run | not run |"
+    assert runs.table(out, HOW).splitlines()[2] == before, "a test of before this was written"
     with pytest.raises(AptError, match="has no tests of these arms"):
         runs.table(out, Training(steps=21))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shlex
 import shutil
@@ -23,9 +24,12 @@ from apt_libero import arms
 from apt_libero.plan import SUITE, Data
 from apt_plugin import files
 from apt_plugin.errors import AptError
+from apt_plugin.libero.reached import VERDICTS
 
 SUITES = {SUITE: 10, f"{SUITE}_counterfactual": 50}  # tasks
 BLOCK = 10  # tasks of one command
+NOT_RUN = "not run"
+REACHED = "reached.jsonl"  # a line an episode: which object the arm went for
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,24 @@ def tests(out: Path, names: Sequence[str], how: arms.Training, data: Data, episo
                 folder = arms.folder(out, name, how).with_name(f"{arms.folder(out, name, how).name}-tests")
                 folder = folder / f"{suite}-{first:02d}"
                 command = arms.test_command(out, name, how, suite, data.hz, data.pixels, count)
-                command += [f"--env.task_ids={numbers}", f"--output_dir={folder}"]
+                command += [f"--env.task_ids={numbers}", f"--env.reached={folder / REACHED}", f"--output_dir={folder}"]
                 key = f"{arms.folder(out, name, how).name}--{suite}-{first:02d}x{count}"
                 found.append(Work(key, tuple(command), folder, successes))
     return found
 
 
 def successes(folder: Path) -> Mapping[str, Any]:
-    """{task: [successes, episodes]} of a suite's block, as lerobot-eval left it."""
+    """Of a suite's block, as lerobot-eval left it.
+
+    `tasks`: {task: [successes, episodes]}; `went`: {task: {verdict: episodes}}, which object the arm went for.
+    """
     told = files.read_json(folder / "eval_info.json")["per_task"]
     each = {str(task["task_id"]): task["metrics"]["successes"] for task in told}
-    return {"tasks": {task: [sum(map(bool, done)), len(done)] for task, done in each.items()}}
+    went: dict[str, dict[str, int]] = {task: dict.fromkeys(VERDICTS, 0) for task in each}
+    for line in (folder / REACHED).read_text().splitlines():
+        one = json.loads(line)
+        went[str(one["task"])][one["went"]] += 1
+    return {"tasks": {task: [sum(map(bool, done)), len(done)] for task, done in each.items()}, "went": went}
 
 
 def do(out: Path, work: Sequence[Work]) -> int:
@@ -84,9 +95,10 @@ def do(out: Path, work: Sequence[Work]) -> int:
         log = each.folder.with_name(f"{each.folder.name}.log")
         files.make_folder(log.parent, "--output")
         with log.open("a") as file:
-            file.write(shlex.join(resumed(each)) + "\n")
+            command = resumed(each)
+            file.write(shlex.join(command) + "\n")
             file.flush()
-            code = subprocess.run(resumed(each), stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
         if code:
             failed += 1
             print(f"failed: {each.key} (see {log})")
@@ -101,6 +113,7 @@ def resumed(work: Work) -> list[str]:
     """The command, or what lets it go on from the last checkpoint that it left."""
     command = list(work.command)
     if "lerobot-eval" in command:
+        shutil.rmtree(work.folder, ignore_errors=True)  # half a test's episodes would count twice
         return command
     stage = work.folder / "stage1"
     kept = work.folder / "checkpoints" / "last" / "pretrained_model" / "train_config.json"
@@ -114,23 +127,33 @@ def resumed(work: Work) -> list[str]:
 
 
 def table(out: Path, how: arms.Training) -> str:
-    """Success of each arm on each suite, with a 95 % interval over episodes of this one run.
+    """Of each arm on each suite: success, and how often it went to the object that it was told.
+
+    Each with a 95 % interval over episodes of this one run.
 
     Raises:
         AptError: nothing was tested.
     """
-    lines = ["| arm | " + " | ".join(SUITES) + " |", "|---|" + "---|" * len(SUITES)]
+    heads = [f"{suite}: {what}" for suite in SUITES for what in ("succeeded", "went to the named object")]
+    lines = ["| arm | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
     for name in arms.ARMS:
         cells = []
         for suite in SUITES:
             found = sorted((out / "arms" / "results").glob(f"{arms.folder(out, name, how).name}--{suite}-[0-9]*.json"))
-            done = [pair for path in found for pair in files.read_json(path)["tasks"].values()]
-            hits, count = (sum(pair[place] for pair in done) for place in (0, 1))
-            made = stats.rate({how.seed: (hits, count)}) if count else None
-            told = "" if made is None else f" ({100 * made.low:.0f} to {100 * made.high:.0f} %)"
-            cells.append(f"{hits} of {count}{told}" if count else "not run")
-        if set(cells) != {"not run"}:
+            kept = [files.read_json(path) for path in found]
+            done = [pair for each in kept for pair in each["tasks"].values()]
+            went = [told for each in kept for told in each.get("went", {}).values()]
+            named = [(told["named"], sum(told.values())) for told in went]
+            cells += [_share(pairs, how.seed) for pairs in (done, named)]
+        if set(cells) != {NOT_RUN}:
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if len(lines) == 2:
         raise AptError(f"{out / 'arms'} has no tests of these arms: apt-libero test comes first.")
     return "\n".join(lines)
+
+
+def _share(pairs: Sequence[Sequence[int]], seed: int) -> str:
+    """`pairs`: (hits, episodes) of each task."""
+    hits, count = (sum(pair[place] for pair in pairs) for place in (0, 1))
+    made = stats.rate({seed: (hits, count)}) if count else None
+    return NOT_RUN if made is None else f"{hits} of {count} ({100 * made.low:.0f} to {100 * made.high:.0f} %)"
