@@ -31,6 +31,11 @@ ARMS: Mapping[str, Arm] = {
     "warm-up": Arm("the same, the VLM frozen for the first 30 % of the steps", recipe=("--recipe", "warmup")),
     "gated": Arm("gated language in one stage", "pi05", ("--recipe", "apt", "--apt.stage1.steps=1")),
     "apt": Arm("half of the steps without language, then gates", "pi05", ("--recipe", "apt", "--apt.stage1.share=0.5")),
+    "goal": Arm(
+        "the same, the first half told the state in which its own chunk ends",
+        "pi05",
+        ("--recipe", "apt", "--apt.stage1.share=0.5", "--apt.prior.goal=state"),
+    ),
 }
 
 
