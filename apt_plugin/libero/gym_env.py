@@ -39,12 +39,14 @@ def create(config: Any, n_envs: int, in_processes: bool) -> dict[str, dict[int, 
     """{suite: {task: a vector environment of `n_envs`}}, as lerobot's own `create_envs` gives them.
 
     Raises:
-        AptError: see `suites.of`; a task that the suite does not have; soft resets.
+        AptError: see `suites.of`; a task that the suite does not have; soft resets; a negative wait.
     """
     if not config.hard_reset:
         raise AptError(
             "--env.hard_reset=false is lerobot's own environment only: leave it out, or use --env.type=libero."
         )
+    if config.num_steps_wait < 0:
+        raise AptError(f"--env.num_steps_wait is {config.num_steps_wait}; write 0 or more.")
     kwargs = dict(config.gym_kwargs)
     wanted = kwargs.pop("task_ids", None)
     reached = watch.checked(config.reached, "--env.reached") if config.reached else None
@@ -58,7 +60,8 @@ def create(config: Any, n_envs: int, in_processes: bool) -> dict[str, dict[int, 
                 [partial(
                     ScoredLiberoEnv, suite, task, config.init_states, episode_index=place, n_envs=n_envs,
                     camera_name=config.camera_name, camera_name_mapping=config.camera_name_mapping,
-                    control_mode=config.control_mode, episode_length=config.episode_length, reached=reached, **kwargs,
+                    control_mode=config.control_mode, episode_length=config.episode_length, reached=reached,
+                    num_steps_wait=config.num_steps_wait, **kwargs,
                 ) for place in range(n_envs)], in_processes,
             )
             for task in (range(suite.n_tasks) if wanted is None else wanted)

@@ -90,6 +90,8 @@ def test_what_cannot_be_done_is_refused_by_its_flag() -> None:
         config(task_ids=[10]).create_envs(1)
     with pytest.raises(AptError, match=r"--env.hard_reset=false"):
         config(hard_reset=False).create_envs(1)
+    with pytest.raises(AptError, match=r"--env.num_steps_wait is -1"):
+        config(num_steps_wait=-1).create_envs(1)
 
 
 def test_lerobot_eval_rolls_an_apt_checkpoint_out(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from apt_libero.plan import WAIT
 from apt_plugin.errors import choose
 from apt_plugin.tabletop.checkpoint import host_flags
 
@@ -85,5 +86,6 @@ def test_command(out: Path, arm: str, how: Training, suite: str, hz: int, pixels
         f"--policy.path={checkpoint(out, arm, how)}", "--policy.device=cpu", "--env.type=libero_scored",
         "--env.discover_packages_path=apt_plugin.libero.host", f"--env.task={suite}", f"--env.fps={hz}",
         f"--env.observation_height={pixels}", f"--env.observation_width={pixels}", "--env.camera_name=agentview_image",
-        f"--env.episode_length={LONGEST}", f"--eval.n_episodes={episodes}", "--eval.batch_size=1", f"--seed={how.seed}",
+        f"--env.episode_length={LONGEST}", f"--env.num_steps_wait={WAIT}",
+        f"--eval.n_episodes={episodes}", "--eval.batch_size=1", f"--seed={how.seed}",
     ]  # fmt: skip

@@ -29,6 +29,7 @@ RANGES = {
 }  # fmt: skip
 TESTS = 10  # initial states, the first ones, which evaluators begin with: no demonstration begins there
 STATES = 50  # that LIBERO ships for each task
+WAIT = 3  # decisions without a motion before the first one, until things have settled; in tests as many
 ROUND = 6  # demonstrations of a scene at a time, so that a part of a set is a smaller set
 
 

@@ -14,13 +14,12 @@ from lerobot.envs.utils import preprocess_observation
 from lerobot.processor import LiberoProcessorStep
 
 from apt_libero.expert import Expert
-from apt_libero.plan import KEYS, SUITE, Data, Demo
+from apt_libero.plan import KEYS, SUITE, WAIT, Data, Demo
 from apt_plugin.libero import suites
 from apt_plugin.libero.gym_env import ScoredLiberoEnv
 from apt_plugin.listen import bddl, scored
 
 CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
-WAIT = 3  # decisions without a motion, until things have settled
 
 
 @dataclass(frozen=True)
