@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from apt_plugin.errors import AptError
-from apt_plugin.libero import suites, watch
+from apt_plugin.libero import suites, watch, worker
 from apt_plugin.listen import scored
 from apt_plugin.run.replace import Replacements
 
 USAGE = "Usage: python -m apt_plugin.libero [--as NAME=SUITE] [--reached FILE] SCRIPT [its arguments]"
 
 
-def install(named: Mapping[str, str], reached: Path | None = None) -> Replacements:
-    """Every suite that LIBERO hands out, told by what is scored.
+def install(script: str, named: Mapping[str, str], reached: Path | None = None) -> Replacements:
+    """Every suite that LIBERO hands out, told by what is scored, in this process and in those that it starts.
 
     Args:
-        named: name -> the suite that stands under it. reached: where each episode adds a line, see `watch`.
+        script: the evaluator's. named: name -> the suite that stands under it. reached: where each episode adds a
+        line, see `watch`.
 
     Raises:
         AptError: no LIBERO here, or no such suite.
@@ -48,6 +49,7 @@ def install(named: Mapping[str, str], reached: Path | None = None) -> Replacemen
         from libero.libero.envs.env_wrapper import ControlEnv  # type: ignore[import-not-found]
 
         placed.wrap(ControlEnv, "__init__", lambda made: _watching(made, handed, reached))
+    worker.spread(script, named, reached, placed)
     return placed
 
 
@@ -96,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
             named[name] = suite
     if not rest or not Path(rest[0]).is_file():
         raise AptError(f"There is no script {rest[0] if rest else ''!r}. {USAGE}")
-    install(named, reached)
+    install(rest[0], named, reached)
     sys.argv = rest
     sys.path.insert(0, str(Path(rest[0]).resolve().parent))
     runpy.run_path(rest[0], run_name="__main__")

@@ -84,6 +84,20 @@ def test_an_evaluators_own_script_gets_the_right_sentence(tmp_path: Path) -> Non
     assert "There is no script 'nowhere.py'" in said("nowhere.py")
 
 
+def test_the_processes_that_a_script_spawns_get_it_too(tmp_path: Path) -> None:
+    """Isaac GR00T's client makes its environments in spawned processes, from suites that they ask for themselves."""
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import multiprocessing\nfrom libero.libero import benchmark\n"
+        "def told(name):\n    return benchmark.get_benchmark_dict()[name]().get_task(0).language\n"
+        "if __name__ == '__main__':\n    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        print('told', pool.map(told, ['libero_goal']))\n"
+    )
+    line = [sys.executable, "-m", "apt_plugin.libero", "--as", "libero_goal=libero_goal_task", str(script)]
+    done = processes.run(line)
+    assert "told ['open the bottom drawer of the cabinet']" in done.stdout, done.stderr
+
+
 def test_a_task_that_the_scene_allows_can_be_done_and_its_usual_one_fails(tmp_path: Path) -> None:
     """A scripted expert fetches what is asked for: success. It fetches the scene's usual object: none.
 
