@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,30 +62,33 @@ class Watch:
     """
 
     def __init__(self, env: Any, asked: Asked, path: Path):
-        self.env, self.episode = env, _Episode(asked, path)
-        self._step, self._reset = env.step, env.reset
-        self._set_init_state, self._close = env.set_init_state, env.close
+        # Weak: openpi's client drops its environments without a close, and their last line is due then.
+        self._env: Callable[[], Any] = weakref.ref(env)
+        self.episode = _Episode(asked, path)
         env.step, env.reset, env.set_init_state, env.close = self.step, self.reset, self.set_init_state, self.close
-        weakref.finalize(env, self.episode.end)  # openpi's client neither closes its environments nor resets the last
+        weakref.finalize(env, self.episode.end)
 
     def step(self, action: Any) -> Any:
-        self.episode.see(self.env.env, np.asarray(action, np.float64))
-        out = self._step(action)
-        if self.env.check_success():
+        env = self._env()
+        self.episode.see(env.env, np.asarray(action, np.float64))
+        out = type(env).step(env, action)
+        if env.check_success():
             self.episode.succeed()
         return out
 
     def reset(self) -> Any:
-        self.episode.end()
-        return self._reset()
+        return self._ended("reset")
 
     def set_init_state(self, state: Any) -> Any:
-        self.episode.end()
-        return self._set_init_state(state)
+        return self._ended("set_init_state", state)
 
     def close(self) -> None:
+        self._ended("close")
+
+    def _ended(self, name: str, *given: Any) -> Any:
         self.episode.end()
-        self._close()
+        env = self._env()
+        return getattr(type(env), name)(env, *given)
 
 
 class _Episode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,7 +134,6 @@ def test_an_environment_that_is_dropped_leaves_its_last_episode(tmp_path: Path) 
     env.step(np.array((*HOME, 0, 0, 0, -1.0)))
     env.step(np.array((*HOME, 0, 0, 0, -1.0)))
     del env
-    gc.collect()
     assert json.loads(path.read_text())["went"] == "nothing"
 
 
