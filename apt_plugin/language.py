@@ -133,6 +133,30 @@ def arrange(
     return Prompt(tokens, valid, instruction, native, goal)
 
 
+def reworded(
+    tokens: np.ndarray, valid: np.ndarray, instruction: np.ndarray, native_position: np.ndarray, other: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Arranged prompts [B, L] in which each has the instruction of the prompt `other` says; what is kept stays.
+
+    The robot's state stands in some prompts and is no part of the instruction: it must not change with it. Words that
+    no longer fit are left out.
+    """
+    out = tuple(np.zeros_like(part) for part in (tokens, valid, instruction, native_position))
+    for row, at in enumerate(other):
+        kept, own, said = valid[row] & ~instruction[row], instruction[row], instruction[at]
+        first = int(kept.sum())
+        words = np.flatnonzero(said)[: valid.shape[1] - first]
+        end = first + len(words)
+        out[0][row, :end] = np.concatenate([tokens[row][kept], tokens[at][words]])
+        out[1][row, :end], out[2][row, first:end] = True, True
+        # the same template stands in front of every instruction, so all begin at one place
+        start = min([*native_position[at][said], *native_position[row][own]], default=0)
+        places = native_position[row][kept]
+        places = places + (places >= start) * (len(words) - int(own.sum()))
+        out[3][row, :end] = np.concatenate([places, native_position[at][words]])
+    return out
+
+
 def overlap(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> np.ndarray:
     """[L] bool: tokens whose character range overlaps `span`, for hosts that hand over whole encodings.
 

@@ -71,6 +71,13 @@ class PrefixCache(NamedTuple):
         """The same prefix under an empty instruction. Exact on an isolated prefix: kept keys do not know it."""
         return self._replace(spoken=jnp.zeros_like(self.spoken))
 
+    def pooled(self) -> Array:
+        """Values of every layer, mean over valid tokens, side by side: float32 [B, N * G * C]."""
+        valid = (self.kept | self.spoken).astype(jnp.float32)
+        weight = valid / valid.sum(-1, keepdims=True).clip(1)
+        values = jnp.einsum("nbgsc,bs->bngc", self.v.astype(jnp.float32), weight, precision="highest")
+        return values.reshape(len(values), -1)
+
 
 class Suffix(NamedTuple):
     """The action expert's input: [state token,] noisy action chunk, for K draws per sample."""

@@ -1,8 +1,6 @@
-"""`apt/retention` while the VLM trains: does it still tell instructions apart as it did when the stage began?
+"""`apt/retention` of a torch model: see `apt_plugin.retained`.
 
-    B samples of a batch   C features
-
-The instructions of the first batch are kept, and what the VLM made of them then. Nothing of the base is.
+B samples of a batch   C features   L text tokens
 """
 
 from __future__ import annotations
@@ -11,62 +9,56 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from apt_plugin.listen.causes.retention import kept
+from apt_plugin import retained
+from apt_plugin.language import reworded
 
-Read = Callable[[Mapping[str, Any]], np.ndarray]  # a batch -> what the expert reads of each sample, float32 [B, C]
+Batch = Mapping[str, Any]
+Read = Callable[[Batch], np.ndarray]  # a batch -> what the expert reads of each sample, float32 [B, C]
+Swap = Callable[[Batch, list[int]], Batch]  # -> what of a batch changes when samples get others' instructions
 
 
 class Retained:
     """Retention of one model in its training process, against itself at its first step."""
 
     def __init__(self) -> None:
-        self._rows: list[int] | None = None
+        self._kept: retained.Retained[Batch] = retained.Retained()
 
     def now(
-        self, model: nn.Module, read: Read, batch: Mapping[str, Any], prompts: Sequence[str],
-        instructions: Sequence[Hashable], step: int,
+        self, model: nn.Module, read: Read, batch: Batch, swap: Swap, instructions: Callable[[], Sequence[Hashable]],
+        step: int,
     ) -> float | None:  # fmt: skip
-        """Mean cosine, 1 when nothing has changed. None where the batch has one instruction only, and behind a resume:
-        what the VLM said when the stage began was not kept.
+        """See `retained.Retained.now`.
 
         Args:
-            batch: of the model's training; only the first one is looked at. prompts: its tensors [B, ...] that the
-            instructions decide. instructions: each sample's.
+            batch: of the model's training; only the first one is looked at. instructions: each sample's.
         """
-        if self._rows is None:
-            if step:
-                return None
-            self._keep(model, read, batch, prompts, instructions)
-        return kept(self._moved(model, read), self._then) if self._rows else None
 
-    def _keep(
-        self, model: nn.Module, read: Read, batch: Mapping[str, Any], prompts: Sequence[str], said: Sequence[Hashable]
-    ) -> None:
-        other = neighbours(said)
-        self._rows = [row for row, at in enumerate(other) if at != row]
-        if self._rows:
+        def asked(other: list[int]) -> tuple[Batch, Batch]:
             own = {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in batch.items()}
-            swapped = {name: own[name][other] for name in prompts if isinstance(own.get(name), Tensor)}
-            self._asked = own, {**own, **swapped}
-            self._then = self._moved(model, read)
+            return own, {**own, **swap(own, other)}
 
-    def _moved(self, model: nn.Module, read: Read) -> np.ndarray:
-        """How far another instruction moves what the expert reads of a sample: [samples, C]."""
         training = model.training
         model.eval()
         try:
-            own, other = (read(batch) for batch in self._asked)
+            return self._kept.now(step, read, instructions, asked)
         finally:
             model.train(training)
-        return (other - own)[self._rows]
 
 
-def neighbours(instructions: Sequence[Hashable]) -> list[int]:
-    """For each sample the next one, in a ring, that has another instruction; itself where none has."""
-    count = len(instructions)
-    return [
-        next((at for step in range(1, count) if instructions[at := (row + step) % count] != instructions[row]), row)
-        for row in range(count)
-    ]
+def by_rows(*names: str) -> Swap:
+    """Where a prompt is its instruction and nothing of the sample's own: `names` are its tensors, [B, ...]."""
+    return lambda batch, other: {name: batch[name][other] for name in names if isinstance(batch.get(name), Tensor)}
+
+
+def by_words(tokens: str, valid: str, instruction: str, position: str) -> Swap:
+    """Where an arranged prompt holds the sample's state, too, which stays: the names of its tensors, [B, L]."""
+    names = (tokens, valid, instruction, position)
+
+    def swap(batch: Batch, other: list[int]) -> Batch:
+        said = reworded(*(batch[name].cpu().numpy() for name in names), other=other)
+        return {name: torch.from_numpy(part).to(batch[name]) for name, part in zip(names, said, strict=True)}
+
+    return swap

@@ -72,6 +72,16 @@ class Replacements:
             logger.debug("APT: restored %s", _text(owner, name))
 
 
+class Instead:
+    """A module as one script of a host sees it: some names are ours, all others the module's."""
+
+    def __init__(self, host: Any, **ours: Any):
+        self.__dict__.update(ours, _host=host)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._host, name)
+
+
 @contextmanager
 def replaced(owner: Any, name: Any, value: Any, *, over: bool = False) -> Iterator[Any]:
     """Bind `owner.name` to `value` for the block; yields what was there. Restores after an error too.

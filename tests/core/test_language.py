@@ -13,7 +13,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from apt_plugin.errors import AptError
-from apt_plugin.language import Prompt, Segment, arrange, clean, overlap, pi0_segments, pi05_segments
+from apt_plugin.language import (
+    Prompt,
+    Segment,
+    arrange,
+    clean,
+    overlap,
+    pi0_segments,
+    pi05_segments,
+    reworded,
+)
 from tests.core.wordpieces import PIECES, encode, pieces
 
 LENGTH = 200
@@ -171,3 +180,23 @@ def test_a_prompt_that_does_not_fit(length: int, fits: bool) -> None:
     with pytest.raises(AptError, match=re.escape(said)) as caught:
         arrange(parts, encode_words, length, (1,))
     assert "at least 9" in str(caught.value)
+
+
+@settings(deadline=None)
+@given(one=words, other=words, digits=st.tuples(*[st.lists(st.integers(0, 255), min_size=1, max_size=7)] * 2))
+@example(one="pick up the cup", other="", digits=([1, 255], [7]))
+@example(one="", other="pick up the cup", digits=([1, 255], [7]))
+def test_a_reworded_prompt_is_the_prompt_of_those_words_and_its_own_state(
+    one: str, other: str, digits: tuple[list[int], list[int]]
+) -> None:
+    states = [" ".join(map(str, each)) for each in digits]
+    for build in (lambda text, _: pi0_segments(text), pi05_segments):
+        texts = [clean(one), clean(other)]
+        said, want = (
+            [arrange(build(text, state), encode, LENGTH, BOS) for text, state in zip(each, states, strict=True)]
+            for each in (texts, texts[::-1])
+        )
+        names = ("tokens", "valid", "instruction", "native_position")
+        found = reworded(*(np.stack([getattr(prompt, name) for prompt in said]) for name in names), other=[1, 0])
+        for name, part in zip(names, found, strict=True):
+            assert part.tolist() == np.stack([getattr(prompt, name) for prompt in want]).tolist(), name

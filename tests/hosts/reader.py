@@ -15,6 +15,9 @@ from pathlib import Path
 
 from tests import processes
 
+# A command of a page may be a whole staged run: eight processes, one after the other. With a cache one took over 900 s
+# beside seven other jobs on two cores, and was not hung.
+HANG = 4 * processes.HANG
 SERVERS = {"serve_policy.py": 8000, "run_gr00t_server.py": 5555}  # the hosts' own ports
 
 
@@ -44,7 +47,7 @@ class Reader:
         if port is not None:
             return self._serve(text, int(found[1]) if (found := re.search(r"--port[ =](\d+)", text)) else port)
         done = processes.run(["bash", "-c", self._whole(text)], cwd=self.folder, env=self.env,
-                             stderr=subprocess.STDOUT)  # fmt: skip
+                             timeout=HANG, stderr=subprocess.STDOUT)  # fmt: skip
         assert done.returncode == 0, f"{text}\n{done.stdout[-5000:]}"
         return done.stdout
 

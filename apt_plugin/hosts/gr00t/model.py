@@ -14,7 +14,7 @@ from apt_plugin.backends.torch_cache import take_fields
 from apt_plugin.backends.torch_groot_cache import FIELDS, CachedGrootFlow
 from apt_plugin.backends.torch_groot_groups import part_of
 from apt_plugin.backends.torch_listen import AptGrootContext
-from apt_plugin.backends.torch_retained import Retained
+from apt_plugin.backends.torch_retained import Retained, by_rows
 from apt_plugin.hosts.gr00t import acting, records
 from apt_plugin.hosts.gr00t.config import Gr00tN1d7AptConfig
 from apt_plugin.hosts.gr00t.names import FAMILY, WEIGHTS
@@ -24,7 +24,7 @@ from apt_plugin.run.state import StageState
 from apt_plugin.stages import LIKELIHOOD, PRIOR
 
 logger = logging.getLogger(__name__)
-PROMPTS = ("input_ids", "attention_mask", "mm_token_type_ids")  # of a batch, what its instructions decide
+SWAP = by_rows("input_ids", "attention_mask", "mm_token_type_ids")
 
 
 class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
@@ -123,8 +123,8 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
 
     def _note_retention(self, inputs: dict) -> None:
         value = self.apt_retained.now(
-            self, lambda asked: AptGrootContext(self, dict(asked)).read(), inputs, PROMPTS,
-            [tuple(row) for row in inputs["input_ids"].tolist()], self.apt_run.step,
+            self, lambda asked: AptGrootContext(self, dict(asked)).read(), inputs, SWAP,
+            lambda: [tuple(row) for row in inputs["input_ids"].tolist()], self.apt_run.step,
         )  # fmt: skip
         if value is not None:
             self.apt_run.curve.add(self.apt_run.step, {"retention": value})

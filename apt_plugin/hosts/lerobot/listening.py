@@ -18,6 +18,7 @@ from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TO
 
 from apt_plugin.backends import torch_attention, torch_listen
 from apt_plugin.backends.torch_guidance import Guidance
+from apt_plugin.backends.torch_retained import by_words
 from apt_plugin.errors import AptError
 from apt_plugin.hosts.lerobot.flow import AptFlow
 from apt_plugin.hosts.lerobot.names import INSTRUCTION_MASK, NATIVE_POSITION
@@ -28,8 +29,8 @@ STOCK_VLM = ".vlm_with_expert.vlm."  # SmolVLA's, by name
 class Listening:
     """One policy at a time."""
 
-    # Fields of a processed batch that its instructions decide.
-    prompts = (OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION)
+    # What of a processed batch changes when its samples get each other's instructions.
+    swap = staticmethod(by_words(OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK, INSTRUCTION_MASK, NATIVE_POSITION))
 
     def flow(self, policy: Any) -> Any:
         """The host's flow model inside the policy."""

@@ -201,8 +201,8 @@ class AptPolicy(HostPolicy):
     def _retention(self, batch: dict[str, Any]) -> dict[str, float]:
         listening = families.of(self.config.type).listening()
         value = self._apt_retained.now(
-            self, lambda asked: listening.context(self, asked).read(), batch, listening.prompts,
-            [str(task) for task in batch.get("task") or ()], self.apt_run.step,
+            self, lambda asked: listening.context(self, asked).read(), batch, listening.swap,
+            lambda: [str(task) for task in batch.get("task") or ()], self.apt_run.step,
         )  # fmt: skip
         if value is None:
             return {}

@@ -133,10 +133,7 @@ class JaxContext:
 
     def read(self) -> np.ndarray:
         """What the action expert reads of the prefixes, pooled over valid tokens: float32 [B, C]."""
-        cache = self._cache
-        values, valid = np.asarray(cache.v, np.float32), np.asarray(cache.kept | cache.spoken, np.float32)
-        weight = valid / valid.sum(-1, keepdims=True).clip(1)
-        return np.einsum("lbgsc,bs->blgc", values, weight).reshape(len(valid), -1)[: self._count]
+        return np.asarray(self._cache.pooled())[: self._count]
 
     def velocity(self, x: np.ndarray, time: np.ndarray, language: bool = True) -> np.ndarray:
         room = self._robot.shape[0] - self._count

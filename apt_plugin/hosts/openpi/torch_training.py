@@ -10,7 +10,7 @@ import dataclasses
 import os
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from openpi.models_pytorch import pi0_pytorch
@@ -19,13 +19,17 @@ from torch import Tensor
 from apt_plugin import files, freeze, stages
 from apt_plugin.backends import torch_params, torch_ranks
 from apt_plugin.backends.torch_draws import draw
+from apt_plugin.backends.torch_retained import Retained, by_words
 from apt_plugin.backends.torch_warmup import Warmup
-from apt_plugin.hosts.openpi import checkpoints, order, records
+from apt_plugin.hosts.openpi import checkpoints, order, records, retained
+from apt_plugin.hosts.openpi.listen_models import AptTorchContext
 from apt_plugin.hosts.openpi.torch_model import MARK, AptPI0Pytorch, in_vlm, part_of
 from apt_plugin.hosts.openpi.torch_warmup import check_processes
-from apt_plugin.hosts.openpi.training import GAP, REPLACED, mix_data
+from apt_plugin.hosts.openpi.training import GAP, REPLACED, SOME, mix_data
 from apt_plugin.hosts.openpi.warmup import HOW
+from apt_plugin.run.replace import Instead
 from apt_plugin.stages import LIKELIHOOD, write_record
+from apt_plugin.tracked import tracked
 
 WEIGHTS = "model.safetensors"
 
@@ -34,6 +38,7 @@ class Watched(AptPI0Pytorch):
     """The model under the trainer: stops at a non-finite loss and keeps the curve."""
 
     run: TorchRun
+    apt_retained: Retained
 
     def forward(
         self, observation: Any, actions: Tensor, noise: Tensor | None = None, time: Tensor | None = None
@@ -56,20 +61,46 @@ class Watched(AptPI0Pytorch):
                 gates = list(self.apt_fusion.openings().values())
                 means |= {"gate_mean": sum(gates) / len(gates), "gate_max": max(gates)}
             stages.check_finite({"loss": means["loss"]}, run.state.step)
-            run.state.curve.add(run.state.step, means)
+            run.note(means | self._retention(observation))
             run.state.step += 1
         return loss
+
+    def _retention(self, observation: Any) -> dict[str, float]:
+        run = self.run
+        if not (every := retained.due(run.config)) or run.state.step % every:
+            return {}
+        batch = {field.name: getattr(observation, field.name) for field in dataclasses.fields(observation)}
+        value = self.apt_retained.now(
+            self, lambda asked: AptTorchContext(self, types.SimpleNamespace(**asked), observation.state.device).read(),
+            batch, by_words(*retained.PROMPT), lambda: retained.instructions(observation), run.state.step,
+        )  # fmt: skip
+        return {} if value is None else {retained.NAME: value}
 
 
 class TorchRun(records.Run):
     """One training process."""
 
     trainer = " pytorch"
+    told: ClassVar[tuple[str, ...]] = (*SOME, "gate_mean", "gate_max")
+
+    def note(self, scalars: dict[str, float]) -> None:
+        """Into the record's curve, and for the host's next line in its tracker."""
+        self.state.curve.add(self.state.step, scalars)
+        self.latest = self.latest | {name: value for name, value in scalars.items() if name in self.told}
+
+    def tracker(self, host: Any) -> Any:
+        """The host's wandb, whose line of a step also holds our scalars, each as it was measured last."""
+
+        def log(line: dict[str, Any], *args: Any, **more: Any) -> Any:
+            return host.log(line | tracked(self.latest) if "loss" in line else line, *args, **more)
+
+        return Instead(host, log=log)
 
     def build(self, config: Any) -> Watched:
         torch_ranks.keep_group()
+        self.latest: dict[str, float] = {}
         self.model = Watched(config)
-        self.model.run = self
+        self.model.run, self.model.apt_retained = self, Retained()
         recipe, steps = self.config.model.apt_recipe, self.config.num_train_steps
         self.warmup = Warmup(recipe.frozen_share, "--num-train-steps", HOW)
         named = self.model.named_parameters()
@@ -185,6 +216,7 @@ def install(script: Any, run: TorchRun) -> None:
         save_model=lambda model, path: run.save(host, model, path),
     )
     REPLACED.set(script, "safetensors", types.SimpleNamespace(torch=files_of))
+    REPLACED.wrap(script, "wandb", run.tracker)
     # The groups need the model's names, and the loop builds the optimiser after the model.
     REPLACED.wrap(torch.optim, "AdamW", lambda before: lambda params, **more: run.adamw(before)(params, **more))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -20,7 +20,7 @@ from flax import nnx
 
 from apt_plugin import stages
 from apt_plugin.backends import jax_fusion
-from apt_plugin.hosts.openpi import order, warmup
+from apt_plugin.hosts.openpi import order, retained, warmup
 from apt_plugin.hosts.openpi.loading import check_params
 from apt_plugin.hosts.openpi.mark import marked, unmarked_state
 from apt_plugin.hosts.openpi.records import Run, vlm_digest
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 REPLACED = Replacements()
 GAP = "blank_gap_train"
+SOME = (GAP, retained.NAME)  # scalars that not every step has: left out, or NaN
 
 
 def mix_data(config: Any) -> None:
@@ -50,6 +51,7 @@ def install(script: Any, run: Run) -> None:
     order.install(run.config, REPLACED)
     if run.cached is not None:
         run.cached.install(REPLACED)
+    retained.install(script, run.config, REPLACED)
     frozen = warmup.in_stage(run.config)
     REPLACED.wrap(script, "train_step", lambda host: _step(warmup.held(host, frozen) if frozen else host))
     REPLACED.wrap(script, "init_train_state", lambda host: _start(host, run))
@@ -124,17 +126,17 @@ def _stacked(host: Any, run: Run) -> Any:
     """The host hands over all steps since its last log line: the place to keep the curve and to stop."""
 
     def stack_forest(infos: list[dict]) -> Any:
+        some: dict[str, list[float]] = {}
         for info in jax.device_get(infos):
             scalars = {name: float(np.asarray(value)) for name, value in info.items()}
-            if np.isnan(scalars.get(GAP, 0.0)):
-                scalars.pop(GAP)
+            scalars = {name: v for name, v in scalars.items() if name not in SOME or not np.isnan(v)}
+            for name in scalars.keys() & SOME:
+                some.setdefault(name, []).append(scalars[name])
             stages.check_finite({n: v for n, v in scalars.items() if n in ("loss", "grad_norm")}, run.state.step)
             run.state.curve.add(run.state.step, scalars)
             run.state.step += 1
-        forest = host([{n: v for n, v in info.items() if n != GAP} for info in infos])
-        gaps = [float(v) for v in jax.device_get([info[GAP] for info in infos if GAP in info])]
-        gaps = [gap for gap in gaps if np.isfinite(gap)]
-        return tracked(forest | {GAP: jnp.asarray(gaps)} if gaps else forest)
+        forest = host([{n: v for n, v in info.items() if n not in SOME} for info in infos])
+        return tracked(forest | {name: jnp.asarray(values) for name, values in some.items()})
 
     return stack_forest
 

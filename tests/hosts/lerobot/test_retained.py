@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from apt_plugin.backends.torch_retained import neighbours
 from apt_plugin.hosts.lerobot.groups import in_vlm
 from tests.hosts.lerobot import tiny
 
@@ -62,9 +61,3 @@ def test_what_is_not_known_is_not_logged(
     """A frozen VLM keeps everything; one instruction has no other; behind a resume nobody knows how it began."""
     policy = tiny.stage2("pi05", priors["pi05"], tok, {"vlm": vlm, "gap_every": 1})
     assert logged(policy, tiny.batch(policy, list(tasks)), step) is None
-
-
-def test_each_sample_is_asked_under_the_next_instruction_that_differs() -> None:
-    assert neighbours(["a", "a", "b"]) == [2, 2, 0]
-    assert neighbours(["a", "a"]) == [0, 1]
-    assert neighbours([]) == []

@@ -25,29 +25,35 @@ from apt_plugin.recipe import from_flat
 from apt_plugin.stages import read_record
 from tests.hosts.openpi import preload
 
-SCRIPT = Path(openpi.__file__).parents[2] / "scripts" / "train.py"
+SCRIPTS = Path(openpi.__file__).parents[2] / "scripts"
 STEPS = 3
 
 
 def go(
-    do: str, stage: int, exp: str, *flags: str, steps: int = STEPS, prior: Path | None = None, **recipe: Any
-) -> Path:
+    do: str, stage: int, exp: str, *flags: str, steps: int = STEPS, prior: Path | None = None,
+    script: str = "train.py", **recipe: Any,
+) -> Path:  # fmt: skip
     """One job; the folder of its run."""
     from dataclasses import asdict
 
     chosen = {"noise_draws": 2, "gap_every": 1, "vlm": "frozen"}
     made = from_flat(chosen | {name.replace("__", "."): v for name, v in recipe.items()})
-    sys.argv = ["train.py", "tiny_pi0", f"--exp-name={exp}", f"--num-train-steps={steps}", *flags]
+    sys.argv = [script, "tiny_pi0", f"--exp-name={exp}", f"--num-train-steps={steps}", *flags]
     job = {"do": do, "stage": stage, "recipe": asdict(made), "prior": None if prior is None else str(prior)}
     try:
-        (child.train if do == "train" else child.cache)(SCRIPT, job)
+        (child.train if do == "train" else child.cache)(SCRIPTS / script, job)
     finally:
         training.REPLACED.restore()
     return preload.ROOT / "checkpoints" / f"tiny_pi0_apt{stage}" / exp
 
 
+def last(run: Path) -> Path:
+    """The newest checkpoint of a run."""
+    return max((path for path in run.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
 def told(run: Path) -> dict[str, Any]:
-    record = read_record(max(run.glob("*"), key=lambda p: int(p.name)) / "assets")
+    record = read_record(last(run) / "assets")
     names = ("loss", "blank_gap_train", "gate_mean")
     curves = {n: list(map(float, record.curve.points(n)[1])) for n in names if n in record.curve.sums}
     return {"curves": curves, "vlm": record.vlm, "layout": record.layout, "steps": record.steps}

@@ -10,13 +10,14 @@ import numpy as np
 
 from apt_plugin.backends import torch_attention, torch_listen
 from apt_plugin.backends.torch_guidance import Guidance
+from apt_plugin.backends.torch_retained import by_rows
 from apt_plugin.hosts.lerobot.listening import Listening
 
 
 class GrootListening(Listening):
     """See `Listening`."""
 
-    prompts = ("input_ids", "attention_mask", "mm_token_type_ids")
+    swap = staticmethod(by_rows("input_ids", "attention_mask", "mm_token_type_ids"))
 
     def flow(self, policy: Any) -> Any:
         return policy._groot_model
