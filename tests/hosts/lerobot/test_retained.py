@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from apt_plugin.backends.torch_retained import by_rows
 from apt_plugin.hosts.lerobot.groups import in_vlm
 from tests.hosts.lerobot import tiny
 
@@ -61,3 +62,9 @@ def test_what_is_not_known_is_not_logged(
     """A frozen VLM keeps everything; one instruction has no other; behind a resume nobody knows how it began."""
     policy = tiny.stage2("pi05", priors["pi05"], tok, {"vlm": vlm, "gap_every": 1})
     assert logged(policy, tiny.batch(policy, list(tasks)), step) is None
+
+
+def test_a_prompt_that_holds_no_state_is_swapped_as_a_whole() -> None:
+    batch = {"input_ids": torch.tensor([[1, 2], [3, 4], [5, 6]]), "state": torch.zeros(3, 2)}
+    found = by_rows("input_ids", "mm_token_type_ids")(batch, [1, 2, 0])
+    assert {name: part.tolist() for name, part in found.items()} == {"input_ids": [[3, 4], [5, 6], [1, 2]]}
