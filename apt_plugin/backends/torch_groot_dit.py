@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apt_plugin.backends.torch_fusion import FusionStack, Gate, RMSNorm
+from apt_plugin.backends.torch_recompute import recomputed_unless
 from apt_plugin.errors import AptError
 from apt_plugin.fusion import fusion_sites
 from apt_plugin.recipe import Fusion
@@ -140,7 +141,8 @@ class FeatureFusion(nn.Module):
         x = x + self.gate.on_width(branch).to(x.dtype)
         if self.ff_in is None or self.ff_out is None or self.ff_norm is None:
             return x
-        hidden = self.ff_out(F.gelu(self.ff_in(self.ff_norm(x)), approximate="tanh"))
+        wide, narrow = self.ff_in(self.ff_norm(x)), self.ff_out
+        hidden = recomputed_unless(False, lambda h: narrow(F.gelu(h, approximate="tanh")), wide)
         g = self.gate.openness()
         return x + (hidden * (g.mean() if self.gate.granularity == "head" else g).to(hidden.dtype)).to(x.dtype)
 
@@ -218,7 +220,21 @@ def run_block(
         else:
             branch = cross_attention(block.attn1, h, features, features.image, index)
         x = x + (branch if block.final_dropout is None else block.final_dropout(branch))
-    return x + block.ff(block.norm3(x))
+    return x + feed_forward(block.ff, block.norm3(x))
+
+
+def feed_forward(ff: Any, x: Tensor) -> Tensor:
+    """The host's own (diffusers `FeedForward`), [B*K, T, D] -> [B*K, T, D]. Behind its first projection nothing of its
+    width of 4 D is kept: the backward pass applies activation and dropout again, and computes no product twice.
+    """
+    widen, dropout, narrow, *rest = ff.net
+    if not hasattr(widen, "gelu"):  # the host's configs can name gated activations; its checkpoints do not
+        return ff(x)
+    random = dropout.training and dropout.p > 0
+    out = recomputed_unless(False, lambda h: narrow(dropout(widen.gelu(h))), widen.proj(x), random=random)
+    for module in rest:
+        out = module(out)
+    return out
 
 
 def stage_frozen(dit: Any, fusion: Fusion | None) -> set[str]:

@@ -23,6 +23,7 @@ from apt_plugin.backends.torch_groot import Layout, adapt, adapter_mask, arrange
 from apt_plugin.backends.torch_groot_dit import AptDiT, Features, build_fusions, sites_of, stage_frozen
 from apt_plugin.backends.torch_groot_groups import in_vlm
 from apt_plugin.backends.torch_groot_guidance import decoded_twice
+from apt_plugin.backends.torch_recompute import recomputed_unless
 from apt_plugin.errors import AptError
 from apt_plugin.recipe import Recipe
 from apt_plugin.stages import LIKELIHOOD, PRIOR
@@ -248,12 +249,13 @@ class GrootFlow(HostModel):
         """x [B, K, T, A] at discrete times [B, K] -> velocity [B, K, T, A]."""
         head, (b, draws, t, _) = self.action_head, x.shape
         who, when = embodiment.repeat_interleave(draws), bucket.flatten()
-        tokens = head.action_encoder(x.flatten(0, 1), when, who)
+        # Both copy their robot's weights for each draw, which the backward pass does again rather than keep them.
+        tokens = recomputed_unless(False, head.action_encoder, x.flatten(0, 1), when, who)
         if head.config.add_pos_embed:
             tokens = tokens + head.position_embedding(torch.arange(t, device=x.device))
         suffix = torch.cat([state.repeat_interleave(draws, 0).to(tokens.dtype), tokens], 1)
         out = head.model(suffix, features.vl, when, image_mask=features)
-        return head.action_decoder(out, who)[:, -t:].unflatten(0, (b, draws))
+        return recomputed_unless(False, head.action_decoder, out, who)[:, -t:].unflatten(0, (b, draws))
 
     # -- acting -------------------------------------------------------------------------------------------
 
