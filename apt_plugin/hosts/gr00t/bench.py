@@ -28,6 +28,7 @@ from apt_plugin.backends.torch_groot_bench import (
     stage_step,
     vlm_config,
 )
+from apt_plugin.backends.torch_groot_robots import Robots
 from apt_plugin.bench import Row, memory, show
 from apt_plugin.bench.memory import OwnCommand, table
 from apt_plugin.bench.rows import Made
@@ -95,6 +96,7 @@ class Bench:
         made = Recipe(**{"gap_every": 0, "vlm": "frozen", **recipe})
         model = Gr00tN1d7Apt.convert(self.model(), made, stage)  # Stage 2 of random weights: no prior is needed here
         model.apt_train_as(model.config)
+        Robots(model.action_head, [0])  # as a run of one robot's data
         return model.to(self.device)
 
     def inputs(self) -> dict[str, Any]:

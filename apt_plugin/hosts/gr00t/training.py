@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 
 from apt_plugin.backends.torch_groot_flow import check_recipe
 from apt_plugin.backends.torch_groot_groups import check_sharded_groups, parameter_groups
+from apt_plugin.backends.torch_groot_robots import Robots
 from apt_plugin.cache import Cache, check_stamp, request
 from apt_plugin.errors import AptError
 from apt_plugin.hosts import HOSTS
@@ -105,7 +106,9 @@ class AptPipeline(Gr00tN1d7Pipeline):
         super().setup()
         if self.building:
             cache_build.instead_of_training(self.building, self.model, self.processor, self.config, self.train_dataset)
-        elif self.cache is not None:
+        ids, sets = self.processor.embodiment_id_mapping, self.config.data.datasets
+        self.model.apt_robots = Robots(self.model.action_head, (ids[one.embodiment_tag] for one in sets))
+        if self.cache is not None:
             cache.check_run(self.model_config)
             stamp = cache_stamp.stamp_of(self.model, self.processor, self.config, self.train_dataset.datasets)
             check_stamp(self.cache.folder, stamp)
@@ -175,6 +178,7 @@ class AptTrainer(Gr00tTrainer):
                 group.setdefault("weight_decay", self.args.weight_decay)
             cls, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = cls(groups, **settings)
+            model.apt_robots.follow(self.optimizer)
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
