@@ -5,6 +5,7 @@ Knows no framework and no host.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from apt_plugin.errors import AptError
@@ -61,12 +62,12 @@ def check(recipe: Recipe, family: Rules) -> None:
 GROOT_IMAGES, GROOT_WORDS = r"\.visual\.", r"\.language_model\.|\.lm_head\."
 
 
-def groot_trained(llm: bool, visual: bool, why: str) -> Trained:
-    """What a command for a GR00T trains of its VLM, by the two switches that every host of it has.
+def groot_trained(llm: bool, visual: bool, why: str, top: Collection[int] = ()) -> Trained:
+    """What a command for a GR00T trains of its VLM, by what every host of it has.
 
     Args:
-        why: how that host writes them.
+        why: how that host writes it; top: layers of the language model that train although it does not.
     """
-    if llm and visual:
-        return Trained("full", why)
-    return Trained("full", why, (GROOT_IMAGES if llm else GROOT_WORDS,)) if llm or visual else Trained("frozen", why)
+    words = rf"\.language_model\.(?!layers\.({'|'.join(map(str, top))})\.)|\.lm_head\." if top else GROOT_WORDS
+    still = tuple(names for names, on in ((GROOT_IMAGES, visual), (words, llm)) if not on)
+    return Trained("full" if llm or visual or top else "frozen", why, still if llm or visual or top else ())

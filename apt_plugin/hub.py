@@ -8,8 +8,11 @@ from typing import Any
 from apt_plugin.errors import AptError
 
 
-def local_folder(path: str | Path, **download: Any) -> Path:
+def local_folder(path: str | Path, only: str = "", **download: Any) -> Path:
     """`path` itself, or the configs and weights of the hub repository it names, from the cache or downloaded.
+
+    Args:
+        only: one file of it, where no other is asked for.
 
     Raises:
         AptError: no folder of that name, and nothing that the hub (or, offline, its cache) hands out.
@@ -22,7 +25,8 @@ def local_folder(path: str | Path, **download: Any) -> Path:
 
     wanted = {k: v for k, v in download.items() if k in ("revision", "cache_dir", "token", "local_files_only") and v}
     try:
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"], **wanted))
+        files = [only] if only else ["*.json", "*.safetensors"]
+        return Path(snapshot_download(str(path), allow_patterns=files, **wanted))
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         raise AptError(

@@ -39,8 +39,7 @@ class Robots:
             if len(self.ids) < self.known:
                 self._take(layer)
         if self.parameters:
-            logger.info("APT: of the weights that %d robots have for themselves, those of %d are in training: the "
-                        "others would keep their values, and a checkpoint has them.", self.known, len(self.ids))  # fmt: skip
+            logger.info("APT: each of %d robots has weights of its own; those of %d train.", self.known, len(self.ids))
 
     def _take(self, layer: Any) -> None:
         whole: dict[str, Tensor] = {name: _aside(getattr(layer, name)) for name in TABLES}

@@ -55,7 +55,8 @@ class GrootStages:
     def recipe(self) -> Recipe:
         assert self.request.recipe is not None
         second = self.of("2")
-        return resolved(self.request.recipe, lambda: rules.trained(*map(second.switched_on, rules.SWITCHES)))
+        on = map(second.switched_on, rules.SWITCHES)
+        return resolved(self.request.recipe, lambda: rules.trained(*on, base=second.get("base")))
 
     @cached_property
     def budget(self) -> Plan:
@@ -191,7 +192,7 @@ class GrootAdapter:
         if not program.trains:
             raise no_training(program.module, " or ".join(TRAINING))
         settings = Settings(program.module, program.flags)
-        if not any(map(settings.switched_on, rules.SWITCHES)):
+        if not any(map(settings.switched_on, rules.SWITCHES)) and not rules.top_layers(settings.get("base")):
             raise nothing_trains(" or ".join(f"--{settings.switch(name)}" for name in rules.SWITCHES))
         return Command(program.child(program.flags), {FROZEN_SHARE: str(request.frozen_share)})
 

@@ -97,6 +97,8 @@ class Bench:
         model = Gr00tN1d7Apt.convert(self.model(), made, stage)  # Stage 2 of random weights: no prior is needed here
         model.apt_train_as(model.config)
         Robots(model.action_head, [0])  # as a run of one robot's data
+        if self.device == "meta":  # of what is published; elsewhere weights are random, and a step has no autocast
+            model.apt_hold_exact()
         return model.to(self.device)
 
     def inputs(self) -> dict[str, Any]:

@@ -38,6 +38,11 @@ def without_gpu(training: Any) -> None:
         logger.warning("APT: no GPU here: the host's DDP (training.use_ddp) instead of DeepSpeed.")
 
 
+def autocasts(training: Any) -> bool:
+    """Whether a run computes under bfloat16 autocast; DeepSpeed casts the model itself."""
+    return bool(training.bf16) and (training.num_gpus == 1 or training.use_ddp)
+
+
 def check_sharding(training: Any) -> None:
     """Refuse ZeRO-3, which leaves a process with slices of the parameters.
 

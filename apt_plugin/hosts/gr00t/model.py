@@ -9,9 +9,10 @@ from typing import Any
 from gr00t.model.gr00t_n1d7.gr00t_n1d7 import Gr00tN1d7
 
 from apt_plugin import stages
-from apt_plugin.backends import torch_absent, torch_device, torch_params, torch_ranks
+from apt_plugin.backends import torch_absent, torch_device, torch_params, torch_precision, torch_ranks
 from apt_plugin.backends.torch_cache import take_fields
 from apt_plugin.backends.torch_groot_cache import FIELDS, CachedGrootFlow
+from apt_plugin.backends.torch_groot_dit import stage_frozen
 from apt_plugin.backends.torch_groot_groups import part_of
 from apt_plugin.backends.torch_listen import AptGrootContext
 from apt_plugin.backends.torch_retained import Retained, by_rows
@@ -66,6 +67,7 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
         self.apt_run = StageState(self.apt_stage, self.apt_recipe, FAMILY, "gr00t N1.7")
         self.apt_retained = Retained()
         self.apt_absent: torch_absent.Vlm | None = None  # the VLM, where a run from a cache leaves it in its file
+        self.apt_exact: torch_precision.Exact | None = None
 
     @classmethod
     def convert(cls, model: Gr00tN1d7, recipe: Recipe, stage: int) -> Gr00tN1d7Apt:
@@ -136,9 +138,19 @@ class Gr00tN1d7Apt(CachedGrootFlow, Gr00tN1d7):
         opened = self.apt_fusion.openings().values()
         return {"gate_mean": sum(opened) / len(opened), "gate_max": max(opened)}
 
+    def apt_hold_exact(self) -> None:
+        """For a run under bfloat16 autocast: see `torch_precision.Exact`. The VLM, and text blocks that stay off."""
+        two, dit = self.apt_stage == LIKELIHOOD, self.action_head.model
+        unread = stage_frozen(dit, self.apt_recipe.fusion if two else None)
+        linear = [*self.backbone.modules(), *(m for name, m in dit.named_modules() if f"{name}.weight" in unread)]
+        tables = [] if self.apt_absent is not None else [self.backbone.model.get_input_embeddings()]
+        self.apt_exact = torch_precision.Exact(self, linear, tables)
+
     def apt_vlm_digest(self) -> str:
         """SHA-256 over the backbone as it is now, in memory or in its file."""
         here = {n: p for n, p in self.named_parameters() if part_of(n) == "vlm"}
+        if self.apt_exact is not None:
+            here = {n: self.apt_exact.of(n, p) for n, p in here.items()}
         return torch_params.digest(here.items()) if self.apt_absent is None else self.apt_absent.digest(here)
 
     def save_pretrained(

@@ -72,7 +72,8 @@ class AptPipeline(Gr00tN1d7Pipeline):
 
     def __init__(self, config: Any, save_cfg_dir: Path):
         stage = _ACTIVE["stage"]
-        recipe = rules.followed(_ACTIVE["recipe"], config.model)
+        start = config.training.start_from_checkpoint
+        recipe = rules.followed(_ACTIVE["recipe"], config.model, start)
         self.recipe: Recipe = recipe
         self.stage: int = stage
         self.building: str = _ACTIVE["building"]
@@ -81,7 +82,6 @@ class AptPipeline(Gr00tN1d7Pipeline):
         if self.building:
             request.check_wanted(recipe, stage)
         request.say_unused(recipe, stage)
-        start = config.training.start_from_checkpoint
         if config.training.skip_weight_loading or start is None:
             raise AptError(
                 "The recipe starts from weights: drop --skip-weight-loading (--apt.expert fresh re-makes the head)."
@@ -107,6 +107,8 @@ class AptPipeline(Gr00tN1d7Pipeline):
         if self.building:
             cache_build.instead_of_training(self.building, self.model, self.processor, self.config, self.train_dataset)
         ids, sets = self.processor.embodiment_id_mapping, self.config.data.datasets
+        if distributed.autocasts(self.config.training):
+            self.model.apt_hold_exact()
         self.model.apt_robots = Robots(self.model.action_head, (ids[one.embodiment_tag] for one in sets))
         if self.cache is not None:
             cache.check_run(self.model_config)

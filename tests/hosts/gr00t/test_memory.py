@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from apt_plugin.backends.torch_groot_bench import SIZES
 from apt_plugin.backends.torch_groot_robots import Robots
@@ -16,6 +17,7 @@ from apt_plugin.errors import AptError
 from apt_plugin.hosts.gr00t import register
 from apt_plugin.hosts.gr00t.bench import Bench, rows_of
 from apt_plugin.hosts.gr00t.model import Gr00tN1d7Apt
+from apt_plugin.hosts.gr00t.names import WEIGHTS
 from apt_plugin.recipe import Fusion, Recipe
 
 HOSTS_OWN = {"lr": 1e-4, "weight_decay": 1e-5}  # of launch_finetune, where nobody says otherwise
@@ -98,6 +100,52 @@ def test_a_run_that_trains_its_own_robots_rows_alone_learns_the_same():
     tables.follow(last)
     with pytest.raises(AptError, match="data of 2 robots and would go on with 1"):
         last.load_state_dict(later.state_dict())
+
+
+VLMS = {
+    "frozen": {"vlm": "frozen"}, "taps": {"vlm": "frozen", "fusion": Fusion(taps="spread")},
+    "words": {"vlm": "full", "freeze": [r"\.visual\."]}, "images": {"vlm": "full", "freeze": [r"\.language_model\."]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("vlm", VLMS)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_frozen_weights_held_in_bfloat16_give_the_same_bits(stage, vlm, tmp_path):
+    """Under autocast, as the host trains on a GPU: loss, every gradient, digest and checkpoint."""
+    register()
+    bench, found = Bench(SIZES["tiny"], "cpu"), []
+    batch = bench.inputs()
+    for held in (False, True):
+        model = bench.model()
+        for p in model.parameters():  # as published
+            p.data = p.data.bfloat16().float()
+        one = "backbone.model.model.language_model.layers.0.mlp.up_proj.weight"
+        model.get_parameter(one).data += 1e-4  # but for one
+        model = Gr00tN1d7Apt.convert(model, Recipe(gap_every=0, noise_draws=2, **VLMS[vlm]), stage)
+        model.apt_train_as(model.config)
+        if held:
+            before = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+            model.apt_hold_exact()
+            after = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+            assert after < 0.7 * before  # in a tiny model norms and position tables are many
+            assert model.get_parameter(one).dtype == torch.float32
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.train()(dict(batch))["loss"]
+        loss.backward()
+        model.save_pretrained(tmp_path / str(held))
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append((loss, gradients, model.apt_vlm_digest(), load_file(tmp_path / str(held) / WEIGHTS)))
+    (loss, gradients, digest, saved), (loss2, gradients2, digest2, saved2) = found
+    assert torch.equal(loss, loss2)
+    assert gradients.keys() == gradients2.keys()
+    assert not [name for name in gradients if not torch.equal(gradients[name], gradients2[name])]
+    assert digest == digest2
+    assert saved.keys() == saved2.keys()
+    assert not [n for n in saved if saved[n].dtype != saved2[n].dtype or not torch.equal(saved[n], saved2[n])]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(saved, strict=False)  # as the trainer resumes
+    assert not [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
 
 
 def test_a_robot_that_is_not_in_the_run_is_no_row_of_another():
