@@ -33,7 +33,7 @@ class Robots:
         self.ids = torch.tensor(sorted(set(robots)))
         self.parameters: set[int] = set()  # ids of the parameters that are rows
         self.known = 0
-        layers = [module for module in head.modules() if _is_table(module)]
+        layers: list[Any] = [module for module in head.modules() if _is_table(module)]
         for layer in layers:
             self.known = len(layer.W)
             if len(self.ids) < self.known:
