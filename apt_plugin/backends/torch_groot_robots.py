@@ -100,5 +100,5 @@ def _aside(table: Tensor) -> Tensor:
 
 
 def _is_table(module: Any) -> bool:
-    weights = [module._parameters.get(name) for name in TABLES]
-    return hasattr(module, "num_categories") and all(w is not None and w.requires_grad for w in weights)
+    own = dict(module.named_parameters(recurse=False))
+    return hasattr(module, "num_categories") and all(name in own and own[name].requires_grad for name in TABLES)
