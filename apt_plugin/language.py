@@ -141,20 +141,20 @@ def reworded(
     The robot's state stands in some prompts and is no part of the instruction: it must not change with it. Words that
     no longer fit are left out.
     """
-    out = tuple(np.zeros_like(part) for part in (tokens, valid, instruction, native_position))
+    made = (np.zeros_like(tokens), np.zeros_like(valid), np.zeros_like(instruction), np.zeros_like(native_position))
     for row, at in enumerate(other):
         kept, own, said = valid[row] & ~instruction[row], instruction[row], instruction[at]
         first = int(kept.sum())
         words = np.flatnonzero(said)[: valid.shape[1] - first]
         end = first + len(words)
-        out[0][row, :end] = np.concatenate([tokens[row][kept], tokens[at][words]])
-        out[1][row, :end], out[2][row, first:end] = True, True
+        made[0][row, :end] = np.concatenate([tokens[row][kept], tokens[at][words]])
+        made[1][row, :end], made[2][row, first:end] = True, True
         # the same template stands in front of every instruction, so all begin at one place
         start = min([*native_position[at][said], *native_position[row][own]], default=0)
         places = native_position[row][kept]
         places = places + (places >= start) * (len(words) - int(own.sum()))
-        out[3][row, :end] = np.concatenate([places, native_position[at][words]])
-    return out
+        made[3][row, :end] = np.concatenate([places, native_position[at][words]])
+    return made
 
 
 def overlap(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> np.ndarray:
