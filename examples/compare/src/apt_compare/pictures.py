@@ -36,7 +36,7 @@ WAYS: Mapping[str, str] = {
     "warmup": "--recipe warmup",
     "gated_full_even": "--recipe apt",
     "gated_full_even @1.5": "--recipe apt, guidance 1.5",
-    "goal_mix @1.5": "goals of wordless play in half of each batch (no flag yet)",
+    "goal_mix @1.5": "the play told where it ended, guidance 1.5 (no flag)",
     "gated_one_stage": "--recipe apt, the VLM frozen",
 }
 EDGE = 26  # points; an interval that goes on beyond has an arrow
